@@ -1,0 +1,1 @@
+"""The three custom resources as pydantic models: the single source of the CRDs."""

@@ -1,0 +1,63 @@
+"""What a training or merging container reports: the contract between the trainer and the operator.
+
+Rank 0 serves `GET :9400/progress` (Progress as JSON) and `GET :9400/metrics` (Prometheus). Every container ends
+with an Ending, as JSON of at most 4096 bytes, in its termination message.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from tunesmith.api.base import Artifact, Model
+
+PORT = 9400
+TERMINATION_LOG = "/dev/termination-log"
+TERMINATION_BYTES = 4096
+
+PLAN_FOLDER = "/etc/tunesmith"
+PLAN_FILE = f"{PLAN_FOLDER}/plan.json"
+
+FailureClass = Literal[
+    "ConfigError",  # the plan asks for what cannot be done
+    "DataError",  # a dataset is missing, empty, or has a bad row
+    "ModelError",  # a model or adapter is missing or does not fit
+    "CheckFailed",  # the merged model differs from base + adapter
+    "OutOfMemory",
+    "Interrupted",  # SIGTERM
+    "Internal",
+]
+
+
+class Report(Model):
+    """Progress of the training, as rank 0 serves it."""
+
+    step: int
+    total_steps: int
+    loss: float | None = None
+    learning_rate: float | None = None
+    tokens_per_second: float | None = None
+    eta_seconds: int | None = None
+    peak_memory_bytes: int | None = None
+
+
+class Ending(Model):
+    """How a container ended."""
+
+    reason: FailureClass | Literal["Completed"]
+    message: str = ""
+    rank: int = 0
+    artifact: Artifact | None = None
+    logit_error: float | None = None
+    log: list[str] = []
+
+    def encode(self) -> bytes:
+        """JSON that fits a termination message: the oldest log lines go first, then the message's tail."""
+        lines, message = list(self.log), self.message
+        while True:
+            data = self.model_copy(update={"log": lines, "message": message}).model_dump_json(by_alias=True, exclude_none=True).encode()
+            if len(data) <= TERMINATION_BYTES:
+                return data
+            if lines:
+                lines = lines[1:]
+            else:
+                message = message[: len(message) * 3 // 4]
