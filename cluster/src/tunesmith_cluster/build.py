@@ -15,6 +15,7 @@ from tunesmith_cluster.errors import ClusterError
 from tunesmith_cluster.paths import GO_MODULES
 
 KUBERNETES_VERSION = "1.36.3"
+HELM_VERSION = "4.2.4"
 _VERSION_PACKAGE = "k8s.io/component-base/version"
 
 
@@ -35,10 +36,10 @@ class Module:
         return GO_MODULES / self.name
 
     def digest(self) -> str:
-        """The sha256 of go.mod and go.sum: the same pins always mean the same binaries."""
-        return hashlib.sha256(
-            (self.folder / "go.mod").read_bytes() + (self.folder / "go.sum").read_bytes()
-        ).hexdigest()
+        """The sha256 of go.mod, go.sum and our own code: the same pins always mean the same binaries."""
+        sources = [self.folder / "go.mod", self.folder / "go.sum", *sorted(self.folder.glob("*.go"))]
+        content = b"".join(path.read_bytes() for path in sources if path.exists())
+        return hashlib.sha256(content).hexdigest()
 
 
 _KUBERNETES_COMMANDS = (
@@ -69,7 +70,13 @@ MODULES = (
         {"local-path-provisioner": "github.com/rancher/local-path-provisioner"},
         usual_seconds=60,
     ),
-    Module("helm", {"helm": "helm.sh/helm/v4/cmd/helm"}, usual_seconds=90),
+    Module("pause", {"pause": "."}, usual_seconds=5),
+    Module(
+        name="helm",
+        commands={"helm": "helm.sh/helm/v4/cmd/helm"},
+        usual_seconds=90,
+        ldflags=f"-s -w -X helm.sh/helm/v4/internal/version.version=v{HELM_VERSION}",
+    ),
 )
 
 

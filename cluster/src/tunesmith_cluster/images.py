@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from tunesmith_cluster import node, oci
+from tunesmith_cluster import build, node, oci
 from tunesmith_cluster.errors import ClusterError
 from tunesmith_cluster.paths import Paths
 
@@ -66,15 +66,14 @@ def load(
         if not _is_known(paths, image):
             archive = Path(temporary, "image.tar")
             image.write_archive(archive)
-            _ctr(paths, "images", "import", "--digests", str(archive))
+            _ctr(paths, "images", "import", str(archive))
             _wait_known(paths, image)
     return image.digest
 
 
 def load_base(paths: Paths) -> None:
     """The two images the cluster itself needs."""
-    # Every sandbox sees the machine's programs as well, so that holding its namespaces needs none of its own.
-    load(paths, node.PAUSE_IMAGE, entrypoint=["/usr/bin/sleep", "infinity"])
+    load(paths, node.PAUSE_IMAGE, [(build.binary(paths.cache, "pause"), "/pause")], entrypoint=["/pause"])
     load(paths, HOST_IMAGE)
 
 

@@ -1,0 +1,3 @@
+module tunesmith.io/cluster/pause
+
+go 1.26.0
