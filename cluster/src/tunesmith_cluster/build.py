@@ -102,8 +102,8 @@ def build(cache: Path, module: Module, go: Path) -> None:
         output = Path(temporary) / "bin"
         output.mkdir()
         packages = list(module.commands.values())
-        # Several packages at once share the compiler's parallelism, but then Go chooses the names; they are right
-        # for Kubernetes, while a single package (etcd's is called "server") can be named here.
+        # Several packages at once keep all cores busy, but then Go chooses the names. They are right for
+        # Kubernetes, while a single package (Go would call etcd's "server") can be named here.
         destination = f"{output}/" if len(packages) > 1 else str(output / next(iter(module.commands)))
         command = [str(go), "build", "-trimpath", "-ldflags", module.ldflags, "-o", destination, *packages]
         done = subprocess.run(

@@ -36,7 +36,7 @@ class KeyPair:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Whom a certificate names: to Kubernetes the common name is the user, the organizations are the groups."""
+    """Whom a certificate names: to Kubernetes the common name is a user, the organizations its groups."""
 
     common_name: str
     organizations: Sequence[str] = ()
@@ -111,7 +111,7 @@ def ensure_signing_key(private: Path, public: Path) -> None:
 def _builder(
     subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey
 ) -> x509.CertificateBuilder:
-    # An hour back: a machine whose clock is stepped back after boot must not see certificates from the future.
+    # An hour back: a clock that is stepped back after boot must not see certificates from the future.
     start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
     return (
         x509.CertificateBuilder()

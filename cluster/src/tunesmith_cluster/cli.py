@@ -21,7 +21,7 @@ app = typer.Typer(
 
 @app.command()
 def up() -> None:
-    """Build what is missing, start what does not run; the first time takes about 12 minutes, later seconds."""
+    """Build what is missing, start what does not run; the first time takes 12 minutes, later seconds."""
     cluster = Cluster(reporter=Reporter())
     cluster.up()
     typer.echo(f"export KUBECONFIG={cluster.kubeconfig} PATH={cluster.paths.bin}:$PATH")
@@ -36,9 +36,10 @@ def down() -> None:
 @app.command()
 def status() -> None:
     """Show the processes and the node; exits with 0 only if all is well."""
-    result = Cluster().status()
+    cluster = Cluster()
+    result = cluster.status()
     Console().print(_table(result))
-    typer.echo(f"node: {'Ready' if result.node_ready else 'not ready'}")
+    typer.echo(f"node: {'Ready' if result.node_ready else 'not ready'}; logs: {cluster.paths.logs}")
     raise typer.Exit(0 if result.is_well else 1)
 
 
@@ -88,7 +89,7 @@ def main() -> None:
 
 
 def _table(result: Status) -> Table:
-    table = Table("process", "alive", "pid", "memory", "log")
+    table = Table("process", "alive", "pid", "memory")
     for process in result.processes:
         alive = process.pid is not None
         table.add_row(
@@ -96,7 +97,6 @@ def _table(result: Status) -> Table:
             "yes" if alive else "NO",
             str(process.pid or ""),
             f"{process.memory_bytes / 2**20:.0f} MiB" if alive else "",
-            str(process.log),
             style=None if alive else "red",
         )
     return table

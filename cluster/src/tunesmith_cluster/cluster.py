@@ -40,7 +40,6 @@ class ProcessStatus:
     pid: int | None
     """None when it does not run."""
     memory_bytes: int
-    log: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,7 @@ class Cluster:
         return build.binary(self.paths.cache, name)
 
     def up(self) -> None:
-        """Make the cluster run: builds, installs and starts what is missing, and touches nothing that is there."""
+        """Build, install and start what is missing; what is there already is not touched."""
         _require_root()
         with self._locked():
             self._build()
@@ -181,7 +180,7 @@ class Cluster:
                     images.load_base(self.paths)
             with self._reporter.step("wait for the node"):
                 self._wait_usable()
-            # A process that lost its port may live for a moment: look once more, now that all is said to be well.
+            # A process may die a moment after it said it was ready: look at all of them once more.
             for service in services:
                 self._supervisor.check_alive(service.name)
         except BaseException:
@@ -219,7 +218,7 @@ class Cluster:
         identity = self._supervisor.identity(name)
         pid = identity.pid if identity is not None and identity.is_alive() else None
         memory = processes.resident_bytes(pid) if pid is not None else 0
-        return ProcessStatus(name, pid, memory, self._supervisor.log(name))
+        return ProcessStatus(name, pid, memory)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

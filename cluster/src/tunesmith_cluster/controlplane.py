@@ -26,7 +26,7 @@ def files(paths: Paths) -> dict[Path, str]:
 
 
 def corefile(paths: Paths) -> str:
-    """The configuration of cluster DNS: it knows the cluster, and answers at once that nothing else exists."""
+    """The configuration of cluster DNS: it answers at once that nothing exists but the cluster."""
     return f"""\
 cluster.local in-addr.arpa {{
   bind {network.NODE_IP}
@@ -164,6 +164,7 @@ def _controller_manager(paths: Paths) -> Service:
         f"--root-ca-file={authority.certificate}",
         f"--cluster-signing-cert-file={authority.certificate}",
         f"--cluster-signing-key-file={authority.key}",
+        f"--flex-volume-plugin-dir={paths.volume_plugins}",
         "--use-service-account-credentials",
         "--leader-elect=false",
         "--profiling=false",

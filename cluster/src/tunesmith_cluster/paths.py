@@ -78,6 +78,11 @@ class Paths:
         return self.state / "volumes"
 
     @property
+    def volume_plugins(self) -> Path:
+        """An empty folder: left to themselves the components make one under /usr."""
+        return self.state / "volume-plugins"
+
+    @property
     def containerd_socket(self) -> Path:
         """Where containerd listens."""
         return self.state / "run" / "containerd.sock"

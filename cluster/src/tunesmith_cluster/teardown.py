@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterable
@@ -20,7 +21,8 @@ from tunesmith_cluster.processes import Identity
 _CNI_CACHE = Path("/var/lib/cni")
 _CGROUPS = Path("/sys/fs/cgroup")
 _LOG_LINKS = Path("/var/log/containers")
-_DEVICE_PLUGINS = Path("/var/lib/kubelet/device-plugins")
+_KUBELET_SOCKET = Path("/var/lib/kubelet/device-plugins/kubelet.sock")
+_NETWORK_NAMESPACES = Path("/run/netns")
 _SHIM_SOCKETS = Path("/run/containerd/s")
 _DAEMONS = {
     "etcd",
@@ -88,9 +90,9 @@ def remove_network(paths: Paths) -> None:
 def remove_files(paths: Paths) -> None:
     """Unmount and delete the state folder, and what the kubelet, containerd and CNI keep elsewhere."""
     for address in paths.containerd_run.glob("io.containerd.runtime.v2.task/*/*/address"):
-        socket = Path(address.read_text(encoding="utf-8").strip().removeprefix("unix://"))
-        if socket.parent == _SHIM_SOCKETS:
-            socket.unlink(missing_ok=True)
+        path = Path(address.read_text(encoding="utf-8").strip().removeprefix("unix://"))
+        if path.parent == _SHIM_SOCKETS:
+            path.unlink(missing_ok=True)
     for path in _cni_results():
         path.unlink(missing_ok=True)
     for mount in mounts_under(paths.state, Path("/proc/self/mountinfo").read_text(encoding="utf-8")):
@@ -105,16 +107,17 @@ def remove_files(paths: Paths) -> None:
         )
     _remove_cgroups()
     shutil.rmtree(paths.state, ignore_errors=True)
-    if not any((_DEVICE_PLUGINS / name).exists() for name in ("kubelet.sock",)):
-        (_DEVICE_PLUGINS / "DEPRECATION").unlink(missing_ok=True)
+    if not _is_listened_to(_KUBELET_SOCKET):  # else another kubelet's
+        _KUBELET_SOCKET.unlink(missing_ok=True)
     _remove_if_empty(
-        _DEVICE_PLUGINS,
-        _DEVICE_PLUGINS.parent,
+        _KUBELET_SOCKET.parent,
+        _KUBELET_SOCKET.parent.parent,
         _CNI_CACHE / "results",
         _CNI_CACHE,
         _LOG_LINKS,
         _SHIM_SOCKETS,
         _SHIM_SOCKETS.parent,
+        _NETWORK_NAMESPACES,
     )
 
 
@@ -141,7 +144,7 @@ def _network_namespaces(paths: Paths) -> set[str]:
 
 
 def _cni_results() -> Iterable[Path]:
-    """What CNI's library remembers of our pods: the files of our network, and of their loopback interfaces."""
+    """What CNI's library remembers of our pods: the files of our network and of their loopbacks."""
     results = _CNI_CACHE / "results"
     ours = list(results.glob(f"{network.NETWORK}-*"))
     containers = {path.name.removeprefix(f"{network.NETWORK}-").rpartition("-")[0] for path in ours}
@@ -156,6 +159,15 @@ def _remove_cgroups() -> None:
     for root in (*_CGROUPS.glob("kubepods"), *_CGROUPS.glob("*/kubepods")):
         for folder, _, _ in os.walk(root, topdown=False):
             _remove_if_empty(Path(folder))
+
+
+def _is_listened_to(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(str(path))
+        except OSError:
+            return False
+    return True
 
 
 def _remove_if_empty(*folders: Path) -> None:
