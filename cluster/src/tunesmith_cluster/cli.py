@@ -84,7 +84,9 @@ def main() -> None:
     try:
         app()
     except ClusterError as error:
-        Console(stderr=True, highlight=False).print(f"error: {error}", style="red", markup=False)
+        Console(stderr=True, highlight=False).print(
+            f"error: {error}", style="red", markup=False, soft_wrap=True
+        )
         sys.exit(1)
 
 

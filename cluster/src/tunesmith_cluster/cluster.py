@@ -80,8 +80,11 @@ class Cluster:
             if self.status().is_well:
                 self._reporter.say("the cluster is up already")
                 return
+            services = controlplane.services(self.paths)
+            to_start = [service for service in services if not self._supervisor.is_alive(service.name)]
+            self._require_startable(to_start)
             self._configure()
-            self._start()
+            self._start(services, to_start)
 
     def down(self) -> None:
         """End and remove everything but the cache."""
@@ -94,7 +97,9 @@ class Cluster:
                 teardown.kill_strays(self.paths)
                 teardown.kill_containers(self.paths)
             with self._reporter.step("remove network, mounts and files"):
-                teardown.remove_network(self.paths)
+                # There is one pod network per machine: a cluster with another state folder may be using it.
+                if not ports.holders([(network.NODE_IP, network.API_PORT)]):
+                    teardown.remove_network(self.paths)
                 teardown.remove_files(self.paths)
 
     def status(self) -> Status:
@@ -162,10 +167,21 @@ class Cluster:
             self.paths.containerd_socket.parent.mkdir(parents=True, exist_ok=True)
             network.create(self.paths.state / "sysctls.json")
 
-    def _start(self) -> None:
-        services = controlplane.services(self.paths)
-        to_start = [service for service in services if not self._supervisor.is_alive(service.name)]
-        _require_free_ports(to_start)
+    def _require_startable(self, services: Sequence[Service]) -> None:
+        if self._supervisor.is_from_earlier_boot():
+            raise ClusterError(
+                "this machine was restarted while the cluster ran, which it does not survive: "
+                "remove the cluster with `down`, then run `up` again"
+            )
+        for service in services:
+            for holder in ports.holders(service.listens):
+                who = f"process {holder.pid} ({holder.command})" if holder.pid else "another process"
+                raise ClusterError(
+                    f"{service.name} needs port {holder.port}, which {who} holds: end it, or, if it is left "
+                    "from an earlier cluster, run `down` first"
+                )
+
+    def _start(self, services: Sequence[Service], to_start: Sequence[Service]) -> None:
         started: list[str] = []
         try:
             for service in services:
@@ -186,6 +202,8 @@ class Cluster:
         except BaseException:
             for name in reversed(started):
                 self._supervisor.stop(name)
+            if "containerd" in started:
+                teardown.kill_containers(self.paths)
             raise
 
     def _wait_usable(self) -> None:
@@ -235,16 +253,6 @@ class Cluster:
 def _require_root() -> None:
     if os.geteuid() != 0:
         raise ClusterError("only root may start and stop containers: run this with sudo")
-
-
-def _require_free_ports(services: Sequence[Service]) -> None:
-    for service in services:
-        for holder in ports.holders(service.listens):
-            who = f"process {holder.pid} ({holder.command})" if holder.pid else "another process"
-            raise ClusterError(
-                f"{service.name} needs port {holder.port}, which {who} holds: end it, or, if it is left "
-                "from an earlier cluster, run `down` first"
-            )
 
 
 def _stop_order(name: str) -> int:

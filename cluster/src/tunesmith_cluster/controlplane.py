@@ -126,7 +126,7 @@ def _apiserver(paths: Paths) -> Service:
         f"--etcd-keyfile={etcd.key}",
         f"--bind-address={network.NODE_IP}",
         f"--advertise-address={network.NODE_IP}",
-        "--secure-port=6443",
+        f"--secure-port={network.API_PORT}",
         f"--service-cluster-ip-range={network.SERVICE_CIDR}",
         f"--client-ca-file={authority.certificate}",
         f"--tls-cert-file={server.certificate}",
@@ -148,7 +148,7 @@ def _apiserver(paths: Paths) -> Service:
         "--audit-log-maxbackup=1",
     ]
     ready = _answers(f"{network.API_URL}/readyz", authority.certificate, credentials.pair(paths, "admin"))
-    return Service("kube-apiserver", command, ready, listens=[(network.NODE_IP, 6443)])
+    return Service("kube-apiserver", command, ready, listens=[(network.NODE_IP, network.API_PORT)])
 
 
 def _controller_manager(paths: Paths) -> Service:

@@ -17,7 +17,8 @@ NODE_IP = "10.222.0.1"
 """The bridge's own address. Pods reach the API server and DNS here; nothing outside this machine can."""
 SERVICE_CIDR = "10.223.0.0/16"
 API_SERVICE_IP = "10.223.0.1"
-API_URL = f"https://{NODE_IP}:6443"
+API_PORT = 6443
+API_URL = f"https://{NODE_IP}:{API_PORT}"
 
 _SYSCTLS = {
     "net/ipv4/ip_forward": "1",

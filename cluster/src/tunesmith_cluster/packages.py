@@ -31,12 +31,12 @@ def missing() -> list[str]:
 
 
 def install(packages: list[str]) -> None:
-    """Install the given packages with apt-get, without letting their daemons start."""
+    """Install the given packages with apt-get."""
     if shutil.which("apt-get") is None:
         raise ClusterError(
             f"this machine has no apt-get: install {' '.join(packages)} yourself, then run `up` again"
         )
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in (
         ["apt-get", "update", "-q"],
         ["apt-get", "install", "-qy", "--no-install-recommends", *packages],

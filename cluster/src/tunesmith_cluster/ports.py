@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,9 @@ def _owners(inodes: set[int]) -> dict[int, int]:
 
 def _command(pid: int | None) -> str:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        words = (
+            Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        )
+        return textwrap.shorten(words, 120, placeholder=" …")
     except OSError:
         return "unknown"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -88,6 +89,11 @@ class Supervisor:
         identity = self.identity(name)
         return identity is not None and identity.is_alive()
 
+    def is_from_earlier_boot(self) -> bool:
+        """Whether something was started here before the machine's last restart, and not stopped."""
+        identities = [self.identity(name) for name in self.started()]
+        return any(identity is not None and identity.boot_id != _boot_id() for identity in identities)
+
     def started(self) -> list[str]:
         """The names of all services that were started here and not stopped."""
         return sorted(path.stem for path in self.pids.glob("*.json"))
@@ -112,6 +118,7 @@ class Supervisor:
                 start_new_session=True,
                 umask=0o022,
             )
+        process.returncode = 0  # nobody waits for it, and that is no mistake to warn of
         identity = Identity.of(process.pid)
         if identity is None:
             raise ClusterError(f"{service.name} ended at once; {self.tail(service.name)}")
@@ -175,6 +182,8 @@ def _wait_gone(identity: Identity, timeout: float) -> bool:
         if time.monotonic() > deadline:
             return False
         time.sleep(0.02)
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(identity.pid, os.WNOHANG)  # no zombie is left if it was this very process that started it
     return True
 
 

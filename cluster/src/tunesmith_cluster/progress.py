@@ -28,13 +28,13 @@ class Reporter:
                 yield
         else:
             if usual_seconds:  # a log should say beforehand why nothing comes for a while
-                self._console.print(f"… {title}{usually}")
+                self.say(f"… {title}{usually}")
             yield
-        self._console.print(f"✓ {title} [{_duration(time.monotonic() - started)}]", markup=False)
+        self.say(f"✓ {title} [{_duration(time.monotonic() - started)}]")
 
     def say(self, text: str) -> None:
         """Show a line."""
-        self._console.print(text, markup=False)
+        self._console.print(text, markup=False, soft_wrap=True)
 
 
 class Silent(Reporter):
