@@ -1,0 +1,81 @@
+{{- define "tunesmith.name" -}}
+{{- .Values.nameOverride | default .Chart.Name | trunc 50 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "tunesmith.fullname" -}}
+{{- $name := include "tunesmith.name" . }}
+{{- $default := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) }}
+{{- .Values.fullnameOverride | default $default | trunc 50 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "tunesmith.serviceAccountName" -}}
+{{- .Values.serviceAccount.name | default (ternary (include "tunesmith.fullname" .) "default" .Values.serviceAccount.create) }}
+{{- end }}
+
+{{- define "tunesmith.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "tunesmith.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end }}
+
+{{- define "tunesmith.labels" -}}
+{{ include "tunesmith.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- /* The address of an image. Takes a list: the root context and the image's values. */}}
+{{- define "tunesmith.image" -}}
+{{- $root := index . 0 }}
+{{- $image := index . 1 }}
+{{- with $root.Values.imageRegistry }}{{ trimSuffix "/" . }}/{{ end }}{{ $image.repository }}
+{{- printf ":%s" ($image.tag | default $root.Chart.AppVersion) }}
+{{- with $image.digest }}@{{ . }}{{ end }}
+{{- end }}
+
+{{- /* All that the operator may do where it watches. Secrets are only got by name, never listed. */}}
+{{- define "tunesmith.operatorRules" -}}
+- apiGroups: [tunesmith.io]
+  resources: [finetunejobs, mergejobs, modeldeployments]
+  verbs: [get, list, watch]
+- apiGroups: [tunesmith.io]
+  resources: [finetunejobs/status, mergejobs/status, modeldeployments/status]
+  verbs: [get, patch]
+# To set ownerReferences with blockOwnerDeletion where the cluster checks who may (as OpenShift does).
+- apiGroups: [tunesmith.io]
+  resources: [finetunejobs/finalizers, mergejobs/finalizers, modeldeployments/finalizers]
+  verbs: [update]
+# Children are written by server-side apply, which needs patch and, for a new object, create.
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, create, patch, delete]
+- apiGroups: [""]
+  resources: [services, configmaps]
+  verbs: [get, create, patch, delete]
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get, create, patch]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch]
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [get]
+- apiGroups: ["", events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+{{- end }}
+
+{{- /* For the Lease that decides which replica works, in the release's own namespace. */}}
+{{- define "tunesmith.leaseRules" -}}
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [get, create, patch, update]
+{{- end }}
