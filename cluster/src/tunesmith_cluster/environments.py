@@ -1,0 +1,170 @@
+"""Python environments in the cache: what containers of the local cluster see, and what tests run in.
+
+An environment holds the packages of uv.lock and nothing of the checkout: the workspace's own packages come by
+PYTHONPATH or are copied into an image. Thus it is named by the lock, made once, and never changed.
+
+`python -m tunesmith_cluster.environments path operator` makes one and prints where it is;
+`python -m tunesmith_cluster.environments run trainer -m pytest tests/trainer` runs its Python.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunesmith_cluster.errors import ClusterError
+from tunesmith_cluster.paths import Paths
+from tunesmith_cluster.progress import Reporter, Silent
+
+ROOT = Path(__file__).resolve().parents[3]
+"""The checkout."""
+SOURCES = ("operator/src", "cluster/src", "trainer-image/src")
+UV_VERSION = "0.13.9"
+DONE = ".done"
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """A selection of uv.lock's packages."""
+
+    name: str
+    selection: tuple[str, ...]
+    """Arguments of `uv sync`."""
+    usual_seconds: int
+    """With empty caches; said to the user, nothing else."""
+
+
+OPERATOR = Environment("operator", ("--package", "tunesmith", "--no-dev"), usual_seconds=10)
+TRAINER = Environment("trainer", ("--only-group", "trainer"), usual_seconds=300)
+"""Also the engine's: vLLM is in it."""
+ENVIRONMENTS = {environment.name: environment for environment in (OPERATOR, TRAINER)}
+
+
+def folder(paths: Paths, environment: Environment, lock: Path = ROOT / "uv.lock") -> Path:
+    """Where the environment is, or will be once made."""
+    digest = hashlib.sha256(lock.read_bytes())
+    digest.update("\0".join([*environment.selection, str(interpreter())]).encode())
+    return paths.envs / f"{environment.name}-{digest.hexdigest()[:12]}"
+
+
+def interpreter() -> Path:
+    """The Python this one comes from. Containers see it: `node.shown_in_containers` mounts its folder."""
+    return Path(sys.base_prefix, "bin", f"python{sys.version_info.major}.{sys.version_info.minor}")
+
+
+def ensure(paths: Paths, environment: Environment, reporter: Reporter | None = None) -> Path:
+    """Make the environment unless it is there already, and return its folder."""
+    target = folder(paths, environment)
+    if (target / DONE).exists():
+        return target
+    reporter = reporter or Silent()
+    paths.envs.mkdir(parents=True, exist_ok=True, mode=0o755)
+    with _locked(paths.envs / f"{environment.name}.lock"):
+        if not (target / DONE).exists():  # else another process made it meanwhile
+            title = f"install the {environment.name}'s Python packages"
+            with reporter.step(title, environment.usual_seconds):
+                _build(target, environment, find_uv(paths))
+    return target
+
+
+def find_uv(paths: Paths) -> Path:
+    """A uv that reads our lock: on PATH, or the one in the cache, which is installed if missing."""
+    found = shutil.which("uv")
+    if found and is_new_enough(_output(found, "--version")):
+        return Path(found)
+    target = paths.cache / f"uv-{UV_VERSION}"
+    if not (target / "bin" / "uv").exists():
+        partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
+        try:
+            _run([str(interpreter()), "-m", "venv", str(partial)], "making a virtual environment")
+            pip = [str(partial / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+            _run([*pip, f"uv=={UV_VERSION}"], f"installing uv {UV_VERSION}")
+            if not target.exists():
+                partial.rename(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return target / "bin" / "uv"
+
+
+def is_new_enough(version: str) -> bool:
+    """Whether the output of `uv --version` is that of a uv that can read uv.lock."""
+    match = re.match(r"uv (\d+)\.(\d+)", version)
+    return match is not None and (int(match[1]), int(match[2])) >= (0, 13)
+
+
+def python_path() -> str:
+    """The PYTHONPATH with which an environment finds our own packages in the checkout."""
+    return ":".join(str(ROOT / source) for source in SOURCES)
+
+
+def _build(target: Path, environment: Environment, uv: Path) -> None:
+    # At its final place, since an environment's scripts name it; without the mark it counts as not there.
+    shutil.rmtree(target, ignore_errors=True)
+    command = [str(uv), "sync", "--quiet", f"--project={ROOT}", f"--python={interpreter()}"]
+    command += ["--frozen", "--no-install-workspace", *environment.selection]
+    _run(command, f"installing the {environment.name}'s packages", UV_PROJECT_ENVIRONMENT=str(target))
+    (target / DONE).touch()
+
+
+def _run(command: Sequence[str], what: str, **variables: str) -> None:
+    done = subprocess.run(
+        command,
+        env={**os.environ, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise ClusterError(
+            f"{what} failed (see whether the package index can be reached, and that there is enough free "
+            f"disk: the trainer's packages take 7 GB), the end of the output was:\n{done.stdout[-3000:]}"
+        )
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with open(path, "w", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The two commands that the module's docstring shows."""
+    match arguments:
+        case ["path", name] if name in ENVIRONMENTS:
+            print(ensure(Paths.from_environment(), ENVIRONMENTS[name], Reporter()))
+        case ["run", name, *rest] if name in ENVIRONMENTS:
+            python = ensure(Paths.from_environment(), ENVIRONMENTS[name], Reporter()) / "bin" / "python"
+            variables = {
+                "PYTHONPATH": python_path(),
+                "PATH": f"{python.parent}:{os.environ.get('PATH', '')}",
+                "VIRTUAL_ENV": str(python.parents[1]),
+            }
+            sys.stdout.flush()
+            os.execve(python, [str(python), *rest], {**os.environ, **variables})
+        case _:
+            names = "|".join(ENVIRONMENTS)
+            sys.exit(
+                f"usage: python -m tunesmith_cluster.environments path {names} | run {names} ARGUMENT..."
+            )
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except ClusterError as error:
+        sys.exit(f"error: {error}")
