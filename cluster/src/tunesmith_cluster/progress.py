@@ -22,7 +22,7 @@ class Reporter:
         usually = f" (usually {_duration(usual_seconds)})" if usual_seconds else ""
         started = time.monotonic()
         if self._console.is_terminal:
-            columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+            columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
             with Progress(*columns, console=self._console, transient=True) as progress:
                 progress.add_task(f"{title}{usually}", total=None)
                 yield
