@@ -13,7 +13,9 @@ MANIFEST = "manifest.json"
 
 def files(folder: Path) -> Iterator[Path]:
     """The files that make up the content of an artefact, sorted by relative path. The manifest is not content."""
-    yield from sorted(p for p in folder.rglob("*") if p.is_file() and p.relative_to(folder).as_posix() != MANIFEST)
+    yield from sorted(
+        p for p in folder.rglob("*") if p.is_file() and p.relative_to(folder).as_posix() != MANIFEST
+    )
 
 
 def digest(folder: Path) -> str:
@@ -28,7 +30,8 @@ def digest(folder: Path) -> str:
 
 def publish(folder: Path, parent: Path, name: str) -> Path:
     """Move a finished folder to `parent/name` in one step. Where that is there already, it has the same content
-    (names are digests), and ours is dropped. `folder` must lie on the same file system."""
+    (names are digests), and ours is dropped. `folder` must lie on the same file system.
+    """
     target = parent / name
     parent.mkdir(parents=True, exist_ok=True)
     try:

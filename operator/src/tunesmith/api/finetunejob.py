@@ -39,7 +39,8 @@ class Columns(Model):
 
 class Dataset(Model):
     """Rows to learn from: JSONL with `messages`, alpaca (`instruction`, `input`, `output`), `query` and
-    `response`, or `text` rows. Which of them it is, is found out from the first row."""
+    `response`, or `text` rows. Which of them it is, is found out from the first row.
+    """
 
     uri: Uri
     """Address of a file, or of a folder of files, as in spec.model.uri."""
@@ -49,7 +50,9 @@ class Dataset(Model):
     """Names of columns, where they are not found by themselves."""
     sample: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
     """Use this many rows, drawn with training.seed. More than there are repeats rows. Default: all."""
-    variables: Annotated[dict[str, Annotated[str, Field(max_length=1024)]], Field(max_length=32)] | None = None
+    variables: Annotated[dict[str, Annotated[str, Field(max_length=1024)]], Field(max_length=32)] | None = (
+        None
+    )
     """Texts that replace `{{KEY}}` in every row."""
 
 
@@ -70,7 +73,10 @@ class Method(Model):
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule("!has(self.sft) || self.type == 'SFT'", "sft is only for type SFT"),
-            rule("!has(self.preTraining) || self.type == 'PreTraining'", "preTraining is only for type PreTraining"),
+            rule(
+                "!has(self.preTraining) || self.type == 'PreTraining'",
+                "preTraining is only for type PreTraining",
+            ),
         )
     )
     type: Literal["SFT", "PreTraining"]
@@ -103,7 +109,11 @@ class Tuner(Model):
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Dropout before the adapters. Default: 0.05."""
     target_modules: (
-        Annotated[list[Annotated[str, Field(min_length=1, max_length=253)]], Field(min_length=1, max_length=64, json_schema_extra=ATOMIC)] | None
+        Annotated[
+            list[Annotated[str, Field(min_length=1, max_length=253)]],
+            Field(min_length=1, max_length=64, json_schema_extra=ATOMIC),
+        ]
+        | None
     ) = None
     """Names of the linear modules that get an adapter, for example `q_proj`. Default: all linear layers but the
     output head."""
@@ -117,7 +127,8 @@ class Training(Model):
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                "self.globalBatchSize % self.microBatchSize == 0", "globalBatchSize must be a multiple of microBatchSize"
+                "self.globalBatchSize % self.microBatchSize == 0",
+                "globalBatchSize must be a multiple of microBatchSize",
             )
         )
     )

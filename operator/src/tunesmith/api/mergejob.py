@@ -46,7 +46,8 @@ class MergeJobSpec(Model):
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                "self == oldSelf", "the spec of a MergeJob cannot be changed: create another job with the new settings"
+                "self == oldSelf",
+                "the spec of a MergeJob cannot be changed: create another job with the new settings",
             )
         )
     )

@@ -157,7 +157,13 @@ def train_plan(job: Job, spec: FineTuneJobSpec, resolved: Resolved, default_stor
     world = spec.nodes * processes
     per_step = world * training.micro_batch_size
     if training.global_batch_size % per_step:
-        valid = [per_step * k for k in (max(1, training.global_batch_size // per_step), training.global_batch_size // per_step + 1)]
+        valid = [
+            per_step * k
+            for k in (
+                max(1, training.global_batch_size // per_step),
+                training.global_batch_size // per_step + 1,
+            )
+        ]
         raise PlanError(
             f"spec.training.globalBatchSize: {training.global_batch_size} rows cannot be divided among {spec.nodes} node(s) x "
             f"{processes} process(es) x microBatchSize {training.micro_batch_size}: "
@@ -180,7 +186,9 @@ def train_plan(job: Job, spec: FineTuneJobSpec, resolved: Resolved, default_stor
         ],
         method=MethodPlan(
             type=method.type,
-            loss_on="All" if method.type == "PreTraining" else (method.sft.loss_on if method.sft else "Assistant"),
+            loss_on="All"
+            if method.type == "PreTraining"
+            else (method.sft.loss_on if method.sft else "Assistant"),
         ),
         tuner=TunerPlan(
             type=tuner.type,
@@ -194,7 +202,8 @@ def train_plan(job: Job, spec: FineTuneJobSpec, resolved: Resolved, default_stor
             **training.model_dump(exclude={"packing", "gradient_checkpointing", "learning_rate"}),
             learning_rate=training.learning_rate or (1e-4 if adapters else 1e-5),
             gradient_accumulation_steps=training.global_batch_size // per_step,
-            packing=training.packing == "Always" or (training.packing == "Auto" and method.type == "PreTraining"),
+            packing=training.packing == "Always"
+            or (training.packing == "Auto" and method.type == "PreTraining"),
             gradient_checkpointing=training.gradient_checkpointing == "Enabled",
         ),
         nodes=spec.nodes,

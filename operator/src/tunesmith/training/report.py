@@ -24,6 +24,7 @@ FailureClass = Literal[
     "CheckFailed",  # the merged model differs from base + adapter
     "OutOfMemory",
     "Interrupted",  # SIGTERM
+    "PeerLost",  # another process of the group went away
     "Internal",
 ]
 
@@ -54,7 +55,11 @@ class Ending(Model):
         """JSON that fits a termination message: the oldest log lines go first, then the message's tail."""
         lines, message = list(self.log), self.message
         while True:
-            data = self.model_copy(update={"log": lines, "message": message}).model_dump_json(by_alias=True, exclude_none=True).encode()
+            data = (
+                self.model_copy(update={"log": lines, "message": message})
+                .model_dump_json(by_alias=True, exclude_none=True)
+                .encode()
+            )
             if len(data) <= TERMINATION_BYTES:
                 return data
             if lines:

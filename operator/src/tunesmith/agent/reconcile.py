@@ -1,0 +1,154 @@
+"""What to do next, decided from what is wanted, what the engine says and what is on disk. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from tunesmith.agent.engine import InFlight
+from tunesmith.agent.store import Source
+
+ANY_MODEL = "*"  # as in the guard: requests whose model it could not tell
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why the last try with a source came to nothing."""
+
+    source: Source
+    message: str
+    permanent: bool
+    attempts: int
+    retry_at: float
+    """When to try again, unless permanent."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A checked version on disk."""
+
+    source: Source
+    path: str
+
+
+@dataclass
+class Record:
+    """What the agent knows of one adapter beside what the engine says."""
+
+    preparing: Source | None = None
+    version: Version | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """All that a decision depends on."""
+
+    now: float
+    wanted: Mapping[str, Source]
+    records: Mapping[str, Record]
+    engine: Mapping[str, str] | None
+    """Name -> folder as the engine says; None while it is down."""
+    folders: Collection[str] = ()
+    """Versions on disk."""
+    unloaded: Mapping[str, float] = field(default_factory=dict)
+    """Folder -> when the engine last had it."""
+    in_flight: Mapping[str, InFlight] | None = None
+    """As the guard says; None where it does not."""
+    store: str = ""
+    grace: float = 10.0
+    blind_grace: float = 300.0
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Fetch or copy, check, publish."""
+
+    name: str
+    source: Source
+
+
+@dataclass(frozen=True)
+class Load:
+    """Load a version that is on disk."""
+
+    name: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Swap:
+    """Replace the version that the engine has."""
+
+    name: str
+    old: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Unload:
+    """Take an adapter away that nobody wants."""
+
+    name: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Delete:
+    """Remove files that nobody can read any more."""
+
+    path: str
+
+
+Step = Prepare | Load | Swap | Unload | Delete
+
+
+def decide(view: View) -> list[Step]:
+    """The steps from what is to what should be. Each stands alone: one that fails stops no other."""
+    steps: list[Step] = []
+    for name, source in view.wanted.items():
+        steps += _adapter(view, name, source)
+    for name, path in (view.engine or {}).items():
+        # What did not come from this store was loaded by the engine's own arguments, and is not ours to take.
+        if name not in view.wanted and path.startswith(view.store + "/"):
+            steps.append(Unload(name, path))
+    return steps + _garbage(view)
+
+
+def _adapter(view: View, name: str, source: Source) -> list[Step]:
+    record = view.records.get(name, Record())
+    failure = record.failure
+    if failure and failure.source == source and (failure.permanent or view.now < failure.retry_at):
+        return []
+    if not record.version or record.version.source != source:
+        return [] if record.preparing == source else [Prepare(name, source)]
+    if view.engine is None:
+        return []
+    loaded, path = view.engine.get(name), record.version.path
+    if loaded is None:
+        return [Load(name, path)]
+    return [] if loaded == path else [Swap(name, loaded, path)]
+
+
+def _garbage(view: View) -> list[Step]:
+    """Versions that are neither wanted, nor loaded, nor in use. vLLM reads an adapter's files again whenever it
+    was evicted from its cache, and dies where they are gone: hence never while it is loaded, or a request that
+    began with it is running.
+    """
+    if view.engine is None:
+        return []
+    kept = {
+        record.version.path for name, record in view.records.items() if record.version and name in view.wanted
+    }
+    kept |= set(view.engine.values())
+    return [Delete(path) for path in view.folders if path not in kept and _free(view, path)]
+
+
+def _free(view: View, path: str) -> bool:
+    since = view.now - view.unloaded.get(path, view.now)
+    if view.in_flight is None:
+        return since >= view.blind_grace
+    name = path.rsplit("/", 2)[-2]
+    running = [view.in_flight[model].oldest for model in (name, ANY_MODEL) if model in view.in_flight]
+    # A second more than needed, as the two clocks were not read at the same time.
+    return since >= view.grace and all(oldest + 1 < since for oldest in running)

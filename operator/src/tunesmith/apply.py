@@ -1,0 +1,106 @@
+"""The only writer: children, then agents, then the status, then events."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import aiohttp
+from kubernetes.utils.quantity import parse_quantity
+
+from tunesmith.children.meta import Object
+from tunesmith.decide.world import Decision, World
+from tunesmith.kube import events
+from tunesmith.kube.client import ApiError, Client
+from tunesmith.serving.contract import AGENT_PORT, State
+
+log = logging.getLogger(__name__)
+
+PUSH_SECONDS = 5.0
+
+
+class Applier:
+    """Carries out decisions. Everything it does may be done twice, and may be cut short at any point."""
+
+    def __init__(
+        self, client: Client, http: aiohttp.ClientSession, admin_token: Callable[[str, str], Awaitable[str]]
+    ) -> None:
+        self._client, self._http, self._admin_token = client, http, admin_token
+
+    async def apply(self, world: World, decision: Decision) -> None:
+        """Write what differs from what was observed. An idle pass writes nothing."""
+        meta = world.resource["metadata"]
+        for body in decision.create:
+            if _ref(body) not in world.children:
+                await self._client.create(body)
+        for body in decision.apply:
+            live = world.children.get(_ref(body))
+            if live is None or not covers(live, body):
+                await self._client.apply(body)
+        for live in decision.delete:
+            await self._client.delete(
+                live["kind"], meta["namespace"], live["metadata"]["name"], live["metadata"]["uid"]
+            )
+        if decision.push:
+            await self._push(world, decision)
+        status = decision.status.body()
+        if status != world.resource.get("status"):
+            await self._client.apply_status(world.resource, status)
+            for event in decision.events:
+                try:
+                    await events.post(self._client, world.resource, event.type, event.reason, event.message)
+                except ApiError as error:  # an event is a courtesy
+                    log.warning("event %s of %s: %s", event.reason, meta["name"], error)
+
+    async def _push(self, world: World, decision: Decision) -> None:
+        """Tell agents at once. One that does not hear it reads it from its ConfigMap a minute later."""
+        meta = world.resource["metadata"]
+        token = await self._admin_token(meta["namespace"], meta["name"])
+        for address, state in decision.push:
+            await self._tell(address, state, token)
+
+    async def _tell(self, address: str, state: State, token: str) -> None:
+        try:
+            async with self._http.put(
+                f"http://{address}:{AGENT_PORT}/state",
+                json=state.body(),
+                headers={"Authorization": f"Bearer {token}"},
+                timeout=aiohttp.ClientTimeout(total=PUSH_SECONDS),
+            ) as response:
+                if response.status >= 300:
+                    log.warning("agent %s refused its state: HTTP %d", address, response.status)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            log.info("agent %s was not told: %s", address, error)
+
+
+def _ref(body: Object) -> tuple[str, str]:
+    return body["kind"], body["metadata"]["name"]
+
+
+def covers(live: Any, wanted: Any) -> bool:
+    """Whether `live` has everything that `wanted` says. What the API server filled in besides does not matter;
+    quantities are compared by value, since it may write them in another way.
+    """
+    if isinstance(wanted, dict):
+        return isinstance(live, dict) and all(
+            (_same_quantity(live.get(key), value) if _is_quantity_map(key) else covers(live.get(key), value))
+            for key, value in wanted.items()
+        )
+    if isinstance(wanted, list):
+        return (
+            isinstance(live or [], list)
+            and len(live or []) == len(wanted)
+            and all(map(covers, live or [], wanted))
+        )
+    return bool(live == wanted)
+
+
+def _is_quantity_map(key: str) -> bool:
+    return key in {"limits", "requests"}
+
+
+def _same_quantity(live: Any, wanted: dict[str, Any]) -> bool:
+    if not isinstance(live, dict) or not wanted.keys() <= live.keys():
+        return False
+    return all(parse_quantity(live[key]) == parse_quantity(value) for key, value in wanted.items())

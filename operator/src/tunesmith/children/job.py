@@ -1,0 +1,154 @@
+"""The Jobs of FineTuneJobs and MergeJobs, and the headless Service by which the pods of one find each other."""
+
+from __future__ import annotations
+
+from tunesmith.api.finetunejob import FineTuneJobSpec
+from tunesmith.api.mergejob import MergeJobSpec
+from tunesmith.children.meta import ATTEMPT_LABEL, Object, Owner, job_name, plan_name
+from tunesmith.children.pods import OFFLINE, SCRATCH, Input, container, mounts, pod_spec
+from tunesmith.settings import Settings
+from tunesmith.training.plan import MergePlan, Place, TrainPlan
+from tunesmith.training.report import PLAN_FOLDER, PORT
+
+MASTER_PORT = 29500
+INDEX = {"fieldRef": {"fieldPath": "metadata.annotations['batch.kubernetes.io/job-completion-index']"}}
+# Time to write a checkpoint after SIGTERM.
+GRACE_SECONDS = 120
+
+
+def _secret(source: object) -> str | None:
+    ref = getattr(source, "secret_ref", None)
+    return ref.name if ref else None
+
+
+def train_job(
+    owner: Owner, attempt: int, spec: FineTuneJobSpec, plan: TrainPlan, settings: Settings
+) -> Object:
+    """The Indexed Job of one attempt: one pod per node, torchrun in each where there are several processes."""
+    alone = plan.nodes * plan.processes_per_node == 1
+    launcher = ["python"] if alone else ["python", "-m", "torch.distributed.run"]
+    inputs = [
+        Input(plan.model.uri, _secret(spec.model)),
+        *(
+            Input(place.uri, _secret(source))
+            for place, source in zip(plan.datasets, spec.datasets, strict=True)
+        ),
+    ]
+    return _job(
+        owner,
+        attempt,
+        command=[*launcher, "-m", "tunesmith_trainer", "train"],
+        env=[] if alone else rendezvous(owner, attempt, plan),
+        inputs=inputs,
+        plan=plan,
+        nodes=plan.nodes,
+        resources=spec.resources.body(),
+        settings=settings,
+    )
+
+
+def merge_job(owner: Owner, attempt: int, spec: MergeJobSpec, plan: MergePlan, settings: Settings) -> Object:
+    """The Job that merges: one pod."""
+    sources: list[tuple[Place, object]] = [
+        (plan.model, spec.model),
+        *zip(plan.adapters, spec.adapters, strict=True),
+    ]
+    return _job(
+        owner,
+        attempt,
+        command=["python", "-m", "tunesmith_trainer", "merge"],
+        env=[],
+        inputs=[Input(place.uri, _secret(source)) for place, source in sources],
+        plan=plan,
+        nodes=1,
+        resources=spec.resources.body(),
+        settings=settings,
+    )
+
+
+def rendezvous(owner: Owner, attempt: int, plan: TrainPlan) -> list[Object]:
+    """The environment of torchrun (PET_*) and, under the same names as PyTorchJob, of programs without it."""
+    job = job_name(owner, attempt)
+    values = {
+        "MASTER_ADDR": f"{job}-0.{job}",
+        "MASTER_PORT": str(MASTER_PORT),
+        "WORLD_SIZE": str(plan.nodes * plan.processes_per_node),
+        "PET_MASTER_ADDR": f"{job}-0.{job}",
+        "PET_MASTER_PORT": str(MASTER_PORT),
+        "PET_NNODES": str(plan.nodes),
+        "PET_NPROC_PER_NODE": str(plan.processes_per_node),
+    }
+    return [
+        *({"name": name, "value": value} for name, value in values.items()),
+        {"name": "RANK", "valueFrom": INDEX},
+        {"name": "PET_NODE_RANK", "valueFrom": INDEX},
+    ]
+
+
+def _job(
+    owner: Owner,
+    attempt: int,
+    *,
+    command: list[str],
+    env: list[Object],
+    inputs: list[Input],
+    plan: TrainPlan | MergePlan,
+    nodes: int,
+    resources: Object,
+    settings: Settings,
+) -> Object:
+    name = job_name(owner, attempt)
+    labels = {ATTEMPT_LABEL: str(attempt)}
+    wanted = mounts([*inputs, Input(plan.output.uri, writable=True)], settings)
+    trainer = container(
+        "trainer",
+        settings.trainer_image,
+        settings,
+        command=command,
+        env=[*OFFLINE, *env],
+        ports=[{"name": "progress", "containerPort": PORT}],
+        resources=resources,
+        volumeMounts=[
+            *SCRATCH,
+            {"name": "plan", "mountPath": PLAN_FOLDER, "readOnly": True},
+            *wanted.mounts,
+        ],
+        terminationMessagePolicy="FallbackToLogsOnError",
+    )
+    return {
+        **owner.child("batch/v1", "Job", name, labels),
+        "spec": {
+            "completionMode": "Indexed",
+            "completions": nodes,
+            "parallelism": nodes,
+            # A group lives and dies as a whole: the first failed pod ends the attempt.
+            "backoffLimit": 0,
+            "podReplacementPolicy": "Failed",
+            "template": {
+                "metadata": {"labels": {**owner.labels, **labels}},
+                "spec": pod_spec(
+                    [trainer],
+                    wanted.fetchers,
+                    [{"name": "plan", "configMap": {"name": plan_name(owner)}}, *wanted.volumes],
+                    restartPolicy="Never",
+                    subdomain=name,
+                    terminationGracePeriodSeconds=GRACE_SECONDS,
+                ),
+            },
+        },
+    }
+
+
+def headless_service(owner: Owner, attempt: int) -> Object:
+    """Gives the pods of one attempt their names. Addresses are published at once: rank 0 is looked for before
+    it is ready.
+    """
+    return {
+        **owner.child("v1", "Service", job_name(owner, attempt), {ATTEMPT_LABEL: str(attempt)}),
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": {**owner.labels, ATTEMPT_LABEL: str(attempt)},
+            "ports": [{"name": "rendezvous", "port": MASTER_PORT}, {"name": "progress", "port": PORT}],
+        },
+    }

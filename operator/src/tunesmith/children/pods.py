@@ -1,0 +1,145 @@
+"""What all our pods share: the restricted security context, and the volumes that inputs need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from tunesmith.children.meta import Object
+from tunesmith.settings import Settings
+from tunesmith.training.location import CLAIMS, CONFIG_MAPS, FETCHED, locate
+
+USER = 65532
+SECRETS = "/mnt/secrets"
+
+# https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
+CONTAINER_SECURITY: Object = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+OFFLINE = [
+    {"name": "HOME", "value": "/tmp"},
+    {"name": "HF_HUB_OFFLINE", "value": "1"},
+    {"name": "HF_HUB_DISABLE_TELEMETRY", "value": "1"},
+]
+
+
+@dataclass(frozen=True)
+class Input:
+    """Something that a pod reads or writes, by its address."""
+
+    uri: str
+    secret: str | None = None
+    """Name of the Secret with the credentials to fetch it."""
+    writable: bool = False
+
+
+@dataclass(frozen=True)
+class Mounts:
+    """What a pod needs for its inputs to be at their paths."""
+
+    volumes: list[Object] = field(default_factory=list)
+    mounts: list[Object] = field(default_factory=list)
+    fetchers: list[Object] = field(default_factory=list)
+    """Init containers: the only ones that see credentials."""
+
+
+def mounts(inputs: Iterable[Input], settings: Settings) -> Mounts:
+    """Volumes, mounts and fetchers for `inputs`, each claim and ConfigMap once."""
+    inputs = list(inputs)
+    places = [(one, locate(one.uri)) for one in inputs]
+    claims = {place.claim: False for _, place in places if place.claim}
+    for one, place in places:
+        if place.claim and one.writable:
+            claims[place.claim] = True
+    result = Mounts()
+    for claim, writable in sorted(claims.items()):
+        name = f"claim-{claim}"[:63].rstrip("-.").replace(".", "-")
+        result.volumes.append({"name": name, "persistentVolumeClaim": {"claimName": claim}})
+        mount: Object = {"name": name, "mountPath": f"{CLAIMS}/{claim}"}
+        if not writable:
+            mount["readOnly"] = True
+        result.mounts.append(mount)
+    for config in sorted({place.config_map for _, place in places if place.config_map}):
+        name = f"configmap-{config}"[:63].rstrip("-.").replace(".", "-")
+        result.volumes.append({"name": name, "configMap": {"name": config}})
+        result.mounts.append({"name": name, "mountPath": f"{CONFIG_MAPS}/{config}", "readOnly": True})
+    fetched = list({place.uri: (one, place) for one, place in places if place.fetch}.values())
+    if fetched:
+        result.volumes.append({"name": "fetched", "emptyDir": {}})
+        result.mounts.append({"name": "fetched", "mountPath": FETCHED, "readOnly": True})
+    for number, (one, place) in enumerate(fetched):
+        command = ["python", "-m", "tunesmith.fetching", "--uri", place.uri, "--to", place.path]
+        own = [{"name": "fetched", "mountPath": FETCHED}, {"name": "tmp", "mountPath": "/tmp"}]
+        if one.secret:
+            folder = f"{SECRETS}/{one.secret}"
+            command += ["--secret", folder]
+            own.append({"name": secret_volume(one.secret), "mountPath": folder, "readOnly": True})
+        result.fetchers.append(
+            container(
+                f"fetch-{number}",
+                settings.operator_image,
+                settings,
+                command=command,
+                env=[{"name": "HOME", "value": "/tmp"}, {"name": "HF_HUB_DISABLE_TELEMETRY", "value": "1"}],
+                volumeMounts=own,
+                terminationMessagePolicy="FallbackToLogsOnError",
+            )
+        )
+    result.volumes.extend(secret_volumes(one.secret for one, _ in fetched))
+    return result
+
+
+def secret_volume(secret: str) -> str:
+    """Name of the volume of a Secret."""
+    return f"secret-{secret}"[:63].rstrip("-.").replace(".", "-")
+
+
+def secret_volumes(secrets: Iterable[str | None]) -> list[Object]:
+    """One volume per Secret."""
+    return [
+        {"name": secret_volume(name), "secret": {"secretName": name, "defaultMode": 0o440}}
+        for name in sorted({name for name in secrets if name})
+    ]
+
+
+def container(name: str, image: str, settings: Settings, **fields: object) -> Object:
+    """A container under the restricted Pod Security Standard."""
+    return {
+        "name": name,
+        "image": image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "securityContext": CONTAINER_SECURITY,
+        **{key: value for key, value in fields.items() if value is not None and value != {}},
+    }
+
+
+def pod_spec(containers: list[Object], init: list[Object], volumes: list[Object], **fields: object) -> Object:
+    """A pod under the restricted Pod Security Standard, without a token for the API server."""
+    spec: Object = {
+        "automountServiceAccountToken": False,
+        # A Service named vllm would set VLLM_PORT=tcp://…, which stops vLLM.
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": containers,
+        "volumes": [
+            {"name": "tmp", "emptyDir": {}},
+            {"name": "shm", "emptyDir": {"medium": "Memory"}},
+            *volumes,
+        ],
+        **fields,
+    }
+    if init:
+        spec["initContainers"] = init
+    return spec
+
+
+SCRATCH = [{"name": "tmp", "mountPath": "/tmp"}, {"name": "shm", "mountPath": "/dev/shm"}]

@@ -1,0 +1,1 @@
+"""Decisions, one file per custom kind: pure functions of what was observed."""

@@ -1,0 +1,63 @@
+"""References to other resources: resolved, waited for, or impossible."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from tunesmith.api.base import Artifact, JobStatus, Source
+from tunesmith.decide.world import Ref, World
+
+
+@dataclass(frozen=True)
+class References:
+    """What became of the references of a spec."""
+
+    artifacts: dict[Ref, Artifact] = field(default_factory=dict)
+    """Of those that are finished."""
+    waiting: dict[Ref, str] = field(default_factory=dict)
+    """Of those that are not: what is waited for, for people."""
+
+    @property
+    def addresses(self) -> dict[Ref, str]:
+        """Addresses of the finished ones."""
+        return {ref: artifact.uri for ref, artifact in self.artifacts.items()}
+
+
+def resolve(world: World, sources: Iterable[Source]) -> References:
+    """Look up every reference among `sources`. A failed job is waited for like one that is not there: deleting
+    and applying it anew is how its users mend it.
+    """
+    result = References()
+    for ref in dict.fromkeys(source.reference for source in sources if source.reference):
+        kind, name = ref
+        live = world.references.get(ref)
+        if live is None:
+            result.waiting[ref] = f"{kind} {name} does not exist yet"
+            continue
+        status = JobStatus.model_validate(live.get("status") or {})
+        succeeded = next((c for c in status.conditions if c.type == "Succeeded"), None)
+        if succeeded and succeeded.status == "True" and status.artifact:
+            result.artifacts[ref] = status.artifact
+        elif succeeded and succeeded.status == "False":
+            result.waiting[ref] = f"{kind} {name} failed ({succeeded.reason}): delete it and apply it again"
+        else:
+            result.waiting[ref] = f"{kind} {name} has not finished yet"
+    return result
+
+
+def wrong_kind(references: References, source: Source, field_name: str, wanted: str) -> str | None:
+    """A message if the artefact of a finished reference is an adapter where a model is wanted, or the reverse."""
+    if source.reference is None or source.reference not in references.artifacts:
+        return None
+    found = references.artifacts[source.reference].kind
+    if found == wanted:
+        return None
+    kind, name = source.reference
+    advice = (
+        "merge it into a model first, with a MergeJob"
+        if wanted == "models"
+        else "name a FineTuneJob whose tuner is LoRA or QLoRA"
+    )
+    what = {"adapters": "an adapter", "models": "a whole model"}
+    return f"{field_name}: {kind} {name} made {what[found]}, but {what[wanted]} is needed here: {advice}"

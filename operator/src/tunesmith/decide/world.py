@@ -1,0 +1,135 @@
+"""What was observed of one resource, and what is decided of it. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from tunesmith.api.base import Condition, JobStatus, Model
+from tunesmith.api.modeldeployment import ModelDeploymentStatus
+from tunesmith.children.meta import Object, Owner
+from tunesmith.serving.contract import AgentStatus, State
+from tunesmith.training.report import Report
+
+Ref = tuple[str, str]
+"""(kind, name)"""
+
+
+@dataclass(frozen=True)
+class World:
+    """All that a decision may know."""
+
+    resource: Object
+    """The custom resource, as the API server has it."""
+    now: datetime
+    children: Mapping[Ref, Object] = field(default_factory=dict)
+    """Live objects under the names that our children have, also those that are not ours."""
+    pods: tuple[Object, ...] = ()
+    references: Mapping[Ref, Object | None] = field(default_factory=dict)
+    """Custom resources that the spec refers to; None: not there."""
+    missing: tuple[str, ...] = ()
+    """Claims, Secrets and ConfigMaps that the spec names and that are not there, each with its field."""
+    store_exists: bool = False
+    """Whether the claim of the default store is there."""
+    report: Report | None = None
+    """What rank 0 says of its progress."""
+    agents: Mapping[str, AgentStatus] = field(default_factory=dict)
+    """By pod name: what the agent says."""
+    token: str = ""
+    """A fresh random token, for a Secret that is yet to be made."""
+
+    @property
+    def owner(self) -> Owner:
+        """The resource, as owner of its children."""
+        return Owner.of(self.resource)
+
+    @property
+    def generation(self) -> int:
+        """Of the spec."""
+        return int(self.resource["metadata"]["generation"])
+
+    @property
+    def stamp(self) -> str:
+        """`now` as the API server writes it."""
+        return timestamp(self.now)
+
+
+@dataclass(frozen=True)
+class Event:
+    """A Kubernetes Event to post."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do, in order: create, apply, delete, push, then write the status, then post events."""
+
+    status: Model
+    create: tuple[Object, ...] = ()
+    """Made if absent, never changed after."""
+    apply: tuple[Object, ...] = ()
+    """Made or changed by server-side apply."""
+    delete: tuple[Object, ...] = ()
+    push: tuple[tuple[str, State], ...] = ()
+    """(pod's IP, state) for agents that have not seen the newest state."""
+    again: float | None = None
+    """Look again after this many seconds, though nothing happened."""
+    events: tuple[Event, ...] = ()
+
+
+def timestamp(moment: datetime) -> str:
+    """RFC 3339 in UTC, to the second."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def condition(
+    world: World,
+    old: list[Condition],
+    type_: str,
+    status: Literal["True", "False", "Unknown"],
+    reason: str,
+    message: str,
+) -> Condition:
+    """A condition whose transition time moves only when its status does."""
+    previous = next((c for c in old if c.type == type_), None)
+    same = previous is not None and previous.status == status
+    return Condition(
+        type=type_,
+        status=status,
+        reason=reason,
+        message=message[:8192],
+        last_transition_time=previous.last_transition_time if same and previous else world.stamp,
+        observed_generation=world.generation,
+    )
+
+
+def foreign(world: World, names: list[Ref]) -> str | None:
+    """A message about the first object that has the name of a child of ours but another owner."""
+    for kind, name in names:
+        live = world.children.get((kind, name))
+        if live is not None and not world.owner.owns(live):
+            return (
+                f"{kind} {name} exists and does not belong to this {world.owner.kind}: "
+                f"delete or rename it, or give this {world.owner.kind} another name"
+            )
+    return None
+
+
+def deleting(resource: Mapping[str, Any]) -> bool:
+    """Whether the resource is being deleted; its children follow it by their owner references."""
+    return "deletionTimestamp" in resource["metadata"]
+
+
+def rejected(world: World, status: JobStatus | ModelDeploymentStatus, message: str) -> Model:
+    """The status of a resource one of whose children the API server refuses, for example for a quota."""
+    if isinstance(status, JobStatus):
+        mine = condition(world, status.conditions, "Succeeded", "Unknown", "Rejected", message)
+    else:
+        mine = condition(world, status.conditions, "Ready", "False", "Rejected", message)
+    others = [c for c in status.conditions if c.type != mine.type]
+    return status.model_copy(update={"conditions": [mine, *others], "observed_generation": world.generation})

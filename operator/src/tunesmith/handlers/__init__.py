@@ -1,0 +1,1 @@
+"""What kopf calls: the only place that imports it."""

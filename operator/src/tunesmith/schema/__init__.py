@@ -1,0 +1,1 @@
+"""pydantic models -> CRDs. `python -m tunesmith.schema` writes them to crds/ and to the chart."""

@@ -1,0 +1,44 @@
+"""Write the CRDs: `python -m tunesmith.schema ROOT` fills ROOT/crds and ROOT/helm/tunesmith/templates/crds."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import yaml
+
+from tunesmith.schema.crd import KINDS, crd
+
+HEADER = "# Generated from operator/src/tunesmith/api by `make generate`. Do not edit.\n"
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+def main(root: Path) -> None:
+    """Write one file per kind to both folders."""
+    for kind in KINDS:
+        body = crd(kind)
+        name = f"{kind.plural}.yaml"
+        _write(root / "crds" / name, HEADER + _yaml(body))
+        # A template, since Helm never upgrades a chart's crds/ folder; kept on uninstall, since removing a CRD
+        # removes every resource of its kind.
+        body["metadata"]["annotations"] = {"helm.sh/resource-policy": "keep"}
+        escaped = _yaml(body).replace("{{", '{{ "{{" }}')
+        chart = f"{{{{- if .Values.crds.enabled }}}}\n{escaped}{{{{- end }}}}\n"
+        _write(root / "helm" / "tunesmith" / "templates" / "crds" / name, HEADER + chart)
+
+
+def _yaml(body: object) -> str:
+    return yaml.dump(body, Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "."))

@@ -1,0 +1,149 @@
+"""The three CustomResourceDefinitions: names, printed columns and subresources around the models' schemas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tunesmith.api.base import GROUP, MAX_NAME, VERSION, Model, rule
+from tunesmith.api.finetunejob import FineTuneJob
+from tunesmith.api.mergejob import MergeJob
+from tunesmith.api.modeldeployment import ModelDeployment
+from tunesmith.schema.structural import structural
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A custom kind and how kubectl shows it."""
+
+    model: type[Model]
+    short: str
+    columns: tuple[tuple[str, str, str], ...]
+    """(name, type, JSON path)"""
+    scale: bool = False
+    wide: tuple[tuple[str, str, str], ...] = field(default=())
+    """Columns of `kubectl get -o wide` only."""
+
+    @property
+    def name(self) -> str:
+        """The kind's name."""
+        return self.model.__name__
+
+    @property
+    def plural(self) -> str:
+        """The resource's name in addresses."""
+        return self.name.lower() + "s"
+
+
+def _reason(condition: str) -> str:
+    return f'.status.conditions[?(@.type=="{condition}")].reason'
+
+
+def _message(condition: str) -> str:
+    return f'.status.conditions[?(@.type=="{condition}")].message'
+
+
+KINDS = (
+    Kind(
+        FineTuneJob,
+        "ftj",
+        (
+            ("Status", "string", _reason("Succeeded")),
+            ("Percent", "integer", ".status.progress.percent"),
+            ("Loss", "number", ".status.progress.loss"),
+            ("ETA", "string", ".status.progress.eta"),
+            ("Age", "date", ".metadata.creationTimestamp"),
+        ),
+        wide=(
+            ("Method", "string", ".spec.method.type"),
+            ("Tuner", "string", ".spec.tuner.type"),
+            ("Nodes", "integer", ".spec.nodes"),
+            ("Message", "string", _message("Succeeded")),
+        ),
+    ),
+    Kind(
+        MergeJob,
+        "mj",
+        (
+            ("Status", "string", _reason("Succeeded")),
+            ("Logit-Error", "number", ".status.logitError"),
+            ("Age", "date", ".metadata.creationTimestamp"),
+        ),
+        wide=(("Message", "string", _message("Succeeded")),),
+    ),
+    Kind(
+        ModelDeployment,
+        "mdep",
+        (
+            ("Status", "string", _reason("Ready")),
+            ("Replicas", "integer", ".status.replicas"),
+            ("Ready", "integer", ".status.readyReplicas"),
+            ("Adapters", "string", ".status.adaptersSummary"),
+            ("Age", "date", ".metadata.creationTimestamp"),
+        ),
+        scale=True,
+        wide=(("URL", "string", ".status.url"), ("Message", "string", _message("Ready"))),
+    ),
+)
+
+
+def crd(kind: Kind) -> dict[str, Any]:
+    """The CustomResourceDefinition of `kind`."""
+    schema = structural(kind.model)
+    schema["properties"] = {
+        "apiVersion": {"type": "string", "description": "Version of the API."},
+        "kind": {"type": "string", "description": "Kind of the resource."},
+        "metadata": {"type": "object"},
+        **schema["properties"],
+    }
+    schema["properties"]["status"].pop("default", None)
+    schema["x-kubernetes-validations"] = [
+        rule(
+            f"size(self.metadata.name) <= {MAX_NAME}",
+            f"metadata.name is too long: at most {MAX_NAME} characters, so that the names of pods fit",
+        ),
+        rule(
+            "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+            "metadata.name must be a DNS label: lower-case letters, digits and '-', a letter first",
+        ),
+    ]
+    columns: list[dict[str, Any]] = [
+        {"name": name, "type": type_, "jsonPath": path} for name, type_, path in kind.columns
+    ]
+    columns += [
+        {"name": name, "type": type_, "jsonPath": path, "priority": 1} for name, type_, path in kind.wide
+    ]
+    subresources: dict[str, Any] = {"status": {}}
+    if kind.scale:
+        subresources["scale"] = {
+            "specReplicasPath": ".spec.replicas",
+            "statusReplicasPath": ".status.replicas",
+            "labelSelectorPath": ".status.selector",
+        }
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{kind.plural}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": kind.name,
+                "listKind": f"{kind.name}List",
+                "plural": kind.plural,
+                "singular": kind.name.lower(),
+                "shortNames": [kind.short],
+                "categories": ["tunesmith"],
+            },
+            "versions": [
+                {
+                    "name": VERSION,
+                    "served": True,
+                    "storage": True,
+                    "schema": {"openAPIV3Schema": schema},
+                    "subresources": subresources,
+                    "additionalPrinterColumns": columns,
+                }
+            ],
+        },
+    }

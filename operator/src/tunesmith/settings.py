@@ -1,0 +1,64 @@
+"""The operator's settings, from its environment (`TUNESMITH_*`; the chart sets them from its values)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PREFIX = "TUNESMITH_"
+
+
+class Settings(BaseModel):
+    """One field is one environment variable: `operator_image` is TUNESMITH_OPERATOR_IMAGE."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    operator_image: str = "ghcr.io/tunesmith/operator:0.1.0"
+    """Also the image of the agent and of the containers that fetch."""
+    trainer_image: str = "ghcr.io/tunesmith/trainer:0.1.0"
+    """Image of training and merging pods."""
+    engine_image: str = "vllm/vllm-openai:v0.32.0"
+    """Any vLLM image."""
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    """Of all three."""
+    default_store: str = Field(default="pvc://tunesmith-store", pattern=r"^pvc://.+$")
+    """Where artefacts go if spec.output.uri is not set."""
+    watch_namespaces: str = ""
+    """Comma-separated. Empty: the whole cluster."""
+    namespace: str = "default"
+    """The operator's own, for its Lease."""
+    pod_name: str = "tunesmith"
+    """The operator's own, as holder of the Lease."""
+    workers: int = Field(default=8, ge=1, le=256)
+    """Resources that are reconciled at the same time."""
+    resync_seconds: float = Field(default=300, gt=0)
+    """Every resource is looked at again after this time, though nothing happened."""
+    poll_seconds: float = Field(default=3, gt=0)
+    """How often running jobs' progress and engines' agents are asked."""
+    progress_seconds: float = Field(default=10, ge=0)
+    """Progress is written to a status at most this often."""
+    health_port: int = 8080
+    """/healthz and /readyz."""
+    metrics_port: int = 9090
+    """/metrics."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Of the operator's own log lines."""
+
+    @property
+    def namespaces(self) -> tuple[str, ...]:
+        """The namespaces that are watched; empty: all."""
+        return tuple(name for name in self.watch_namespaces.replace(" ", "").split(",") if name)
+
+
+def load(environment: Mapping[str, str] = os.environ) -> Settings:
+    """The settings of this process. Raises pydantic.ValidationError, which names the variable."""
+    return Settings.model_validate(
+        {
+            name: environment[PREFIX + name.upper()]
+            for name in Settings.model_fields
+            if environment.get(PREFIX + name.upper())
+        }
+    )
