@@ -88,11 +88,7 @@ def covers(live: Any, wanted: Any) -> bool:
             for key, value in wanted.items()
         )
     if isinstance(wanted, list):
-        return (
-            isinstance(live or [], list)
-            and len(live or []) == len(wanted)
-            and all(map(covers, live or [], wanted))
-        )
+        return isinstance(live or [], list) and len(live or []) == len(wanted) and all(map(covers, live or [], wanted))
     return bool(live == wanted)
 
 

@@ -13,9 +13,7 @@ MANIFEST = "manifest.json"
 
 def files(folder: Path) -> Iterator[Path]:
     """The files that make up the content of an artefact, sorted by relative path. The manifest is not content."""
-    yield from sorted(
-        p for p in folder.rglob("*") if p.is_file() and p.relative_to(folder).as_posix() != MANIFEST
-    )
+    yield from sorted(p for p in folder.rglob("*") if p.is_file() and p.relative_to(folder).as_posix() != MANIFEST)
 
 
 def digest(folder: Path) -> str:

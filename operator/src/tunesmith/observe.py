@@ -129,18 +129,14 @@ class Observer:
         )
         return tuple(message for message in messages if message), bool(store_exists)
 
-    async def _look_for(
-        self, namespace: str, field: str, kind: str, name: str, key: str | None
-    ) -> str | None:
+    async def _look_for(self, namespace: str, field: str, kind: str, name: str, key: str | None) -> str | None:
         if key is not None:
             found = await self._client.get(kind, namespace, name)
             if found is None:
                 return f"{field}: {kind} {name} does not exist: create it in namespace {namespace}"
             keys = [*(found.get("data") or {}), *(found.get("binaryData") or {})]
             return (
-                None
-                if key in keys
-                else f"{field}: {kind} {name} has no key {key}; it has {', '.join(keys) or 'none'}"
+                None if key in keys else f"{field}: {kind} {name} has no key {key}; it has {', '.join(keys) or 'none'}"
             )
         if await self._client.exists(kind, namespace, name):
             return None
@@ -164,9 +160,7 @@ class Observer:
         if kind != "ModelDeployment":
             return {}
         asked = [
-            pod
-            for pod in pods
-            if pod.get("status", {}).get("podIP") and "deletionTimestamp" not in pod["metadata"]
+            pod for pod in pods if pod.get("status", {}).get("podIP") and "deletionTimestamp" not in pod["metadata"]
         ]
         bodies = await asyncio.gather(*(self._ask(pod, AGENT_PORT, "/status") for pod in asked))
         return {

@@ -70,9 +70,7 @@ class WorkQueue(Generic[Key]):
                 again = await handle(key)
             except Exception as error:
                 count = self._failures[key] = self._failures.get(key, 0) + 1
-                delay = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(count, 16)) * random.uniform(
-                    0.8, 1.2
-                )
+                delay = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(count, 16)) * random.uniform(0.8, 1.2)
                 log.warning(
                     "%s: %s: %s; again in %.0f s",
                     key,

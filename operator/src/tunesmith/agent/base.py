@@ -82,8 +82,7 @@ def _packed(headers: dict[str, tensors.Tensor]) -> dict[str, Shape | None]:
     return {
         name.rsplit(".", 1)[0]: None
         for name, t in headers.items()
-        if name.endswith((".qweight", ".weight_packed"))
-        or (name.endswith(".weight") and t.dtype in ("U8", "I8"))
+        if name.endswith((".qweight", ".weight_packed")) or (name.endswith(".weight") and t.dtype in ("U8", "I8"))
     }
 
 

@@ -47,11 +47,7 @@ def check(folder: Path, base: Base, max_rank: int) -> None:
         other = next((p.name for p in sorted(folder.glob("adapter_model.*"))), None)
         raise CheckError(
             f"{WEIGHTS} is not there"
-            + (
-                f", only {other}: only safetensors are loaded, since pickles run code. Convert it"
-                if other
-                else ""
-            )
+            + (f", only {other}: only safetensors are loaded, since pickles run code. Convert it" if other else "")
             + ": save the adapter with PEFT's save_pretrained()"
         )
     try:
@@ -110,9 +106,7 @@ def check_rank(config: dict[str, Any], max_rank: int) -> None:
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
         raise CheckError(f"{CONFIG}: lora_alpha is {alpha!r}, not a number")
     if not config.get("target_modules") and not config.get("target_parameters"):
-        raise CheckError(
-            f"{CONFIG}: target_modules is {config.get('target_modules')!r}: the adapter adapts nothing"
-        )
+        raise CheckError(f"{CONFIG}: target_modules is {config.get('target_modules')!r}: the adapter adapts nothing")
 
 
 def check_tensors(config: dict[str, Any], found: dict[str, tensors.Tensor], base: Base) -> None:
@@ -121,13 +115,9 @@ def check_tensors(config: dict[str, Any], found: dict[str, tensors.Tensor], base
     for name, tensor in found.items():
         match = TENSOR.match(name) or EMBEDDING.match(name)
         if match is None:
-            raise CheckError(
-                f"tensor {name} is no part of a LoRA adapter: save it with PEFT's save_pretrained()"
-            )
+            raise CheckError(f"tensor {name} is no part of a LoRA adapter: save it with PEFT's save_pretrained()")
         if tensor.dtype not in ("F16", "BF16", "F32") or len(tensor.shape) != 2:
-            raise CheckError(
-                f"tensor {name} is {tensor.dtype} {list(tensor.shape)}: expected two dimensions of floats"
-            )
+            raise CheckError(f"tensor {name} is {tensor.dtype} {list(tensor.shape)}: expected two dimensions of floats")
         pairs.setdefault(match[1], {})[match[2]] = (tensor.shape[0], tensor.shape[1])
     if not pairs:
         raise CheckError(f"{WEIGHTS} has no tensors: save the adapter again")
@@ -137,18 +127,12 @@ def check_tensors(config: dict[str, Any], found: dict[str, tensors.Tensor], base
 
 def _check_module(config: dict[str, Any], module: str, pair: dict[str, tuple[int, int]], base: Base) -> None:
     if len(pair) != 2:
-        raise CheckError(
-            f"module {module} has {', '.join(pair)} without its other half: save the adapter again"
-        )
+        raise CheckError(f"module {module} has {', '.join(pair)} without its other half: save the adapter again")
     (rank, fan_in), (fan_out, rank_b) = (pair[half] for half in sorted(pair))
-    if (
-        ".experts" in module
-    ):  # fused experts: ranks and shapes are multiplied by their number; the engine judges
+    if ".experts" in module:  # fused experts: ranks and shapes are multiplied by their number; the engine judges
         return
     if rank != rank_b:
-        raise CheckError(
-            f"module {module}: lora_A has rank {rank}, lora_B has {rank_b}: save the adapter again"
-        )
+        raise CheckError(f"module {module}: lora_A has rank {rank}, lora_B has {rank_b}: save the adapter again")
     wanted = rank_of(config, module)
     if rank != wanted:
         raise CheckError(f"module {module}: the tensors have rank {rank}, but {CONFIG} says {wanted}")

@@ -51,9 +51,7 @@ class InFlight:
 class Engine:
     """A vLLM server with the guard."""
 
-    def __init__(
-        self, session: aiohttp.ClientSession, url: str, token: Callable[[], str], api_key: str = ""
-    ) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str, token: Callable[[], str], api_key: str = "") -> None:
         self.session = session
         self.url = url
         self.token = token
@@ -84,9 +82,7 @@ class Engine:
             if ALREADY not in str(error):
                 raise
             if (root := (await self.adapters()).get(name)) != path:
-                raise EngineError(
-                    f"the engine serves {root} under this name, not {path}", permanent=False
-                ) from None
+                raise EngineError(f"the engine serves {root} under this name, not {path}", permanent=False) from None
 
     async def unload(self, name: str) -> None:
         """Forget an adapter. Requests that have begun end with it. Raises EngineError."""
@@ -132,9 +128,7 @@ class Engine:
                 return text
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             detail = str(error) or type(error).__name__
-            raise EngineError(
-                f"the engine did not answer {method} {path}: {detail}", permanent=False
-            ) from None
+            raise EngineError(f"the engine did not answer {method} {path}: {detail}", permanent=False) from None
 
 
 def message_of(text: str) -> str:

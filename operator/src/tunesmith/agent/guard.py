@@ -89,9 +89,7 @@ class Guard:
         path, method = route(scope), scope["method"]
         if path in ENGINE_ADMIN or path in GUARD_ADMIN:
             if not self._admin(scope):
-                await refuse(
-                    send, 403, "Adapters are administered from inside the pod, with the admin token."
-                )
+                await refuse(send, 403, "Adapters are administered from inside the pod, with the admin token.")
             elif path in ENGINE_ADMIN:
                 await self.app(scope, receive, send)
             else:

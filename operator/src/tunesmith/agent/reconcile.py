@@ -137,9 +137,7 @@ def _garbage(view: View) -> list[Step]:
     """
     if view.engine is None:
         return []
-    kept = {
-        record.version.path for name, record in view.records.items() if record.version and name in view.wanted
-    }
+    kept = {record.version.path for name, record in view.records.items() if record.version and name in view.wanted}
     kept |= set(view.engine.values())
     return [Delete(path) for path in view.folders if path not in kept and _free(view, path)]
 

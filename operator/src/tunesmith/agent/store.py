@@ -113,9 +113,7 @@ class Store:
                     new.write(chunk)
         named = source.name if DIGEST.fullmatch(source.name) else None
         if named and (digest := artifacts.digest(target)) != named:
-            raise StoreError(
-                f"{source}: the content has the digest {digest}: the artefact is damaged; make it again"
-            )
+            raise StoreError(f"{source}: the content has the digest {digest}: the artefact is damaged; make it again")
         return target
 
     def publish(self, temporary: Path, name: str, source: Source) -> Path:

@@ -46,9 +46,7 @@ def read(path: Path) -> dict[str, Tensor]:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         if isinstance(error, HeaderError):
             raise
-        raise HeaderError(
-            f"{path.name}: the safetensors header is damaged ({error}); save the file again"
-        ) from None
+        raise HeaderError(f"{path.name}: the safetensors header is damaged ({error}); save the file again") from None
 
 
 def _parse(name: str, header: bytes, data: int) -> dict[str, Tensor]:
@@ -60,9 +58,7 @@ def _parse(name: str, header: bytes, data: int) -> dict[str, Tensor]:
         first, last = entry["data_offsets"]
         wanted = SIZES.get(tensor.dtype)
         if first < 0 or last < first or (wanted and last - first != wanted * math.prod(tensor.shape)):
-            raise HeaderError(
-                f"{name}: tensor {key}: {last - first} bytes for {tensor.dtype} {list(tensor.shape)}"
-            )
+            raise HeaderError(f"{name}: tensor {key}: {last - first} bytes for {tensor.dtype} {list(tensor.shape)}")
         end = max(end, last)
         tensors[key] = tensor
     if end != data:

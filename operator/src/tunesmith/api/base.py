@@ -68,7 +68,10 @@ Quantity = Annotated[
     Field(
         json_schema_extra={
             "x-kubernetes-int-or-string": True,
-            "pattern": r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$",
+            "pattern": (
+                r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))"
+                r"(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$"
+            ),
         }
     ),
 ]
@@ -140,9 +143,7 @@ class ModelSource(Source):
 class Output(Model):
     """Where artefacts and checkpoints are written."""
 
-    uri: (
-        Annotated[str, Field(max_length=1024, pattern=r"^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?$")] | None
-    ) = None
+    uri: Annotated[str, Field(max_length=1024, pattern=r"^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?$")] | None = None
     """The store, `pvc://claim/path`. Default: the operator's store (chart value `defaultStore`), which is
     `pvc://tunesmith-store`. Artefacts are written to `<store>/<kind>/<sha256>/` and never changed."""
 
@@ -193,9 +194,7 @@ class Failure(Model):
     """The failing process's rank among all processes."""
     exit_code: int | None = None
     """The container's exit code."""
-    log: Annotated[
-        list[Annotated[str, Field(max_length=512)]], Field(max_length=20, json_schema_extra=ATOMIC)
-    ] = []
+    log: Annotated[list[Annotated[str, Field(max_length=512)]], Field(max_length=20, json_schema_extra=ATOMIC)] = []
     """The last lines that it logged."""
 
 
@@ -208,9 +207,7 @@ class JobStatus(Model):
     """The generation of the spec that this status speaks of."""
     start_time: Annotated[str, Field(max_length=32, json_schema_extra={"format": "date-time"})] | None = None
     """When the pods were first created."""
-    completion_time: (
-        Annotated[str, Field(max_length=32, json_schema_extra={"format": "date-time"})] | None
-    ) = None
+    completion_time: Annotated[str, Field(max_length=32, json_schema_extra={"format": "date-time"})] | None = None
     """When the job ended."""
     plan_digest: Annotated[str, Field(max_length=80)] | None = None
     """`sha256:` of the resolved plan, the ConfigMap `<name>-plan`."""

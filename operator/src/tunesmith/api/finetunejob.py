@@ -50,9 +50,7 @@ class Dataset(Model):
     """Names of columns, where they are not found by themselves."""
     sample: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
     """Use this many rows, drawn with training.seed. More than there are repeats rows. Default: all."""
-    variables: Annotated[dict[str, Annotated[str, Field(max_length=1024)]], Field(max_length=32)] | None = (
-        None
-    )
+    variables: Annotated[dict[str, Annotated[str, Field(max_length=1024)]], Field(max_length=32)] | None = None
     """Texts that replace `{{KEY}}` in every row."""
 
 
@@ -93,7 +91,8 @@ class Tuner(Model):
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                "self.type != 'Full' || !(has(self.rank) || has(self.alpha) || has(self.dropout) || has(self.targetModules))",
+                "self.type != 'Full' || "
+                "!(has(self.rank) || has(self.alpha) || has(self.dropout) || has(self.targetModules))",
                 "rank, alpha, dropout and targetModules are only for types LoRA and QLoRA",
             ),
             rule("self.type == 'QLoRA' || !has(self.quantization)", "quantization is only for type QLoRA"),

@@ -18,9 +18,7 @@ from tunesmith.api.base import (
     rules,
 )
 
-ServedName = Annotated[
-    str, Field(min_length=1, max_length=63, pattern=r"^[a-zA-Z0-9]([-._a-zA-Z0-9]*[a-zA-Z0-9])?$")
-]
+ServedName = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-zA-Z0-9]([-._a-zA-Z0-9]*[a-zA-Z0-9])?$")]
 
 
 class Adapter(Source):
@@ -51,9 +49,7 @@ class Engine(Model):
     """Largest rank of an adapter. A change restarts the pods."""
     max_loras: Annotated[int, Field(ge=1, le=256)] = 8
     """Adapters in one batch. A change restarts the pods."""
-    args: Annotated[
-        list[Annotated[str, Field(max_length=1024)]], Field(max_length=64, json_schema_extra=ATOMIC)
-    ] = []
+    args: Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=64, json_schema_extra=ATOMIC)] = []
     """More arguments of vLLM's server, for example `--enforce-eager`."""
     startup_timeout_seconds: Annotated[int, Field(ge=30, le=86400)] = 1800
     """How long a pod may take to load the model."""

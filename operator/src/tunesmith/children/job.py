@@ -21,18 +21,13 @@ def _secret(source: object) -> str | None:
     return ref.name if ref else None
 
 
-def train_job(
-    owner: Owner, attempt: int, spec: FineTuneJobSpec, plan: TrainPlan, settings: Settings
-) -> Object:
+def train_job(owner: Owner, attempt: int, spec: FineTuneJobSpec, plan: TrainPlan, settings: Settings) -> Object:
     """The Indexed Job of one attempt: one pod per node, torchrun in each where there are several processes."""
     alone = plan.nodes * plan.processes_per_node == 1
     launcher = ["python"] if alone else ["python", "-m", "torch.distributed.run"]
     inputs = [
         Input(plan.model.uri, _secret(spec.model)),
-        *(
-            Input(place.uri, _secret(source))
-            for place, source in zip(plan.datasets, spec.datasets, strict=True)
-        ),
+        *(Input(place.uri, _secret(source)) for place, source in zip(plan.datasets, spec.datasets, strict=True)),
     ]
     return _job(
         owner,

@@ -45,9 +45,7 @@ class Owner:
         """Whether `child` is ours, and not another's that happens to have its name."""
         return any(ref["uid"] == self.uid for ref in child["metadata"].get("ownerReferences", ()))
 
-    def child(
-        self, api_version: str, kind: str, name: str, labels: Mapping[str, str] | None = None
-    ) -> Object:
+    def child(self, api_version: str, kind: str, name: str, labels: Mapping[str, str] | None = None) -> Object:
         """The head of a child object, whose deletion follows the owner's."""
         return {
             "apiVersion": api_version,

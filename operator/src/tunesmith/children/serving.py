@@ -146,10 +146,7 @@ def deployment(
             token,
             {"name": "state", "mountPath": STATE_FOLDER, "readOnly": True},
             *reads.mounts,
-            *(
-                {"name": secret_volume(name), "mountPath": f"{SECRETS}/{name}", "readOnly": True}
-                for name in secrets
-            ),
+            *({"name": secret_volume(name), "mountPath": f"{SECRETS}/{name}", "readOnly": True} for name in secrets),
         ],
     )
     engine = container(
@@ -170,9 +167,7 @@ def deployment(
         ],
         ports=[{"name": "http", "containerPort": ENGINE_PORT}],
         resources=spec.resources.body(),
-        startupProbe=_probe(
-            "/health", ENGINE_PORT, period=2, failures=spec.engine.startup_timeout_seconds // 2
-        ),
+        startupProbe=_probe("/health", ENGINE_PORT, period=2, failures=spec.engine.startup_timeout_seconds // 2),
         readinessProbe=_probe("/health", ENGINE_PORT, period=2, failures=3),
         livenessProbe=_probe("/health", ENGINE_PORT, period=10, failures=6),
         lifecycle={"preStop": {"sleep": {"seconds": DRAIN_SECONDS}}},

@@ -45,9 +45,7 @@ def sources(resource: FineTuneJob | MergeJob) -> list[tuple[str, Source, str]]:
     """(field, source, wanted kind of artefact) of everything that a job's spec may refer to."""
     result: list[tuple[str, Source, str]] = [("spec.model", resource.spec.model, "models")]
     if isinstance(resource, MergeJob):
-        result += [
-            (f"spec.adapters[{i}]", source, "adapters") for i, source in enumerate(resource.spec.adapters)
-        ]
+        result += [(f"spec.adapters[{i}]", source, "adapters") for i, source in enumerate(resource.spec.adapters)]
     return result
 
 
@@ -77,9 +75,7 @@ def decide(world: World, settings: Settings) -> Decision | None:
 class _Chain:
     """The checks, each the end of the chain or None. Made anew for every decision."""
 
-    def __init__(
-        self, world: World, settings: Settings, kind: Kind, resource: FineTuneJob | MergeJob
-    ) -> None:
+    def __init__(self, world: World, settings: Settings, kind: Kind, resource: FineTuneJob | MergeJob) -> None:
         self.world, self.settings, self.kind, self.resource = world, settings, kind, resource
         self.owner = world.owner
         self.found = resolve(world, [source for _, source, _ in sources(resource)])
@@ -131,9 +127,7 @@ class _Chain:
             return self.fail(failure)
         if self.attempt >= MAX_ATTEMPTS:
             return self.fail(
-                failure.model_copy(
-                    update={"message": f"{failure.message} (attempt {self.attempt}, the last)"}
-                )
+                failure.model_copy(update={"message": f"{failure.message} (attempt {self.attempt}, the last)"})
             )
         return self.restart(failure)
 
@@ -243,9 +237,7 @@ class _Chain:
         old = self.resource.status
         return old.model_copy(
             update={
-                "conditions": [
-                    condition(self.world, old.conditions, "Succeeded", succeeded, reason, message)
-                ],
+                "conditions": [condition(self.world, old.conditions, "Succeeded", succeeded, reason, message)],
                 "observed_generation": self.world.generation,
                 **fields,
             }

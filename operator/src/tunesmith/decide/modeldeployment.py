@@ -91,13 +91,10 @@ def decide(world: World, settings: Settings) -> Decision | None:
         push=tuple(
             (pod["status"]["podIP"], state)
             for pod in world.pods
-            if pod_facts.name(pod) in world.agents
-            and world.agents[pod_facts.name(pod)].revision < state.revision
+            if pod_facts.name(pod) in world.agents and world.agents[pod_facts.name(pod)].revision < state.revision
         ),
         again=settings.poll_seconds if not _settled(status) else WAIT_SECONDS,
-        events=(Event("Normal" if now.status == "True" else "Warning", now.reason, now.message),)
-        if changed
-        else (),
+        events=(Event("Normal" if now.status == "True" else "Warning", now.reason, now.message),) if changed else (),
     )
 
 
@@ -124,9 +121,7 @@ def desired_state(world: World, resource: ModelDeployment, model_path_uri: str, 
     if old is not None and old.model_copy(update={"revision": 0}) == new:
         return old
     seen = [agent.revision for agent in world.agents.values()]
-    revision = max(
-        [int(world.now.timestamp()), *(number + 1 for number in [*seen, old.revision if old else 0])]
-    )
+    revision = max([int(world.now.timestamp()), *(number + 1 for number in [*seen, old.revision if old else 0])])
     return new.model_copy(update={"revision": revision})
 
 
@@ -168,9 +163,7 @@ def observed_status(
     )
 
 
-def adapter_statuses(
-    world: World, resource: ModelDeployment, state: State, found: References
-) -> list[AdapterStatus]:
+def adapter_statuses(world: World, resource: ModelDeployment, state: State, found: References) -> list[AdapterStatus]:
     """One per adapter of the spec. An adapter is Ready when every ready pod serves its newest version."""
     wanted = {adapter.name: adapter for adapter in state.adapters}
     pods = [pod_facts.name(pod) for pod in world.pods if pod_facts.running(pod)]
@@ -182,9 +175,7 @@ def adapter_statuses(
             result.append(
                 AdapterStatus(name=adapter.name, state="Failed", message=wrong)
                 if wrong
-                else AdapterStatus(
-                    name=adapter.name, state="Waiting", message=found.waiting[ref] if ref else None
-                )
+                else AdapterStatus(name=adapter.name, state="Waiting", message=found.waiting[ref] if ref else None)
             )
             continue
         uri = wanted[adapter.name].uri

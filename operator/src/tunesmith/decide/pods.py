@@ -77,9 +77,7 @@ def failure(pods: Iterable[Object], reason: str, message: str) -> Failure:
     killed = terminated.get("reason") == "OOMKilled"
     lines = [line[:512] for line in (terminated.get("message") or "").splitlines() if line.strip()]
     return Failure(
-        reason="OutOfMemory"
-        if killed
-        else ("Interrupted" if terminated["exitCode"] in SIGNALS else "Internal"),
+        reason="OutOfMemory" if killed else ("Interrupted" if terminated["exitCode"] in SIGNALS else "Internal"),
         message=(
             f"container {container['name']} used more memory than its limit: raise spec.resources.limits.memory, "
             "or lower training.microBatchSize or maxLength"
@@ -95,9 +93,7 @@ def failure(pods: Iterable[Object], reason: str, message: str) -> Failure:
 
 def ready(pod: Mapping[str, Any]) -> bool:
     """Whether the pod is Ready."""
-    return any(
-        c["type"] == "Ready" and c["status"] == "True" for c in pod.get("status", {}).get("conditions", ())
-    )
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod.get("status", {}).get("conditions", ()))
 
 
 def running(pod: Mapping[str, Any]) -> bool:

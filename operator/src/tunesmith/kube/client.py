@@ -95,9 +95,7 @@ class Client:
 
     async def list(self, kind: str, namespace: str, selector: str = "") -> list[Object]:
         """The objects with these labels."""
-        found = await self._call(
-            "GET", _path(kind, namespace), query={"labelSelector": selector} if selector else {}
-        )
+        found = await self._call("GET", _path(kind, namespace), query={"labelSelector": selector} if selector else {})
         head = {"kind": kind}  # items of a list come without their kind
         return [{**head, **item} for item in found["items"]]
 

@@ -110,9 +110,7 @@ def crd(kind: Kind) -> dict[str, Any]:
     columns: list[dict[str, Any]] = [
         {"name": name, "type": type_, "jsonPath": path} for name, type_, path in kind.columns
     ]
-    columns += [
-        {"name": name, "type": type_, "jsonPath": path, "priority": 1} for name, type_, path in kind.wide
-    ]
+    columns += [{"name": name, "type": type_, "jsonPath": path, "priority": 1} for name, type_, path in kind.wide]
     subresources: dict[str, Any] = {"status": {}}
     if kind.scale:
         subresources["scale"] = {

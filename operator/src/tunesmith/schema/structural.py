@@ -11,9 +11,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-FORBIDDEN = frozenset(
-    {"$ref", "$defs", "const", "oneOf", "anyOf", "prefixItems", "uniqueItems", "discriminator"}
-)
+FORBIDDEN = frozenset({"$ref", "$defs", "const", "oneOf", "anyOf", "prefixItems", "uniqueItems", "discriminator"})
 # Values under these keys are data or text, not schemas.
 OPAQUE = frozenset({"default", "enum", "x-kubernetes-validations", "x-kubernetes-list-map-keys"})
 
@@ -70,6 +68,8 @@ def _inline(node: Any, definitions: dict[str, Any]) -> Any:
         del result["additionalProperties"]
     if result.get("default", ...) is None:
         del result["default"]
+    elif isinstance(result.get("default"), dict):
+        result["default"] = {key: value for key, value in result["default"].items() if value is not None}
     return result
 
 

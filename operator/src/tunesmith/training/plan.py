@@ -157,17 +157,11 @@ def train_plan(job: Job, spec: FineTuneJobSpec, resolved: Resolved, default_stor
     world = spec.nodes * processes
     per_step = world * training.micro_batch_size
     if training.global_batch_size % per_step:
-        valid = [
-            per_step * k
-            for k in (
-                max(1, training.global_batch_size // per_step),
-                training.global_batch_size // per_step + 1,
-            )
-        ]
+        below = max(1, training.global_batch_size // per_step)
         raise PlanError(
-            f"spec.training.globalBatchSize: {training.global_batch_size} rows cannot be divided among {spec.nodes} node(s) x "
-            f"{processes} process(es) x microBatchSize {training.micro_batch_size}: "
-            f"use {' or '.join(str(v) for v in sorted(set(valid)))}"
+            f"spec.training.globalBatchSize: {training.global_batch_size} rows cannot be divided among "
+            f"{spec.nodes} node(s) x {processes} process(es) x microBatchSize {training.micro_batch_size}: "
+            f"use {per_step * below} or {per_step * (below + 1)}"
         )
     adapters = tuner.type != "Full"
     rank = tuner.rank or 8
@@ -186,9 +180,7 @@ def train_plan(job: Job, spec: FineTuneJobSpec, resolved: Resolved, default_stor
         ],
         method=MethodPlan(
             type=method.type,
-            loss_on="All"
-            if method.type == "PreTraining"
-            else (method.sft.loss_on if method.sft else "Assistant"),
+            loss_on="All" if method.type == "PreTraining" else (method.sft.loss_on if method.sft else "Assistant"),
         ),
         tuner=TunerPlan(
             type=tuner.type,
@@ -202,8 +194,7 @@ def train_plan(job: Job, spec: FineTuneJobSpec, resolved: Resolved, default_stor
             **training.model_dump(exclude={"packing", "gradient_checkpointing", "learning_rate"}),
             learning_rate=training.learning_rate or (1e-4 if adapters else 1e-5),
             gradient_accumulation_steps=training.global_batch_size // per_step,
-            packing=training.packing == "Always"
-            or (training.packing == "Auto" and method.type == "PreTraining"),
+            packing=training.packing == "Always" or (training.packing == "Auto" and method.type == "PreTraining"),
             gradient_checkpointing=training.gradient_checkpointing == "Enabled",
         ),
         nodes=spec.nodes,
