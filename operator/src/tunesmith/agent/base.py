@@ -66,7 +66,7 @@ def read(folder: Path) -> Base:
             f"the base model in {folder} has no *.safetensors file, and {config.get('model_type')!r} is no "
             "architecture whose shapes its config.json tells: convert the base to safetensors"
         )
-    return Base(str(config.get("_name_or_path") or folder.name), modules)
+    return Base(str(config.get("_name_or_path") or folder), modules)
 
 
 def _whole(headers: dict[str, tensors.Tensor]) -> dict[str, Shape | None]:

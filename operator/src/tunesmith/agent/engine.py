@@ -57,12 +57,14 @@ class Engine:
         self.token = token
         self.api_key = api_key
 
-    async def healthy(self) -> bool:
-        """Whether the engine answers."""
+    async def healthy(self) -> bool | None:
+        """Whether the engine is well. None: no answer in time, which a busy engine gives too."""
         try:
             async with self.session.get(f"{self.url}/health", timeout=PROBE) as response:
                 return response.status == 200
-        except (TimeoutError, aiohttp.ClientError, OSError):
+        except TimeoutError:
+            return None
+        except (aiohttp.ClientError, OSError):
             return False
 
     async def adapters(self) -> dict[str, str]:

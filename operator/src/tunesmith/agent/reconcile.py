@@ -37,6 +37,9 @@ class Record:
 
     preparing: Source | None = None
     version: Version | None = None
+    """The newest version that passed the checks."""
+    good: str | None = None
+    """The folder that the engine served last. It goes on serving while a newer version is bad."""
     failure: Failure | None = None
 
 
@@ -117,17 +120,26 @@ def decide(view: View) -> list[Step]:
 
 def _adapter(view: View, name: str, source: Source) -> list[Step]:
     record = view.records.get(name, Record())
-    failure = record.failure
-    if failure and failure.source == source and (failure.permanent or view.now < failure.retry_at):
-        return []
-    if not record.version or record.version.source != source:
-        return [] if record.preparing == source else [Prepare(name, source)]
-    if view.engine is None:
-        return []
-    loaded, path = view.engine.get(name), record.version.path
+    path, steps = record.good, list[Step]()
+    if not _blocked(view, record, source):
+        if record.version and record.version.source == source:
+            path = record.version.path
+        elif record.preparing != source:
+            steps.append(Prepare(name, source))
+    if view.engine is None or path is None:
+        return steps
+    loaded = view.engine.get(name)
     if loaded is None:
-        return [Load(name, path)]
-    return [] if loaded == path else [Swap(name, loaded, path)]
+        steps.append(Load(name, path))
+    elif loaded != path:
+        steps.append(Swap(name, loaded, path))
+    return steps
+
+
+def _blocked(view: View, record: Record, source: Source) -> bool:
+    """Whether the source failed and it is not time to try it again."""
+    failure = record.failure
+    return bool(failure and failure.source == source and (failure.permanent or view.now < failure.retry_at))
 
 
 def _garbage(view: View) -> list[Step]:
@@ -137,16 +149,29 @@ def _garbage(view: View) -> list[Step]:
     """
     if view.engine is None:
         return []
-    kept = {record.version.path for name, record in view.records.items() if record.version and name in view.wanted}
-    kept |= set(view.engine.values())
-    return [Delete(path) for path in view.folders if path not in kept and _free(view, path)]
+    kept: set[str | None] = set(view.engine.values())
+    busy = set()
+    for name, source in view.wanted.items():
+        record = view.records.get(name, Record())
+        kept |= {record.good, record.version.path if record.version else None}
+        if not _blocked(view, record, source) and not (record.version and record.version.source == source):
+            busy.add(name)  # what is prepared may turn out to be a version that is on disk already
+    return [
+        Delete(path)
+        for path in view.folders
+        if path not in kept and adapter_of(path) not in busy and _free(view, path)
+    ]
+
+
+def adapter_of(path: str) -> str:
+    """The adapter's name in the path of a version."""
+    return path.rsplit("/", 2)[-2]
 
 
 def _free(view: View, path: str) -> bool:
     since = view.now - view.unloaded.get(path, view.now)
     if view.in_flight is None:
         return since >= view.blind_grace
-    name = path.rsplit("/", 2)[-2]
-    running = [view.in_flight[model].oldest for model in (name, ANY_MODEL) if model in view.in_flight]
+    running = [view.in_flight[model].oldest for model in (adapter_of(path), ANY_MODEL) if model in view.in_flight]
     # A second more than needed, as the two clocks were not read at the same time.
     return since >= view.grace and all(oldest + 1 < since for oldest in running)

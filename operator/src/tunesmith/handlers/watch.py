@@ -26,12 +26,12 @@ def registry(queue: WorkQueue[Key]) -> kopf.OperatorRegistry:
     # (namespace, kind, name) of what is referred to -> keys of those that refer to it.
     referrers: dict[tuple[str, str, str], set[Key]] = {}
 
-    def resource_changed(body: Mapping[str, Any], event: Mapping[str, Any], **_: Any) -> None:
+    async def resource_changed(body: Mapping[str, Any], event: Mapping[str, Any], **_: Any) -> None:
         key = Key(body["kind"], body["metadata"]["namespace"], body["metadata"]["name"])
         if event["type"] == "DELETED":
             queue.forget(key)
-            for keys in referrers.values():
-                keys.discard(key)
+            for referring in referrers.values():
+                referring.discard(key)
         else:
             queue.add(key)
             for _, source in sources(MODELS[key.kind].model_validate(dict(body))):
@@ -40,9 +40,13 @@ def registry(queue: WorkQueue[Key]) -> kopf.OperatorRegistry:
         for referrer in referrers.get((key.namespace, key.kind, key.name), ()):
             queue.add(referrer)
 
-    def child_changed(labels: Mapping[str, str], namespace: str | None, **_: Any) -> None:
+    async def child_changed(labels: Mapping[str, str], namespace: str | None, **_: Any) -> None:
         if labels[KIND_LABEL] in MODELS and namespace:
             queue.add(Key(labels[KIND_LABEL], namespace, labels[NAME_LABEL]))
+
+    @kopf.on.login(registry=handlers)
+    async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
+        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
 
     for model in MODELS.values():
         plural = model.__name__.lower() + "s"

@@ -1,0 +1,307 @@
+"""The loop that makes the engine serve what it should. The only place that acts on the engine and the store."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Iterator, Mapping
+
+from tunesmith.agent.desired import Desired
+from tunesmith.agent.engine import Engine, EngineError
+from tunesmith.agent.metrics import Metrics
+from tunesmith.agent.prepare import PrepareError, Preparer
+from tunesmith.agent.reconcile import Delete, Failure, Load, Prepare, Record, Step, Swap, Unload, Version, View, decide
+from tunesmith.agent.settings import Settings
+from tunesmith.agent.store import NAME, Source, Store
+from tunesmith.serving.contract import AgentStatus, ObservedAdapter, State
+
+log = logging.getLogger(__name__)
+
+MAX_DELAY = 60.0
+PROBE_DOWN, PROBE_UP, POLL = 0.5, 1.0, 1.0
+MAX_SILENT = 3
+
+
+def delay(attempts: int) -> float:
+    """Seconds before the next attempt: 1, 2, 4 ... 60, spread so that pods do not come all at once."""
+    return float(min(MAX_DELAY, 2.0 ** min(attempts - 1, 10)) * random.uniform(0.8, 1.0))
+
+
+class Agent:
+    """One pod's agent."""
+
+    def __init__(self, settings: Settings, engine: Engine, metrics: Metrics) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.metrics = metrics
+        self.store = Store(settings.adapters_folder)
+        self.preparer = Preparer(self.store)
+        self.wake = asyncio.Event()
+        self.desired = Desired(settings.state_file, settings.adapters_folder / ".state.json", self.wake.set)
+        self.records: dict[str, Record] = {}
+        self.wanted: Mapping[str, Source] = {}
+        self.up = False
+        self.loaded: dict[str, str] | None = None
+        self.unloaded: dict[str, float] = {}
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+        self.settled = False
+        """Whether, since the engine came up, everything on disk has been offered to it."""
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        watchers = [asyncio.create_task(self._watch_engine()), asyncio.create_task(self._watch_file())]
+        try:
+            while True:
+                self.wake.clear()
+                try:
+                    await self._pass()
+                except Exception:  # whatever it was, the next pass starts from what is
+                    log.exception("pass failed")
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.wake.wait(), self._rest())
+        finally:
+            for task in [*watchers, *self.tasks.values()]:
+                task.cancel()
+            await asyncio.gather(*watchers, *self.tasks.values(), return_exceptions=True)
+
+    async def _watch_engine(self) -> None:
+        silent = 0
+        while True:
+            answer = await self.engine.healthy()
+            # A pod that leaves its Service because it is busy makes the others busier.
+            silent = silent + 1 if answer is None else 0
+            up = self.up and silent < MAX_SILENT if answer is None else answer
+            if up != self.up:
+                log.info("the engine is %s", "up" if up else "down")
+                self.up = up
+                if not up:
+                    self.loaded, self.settled = None, False
+                self.metrics.engine_up.set(up)
+                self.wake.set()
+            await asyncio.sleep(PROBE_UP if up else PROBE_DOWN)
+
+    async def _watch_file(self) -> None:
+        while True:
+            await asyncio.sleep(POLL)
+            self.desired.poll()
+
+    def _rest(self) -> float:
+        """Seconds to the next pass: the resync, or a retry that is due before."""
+        due = [r.failure.retry_at for r in self.records.values() if r.failure and not r.failure.permanent]
+        now = time.monotonic()
+        return max(0.1, min([self.settings.resync_seconds, *(at - now for at in due if at > now)]))
+
+    async def _pass(self) -> None:
+        state = self.desired.state
+        if state is None:
+            return
+        known = await self._ask()
+        view = await self._view(state, known)
+        self.wanted = view.wanted
+        self._drop_unwanted(view)
+        steps = decide(view)
+        for step in steps:
+            await self._act(step, state)
+        if known and not self.settled:
+            self.settled = not any(isinstance(s, Load | Swap) for s in decide(await self._view(state, known)))
+        self.metrics.show(self.status())
+
+    async def _ask(self) -> bool:
+        """Learn what the engine has. Says whether that was possible."""
+        if not self.up:
+            return False
+        try:
+            self.loaded = await self.engine.adapters()
+        except EngineError as error:
+            log.warning("%s", error)
+            return False
+        return True
+
+    async def _view(self, state: State, known: bool) -> View:
+        now = time.monotonic()
+        adapters = [a for a in state.adapters if self._refusal(state, a.name) is None]
+        sources = await asyncio.to_thread(lambda: {a.name: Source.of(a) for a in adapters})
+        folders = [str(p) for p in await asyncio.to_thread(self.store.folders)]
+        for path in (self.loaded or {}).values():
+            self.unloaded[path] = now
+        for name, path in (self.loaded or {}).items():
+            if name in sources and self.store.owns(path):
+                self.records.setdefault(name, Record()).good = path
+        self.unloaded = {path: self.unloaded.get(path, now) for path in folders}
+        for record in self.records.values():
+            if record.version and record.version.path not in folders:
+                record.version = None  # somebody deleted it: make it again before the engine misses it
+        in_flight = await self.engine.in_flight() if known and folders else None
+        return View(
+            now=now,
+            wanted=sources,
+            records=self.records,
+            engine=dict(self.loaded or {}) if known else None,
+            folders=folders,
+            unloaded=self.unloaded,
+            in_flight=in_flight,
+            store=str(self.store.root),
+            grace=self.settings.grace_seconds,
+            blind_grace=self.settings.blind_grace_seconds,
+        )
+
+    def _drop_unwanted(self, view: View) -> None:
+        for name in list(self.tasks):
+            if view.wanted.get(name) != self.records[name].preparing:
+                self.tasks.pop(name).cancel()
+                self.records[name].preparing = None
+        for name in self.records.keys() - view.wanted.keys():
+            del self.records[name]
+        self.store.sweep(view.wanted)
+
+    async def _act(self, step: Step, state: State) -> None:
+        """Take one step. What fails concerns this adapter only."""
+        match step:
+            case Prepare(name, source):
+                record = self.records.setdefault(name, Record())
+                record.preparing = source
+                if record.failure and record.failure.source != source:
+                    record.failure = None
+                self.tasks[name] = asyncio.create_task(self._prepare(name, source, state))
+            case Load(name, path):
+                again = self.records[name].good == path
+                if await self._load(name, path) and again:
+                    self.metrics.drift_repaired.inc()
+            case Swap(name, old, path):
+                await self._swap(name, old, path)
+            case Unload(name, path):
+                with self._failing_softly(name):
+                    await self.engine.unload(name)
+                    self._gone(name, path)
+            case Delete(path):
+                log.info("delete %s", path)
+                with self._failing_softly(path):
+                    await asyncio.to_thread(self.store.delete, self.store.root / path)
+
+    @contextlib.contextmanager
+    def _failing_softly(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (EngineError, OSError) as error:
+            log.warning("%s: %s: tried again", what, error)
+
+    async def _prepare(self, name: str, source: Source, state: State) -> None:
+        record = self.records[name]
+        start = time.monotonic()
+        try:
+            folder = await self.preparer.prepare(name, source, state)
+        except PrepareError as error:
+            self._fail(name, source, str(error), permanent=error.permanent)
+        except Exception as error:
+            log.exception("preparing %s failed", name)
+            self._fail(name, source, f"{source.uri}: {error!r}", permanent=False)
+        else:
+            record.version = Version(source, str(folder))
+            self.metrics.prepare_seconds.observe(time.monotonic() - start)
+            log.info("%s: %s is at %s", name, source.uri, folder)
+        self.tasks.pop(name, None)
+        record.preparing = None
+        self.wake.set()
+
+    async def _load(self, name: str, path: str) -> bool:
+        record = self.records[name]
+        version = record.version
+        # Whose success or failure this is. None: an older version is put back while the wanted one is bad.
+        newest = version.source if version and version.path == path else None
+        if newest != self.wanted.get(name):
+            newest = None
+        start = time.monotonic()
+        try:
+            await self.engine.load(name, path)
+        except EngineError as error:
+            if newest:
+                self._fail(name, newest, str(error), permanent=error.permanent)
+            else:
+                log.warning("%s: %s: %s", name, path, error)
+            return False
+        self.metrics.load_seconds.observe(time.monotonic() - start)
+        log.info("loaded %s from %s in %.3f s", name, path, time.monotonic() - start)
+        if newest:
+            record.failure = None
+        record.good = path
+        if self.loaded is not None:
+            self.loaded[name] = path
+        return True
+
+    async def _swap(self, name: str, old: str, path: str) -> None:
+        """Unload and load: what has begun ends with the old version, what comes now waits for the new one. Loading
+        in place would change the weights in the middle of an answer."""
+        with self._failing_softly(name):
+            await self.engine.hold(name)
+        try:
+            with self._failing_softly(name):
+                await self.engine.unload(name)
+                self._gone(name, old)
+                if not await self._load(name, path) and self.store.owns(old):
+                    await self.engine.load(name, old)
+                    if self.loaded is not None:
+                        self.loaded[name] = old
+        finally:
+            with self._failing_softly(name):
+                await self.engine.release(name)
+
+    def _gone(self, name: str, path: str) -> None:
+        log.info("unloaded %s from %s", name, path)
+        self.unloaded[path] = time.monotonic()
+        if self.loaded is not None:
+            self.loaded.pop(name, None)
+
+    def _fail(self, name: str, source: Source, message: str, *, permanent: bool) -> None:
+        record = self.records[name]
+        before = record.failure.attempts if record.failure and record.failure.source == source else 0
+        retry_at = time.monotonic() + delay(before + 1)
+        record.failure = Failure(source, message, permanent, before + 1, retry_at)
+        self.metrics.failures.inc()
+        log.warning("%s (attempt %d): %s", name, before + 1, message)
+
+    def _refusal(self, state: State, name: str) -> str | None:
+        """Why this name cannot be served at all."""
+        if not NAME.fullmatch(name):
+            return f"{name!r} cannot be an adapter's name: letters, digits, '-', '.' and '_', at most 63"
+        if name == state.model_name:
+            return f"{name} is the name of the model itself: give the adapter another"
+        if sum(a.name == name for a in state.adapters) > 1:
+            return f"the name {name} is given to more than one adapter"
+        return None
+
+    def status(self) -> AgentStatus:
+        """What there is to report."""
+        state = self.desired.state
+        if state is None:
+            engine = "Ready" if self.up else "Starting"
+            return AgentStatus.model_validate({"revision": 0, "engine": engine, "ready": False})
+        adapters = [self._observe(state, a.name, a.uri) for a in state.adapters]
+        served = self.loaded or {}
+        return AgentStatus(
+            revision=state.revision,
+            engine="Ready" if self.up else "Starting",
+            ready=self.up and self.settled and all(a.name in served for a in state.adapters if a.required),
+            adapters=adapters,
+        )
+
+    def _observe(self, state: State, name: str, uri: str) -> ObservedAdapter:
+        refusal = self._refusal(state, name)
+        if refusal:
+            return ObservedAdapter(name=name, uri=uri, state="Failed", message=refusal, attempts=1)
+        record = self.records.get(name, Record())
+        served = (self.loaded or {}).get(name)
+        failure = record.failure
+        digest = served.rsplit("/", 1)[-1] if served else None
+        if failure and failure.source.uri == uri:
+            message = failure.message + (f" (version {digest[:12]} is served on)" if digest else "")
+            return ObservedAdapter(
+                name=name, uri=uri, state="Failed", digest=digest, message=message, attempts=failure.attempts
+            )
+        version = record.version if record.version and record.version.source.uri == uri else None
+        if version and served == version.path:
+            return ObservedAdapter(name=name, uri=uri, state="Ready", digest=digest)
+        message = "fetched and checked" if record.preparing else "waits for the engine" if version else None
+        return ObservedAdapter(name=name, uri=uri, state="Loading", message=message)

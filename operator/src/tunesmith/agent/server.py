@@ -1,0 +1,74 @@
+"""The agent's own port: status and metrics for all, the desired state for who has the admin token."""
+
+from __future__ import annotations
+
+import hmac
+from pathlib import Path
+
+from aiohttp import web
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import ValidationError
+
+from tunesmith.agent.loop import Agent
+from tunesmith.serving.contract import State
+
+AGENT: web.AppKey[Agent] = web.AppKey("agent", Agent)
+
+
+def token(path: Path) -> str:
+    """The admin token. Read anew each time, as it may be rotated; empty where it is not there."""
+    try:
+        return path.read_text().strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def application(agent: Agent) -> web.Application:
+    """The routes."""
+    app = web.Application(client_max_size=2 * 1024 * 1024)
+    app[AGENT] = agent
+    app.router.add_get("/healthz", healthz)
+    app.router.add_get("/readyz", readyz)
+    app.router.add_get("/status", status)
+    app.router.add_get("/metrics", metrics)
+    app.router.add_put("/state", put_state)
+    return app
+
+
+async def healthz(_: web.Request) -> web.Response:
+    """The agent runs, and the guard is where the engine will look for it."""
+    return web.Response(text="ok\n")
+
+
+async def readyz(request: web.Request) -> web.Response:
+    """200 while the pod serves what it must."""
+    ready = request.app[AGENT].status().ready
+    return web.Response(text="ready\n" if ready else "not ready\n", status=200 if ready else 503)
+
+
+async def status(request: web.Request) -> web.Response:
+    """AgentStatus."""
+    return web.json_response(text=request.app[AGENT].status().model_dump_json(by_alias=True, exclude_none=True))
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """Prometheus' text format."""
+    body = generate_latest(request.app[AGENT].metrics.registry)
+    return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+async def put_state(request: web.Request) -> web.Response:
+    """Take a newer desired state. 409 where it is older than what the agent has."""
+    agent = request.app[AGENT]
+    wanted = token(agent.settings.admin_token_file)
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    if not wanted or scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), wanted.encode()):
+        return web.json_response({"error": "the admin token is needed"}, status=401)
+    try:
+        state = State.model_validate_json(await request.read())
+    except ValidationError as error:
+        return web.json_response({"error": str(error)}, status=422)
+    if not agent.desired.offer(state):
+        have = agent.desired.state.revision if agent.desired.state else 0
+        return web.json_response({"error": f"revision {state.revision} is not newer than {have}"}, status=409)
+    return await status(request)
