@@ -65,7 +65,7 @@ class TrainingPlan(Model):
     """Optimisation."""
 
     epochs: float
-    max_steps: int | None
+    max_steps: int | None = None
     learning_rate: float
     global_batch_size: int
     micro_batch_size: int

@@ -1,0 +1,87 @@
+"""Builders of observed objects: a test says what matters to it, the rest is filled in."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from tunesmith.decide.world import World
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+STAMP = "2026-01-02T03:04:05Z"
+UID = "0c7e7b1e-0000-4000-8000-000000000000"
+
+
+def resource(kind: str, spec: dict[str, Any], status: dict[str, Any] | None = None, name: str = "x") -> dict[str, Any]:
+    return {
+        "apiVersion": "tunesmith.io/v1alpha1",
+        "kind": kind,
+        "metadata": {"namespace": "ns", "name": name, "uid": UID, "generation": 3},
+        "spec": spec,
+        "status": status or {},
+    }
+
+
+def train(status: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
+    base = {
+        "model": {"uri": "pvc://store/base"},
+        "datasets": [{"uri": "configmap://data/train.jsonl"}],
+        "method": {"type": "SFT"},
+    }
+    return resource("FineTuneJob", {**base, **spec}, status)
+
+
+def merge(status: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
+    base = {"model": {"uri": "pvc://store/base"}, "adapters": [{"fineTuneJobRef": {"name": "tuned"}}]}
+    return resource("MergeJob", {**base, **spec}, status)
+
+
+def serve(status: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
+    return resource("ModelDeployment", {"model": {"uri": "pvc://store/base"}, **spec}, status)
+
+
+def world(resource: dict[str, Any], **fields: Any) -> World:
+    return World(resource=resource, now=fields.pop("now", NOW), token="secret-token", **fields)
+
+
+def mine(kind: str, name: str, **body: Any) -> dict[str, Any]:
+    labels = body.pop("labels", {})
+    meta = {"namespace": "ns", "name": name, "uid": "u-" + name, "labels": labels, "ownerReferences": [{"uid": UID}]}
+    return {"kind": kind, "metadata": meta, **body}
+
+
+def job(attempt: int = 1, ended: str | None = None, kind: str = "train") -> dict[str, Any]:
+    conditions = [{"type": ended, "status": "True"}] if ended else []
+    return mine(
+        "Job", f"x-{kind}-{attempt}", labels={"tunesmith.io/attempt": str(attempt)}, status={"conditions": conditions}
+    )
+
+
+def pod(name: str = "p0", attempt: int = 1, **status: Any) -> dict[str, Any]:
+    return mine("Pod", name, labels={"tunesmith.io/attempt": str(attempt)}, status={"phase": "Running", "podIP": "10.0.0.9", **status})
+
+
+def terminated(code: int, message: str = "", finished: str = STAMP, reason: str = "Error") -> dict[str, Any]:
+    state = {"terminated": {"exitCode": code, "message": message, "finishedAt": finished, "reason": reason}}
+    return {"phase": "Failed" if code else "Succeeded", "containerStatuses": [{"name": "trainer", "state": state}]}
+
+
+def finished(kind: str, name: str, artifact: str = "adapters", succeeded: str = "True") -> dict[str, Any]:
+    """A job that others refer to, over."""
+    condition = {
+        "type": "Succeeded",
+        "status": succeeded,
+        "reason": "Completed" if succeeded == "True" else "DataError",
+        "message": "",
+        "lastTransitionTime": STAMP,
+        "observedGeneration": 1,
+    }
+    status: dict[str, Any] = {"conditions": [condition]}
+    if succeeded == "True":
+        uri = f"pvc://store/{artifact}/abc"
+        status["artifact"] = {"kind": artifact, "uri": uri, "digest": "sha256:abc"}
+    return resource(kind, {}, status, name=name)
+
+
+def children(*objects: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(o["kind"], o["metadata"]["name"]): o for o in objects}

@@ -1,0 +1,98 @@
+"""The queue's promises."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+
+import pytest
+
+from tunesmith import workqueue
+from tunesmith.workqueue import WorkQueue
+
+
+async def drain(queue: WorkQueue[str], handle: object, seconds: float = 0.3, workers: int = 4) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(queue.run(handle, workers), seconds)  # type: ignore[arg-type]
+
+
+async def test_a_key_is_handled_once_however_often_it_was_added() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    seen: Counter[str] = Counter()
+
+    async def handle(key: str) -> None:
+        seen[key] += 1
+
+    for _ in range(100):
+        queue.add("a")
+    queue.add("b")
+    await drain(queue, handle)
+    assert seen == {"a": 1, "b": 1}
+
+
+async def test_a_key_is_never_handled_by_two_workers_and_an_add_meanwhile_is_not_lost() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    active = peak = count = 0
+
+    async def handle(key: str) -> None:
+        nonlocal active, peak, count
+        active, count = active + 1, count + 1
+        peak = max(peak, active)
+        if count < 3:
+            queue.add(key)
+        await asyncio.sleep(0.02)
+        active -= 1
+
+    queue.add("a")
+    await drain(queue, handle)
+    assert (peak, count) == (1, 3)
+
+
+async def test_a_failure_is_tried_again_and_further_apart(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(workqueue, "FIRST_RETRY_SECONDS", 0.01)
+    queue: WorkQueue[str] = WorkQueue()
+    times: list[float] = []
+
+    async def handle(key: str) -> None:
+        times.append(asyncio.get_running_loop().time())
+        if len(times) < 4:
+            raise ValueError("no")
+
+    queue.add("a")
+    await drain(queue, handle, 0.6)
+    gaps = [b - a for a, b in zip(times, times[1:], strict=False)]
+    assert len(times) == 4
+    assert gaps == sorted(gaps)
+    assert "ValueError: no" in caplog.text
+
+
+async def test_a_slow_key_does_not_hold_up_the_others() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    seen: list[str] = []
+
+    async def handle(key: str) -> None:
+        if key == "slow":
+            await asyncio.sleep(10)
+        seen.append(key)
+
+    for key in ("slow", "b", "c", "d"):
+        queue.add(key)
+    await drain(queue, handle, workers=2)
+    assert sorted(seen) == ["b", "c", "d"]
+
+
+async def test_the_sooner_of_two_times_counts() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    seen: list[str] = []
+
+    async def handle(key: str) -> None:
+        seen.append(key)
+
+    queue.add("a", 100)
+    queue.add("a", 0.01)
+    queue.add("a", 50)
+    await drain(queue, handle)
+    assert seen == ["a"]
