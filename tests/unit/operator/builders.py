@@ -58,7 +58,12 @@ def job(attempt: int = 1, ended: str | None = None, kind: str = "train") -> dict
 
 
 def pod(name: str = "p0", attempt: int = 1, **status: Any) -> dict[str, Any]:
-    return mine("Pod", name, labels={"tunesmith.io/attempt": str(attempt)}, status={"phase": "Running", "podIP": "10.0.0.9", **status})
+    return mine(
+        "Pod",
+        name,
+        labels={"tunesmith.io/attempt": str(attempt)},
+        status={"phase": "Running", "podIP": "10.0.0.9", **status},
+    )
 
 
 def terminated(code: int, message: str = "", finished: str = STAMP, reason: str = "Error") -> dict[str, Any]:

@@ -7,12 +7,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from builders import NOW, STAMP, children, finished, job, merge, mine, pod, terminated, train, world
-
 from tunesmith.decide.job import MAX_ATTEMPTS, decide
 from tunesmith.decide.world import Decision, World
 from tunesmith.settings import Settings
 from tunesmith.training.report import Report
+from unit.operator.builders import NOW, STAMP, children, finished, job, merge, mine, pod, terminated, train, world
 
 SETTINGS = Settings()
 FAILED = {"reason": "DataError", "message": "row 17: no answer", "rank": 1, "log": ["a", "b"]}
@@ -48,7 +47,9 @@ def kinds(objects: tuple[dict[str, Any], ...]) -> list[tuple[str, str]]:
             "FineTuneJob a does not exist yet",
         ),
         (
-            world(merge(), references={("FineTuneJob", "tuned"): finished("FineTuneJob", "tuned", succeeded="Unknown")}),
+            world(
+                merge(), references={("FineTuneJob", "tuned"): finished("FineTuneJob", "tuned", succeeded="Unknown")}
+            ),
             "Unknown",
             "WaitingForReference",
             "has not finished yet",
@@ -187,7 +188,9 @@ def test_a_job_that_is_being_deleted_is_left_alone() -> None:
 def test_a_run_keeps_the_plan_that_it_began_with() -> None:
     begun = decided(world(train()))
     plan = next(o for o in begun.create if o["kind"] == "ConfigMap")
-    observed = world(train(), children=children(mine("ConfigMap", "x-train-plan", data=plan["data"]), job()), pods=(pod(),))
+    observed = world(
+        train(), children=children(mine("ConfigMap", "x-train-plan", data=plan["data"]), job()), pods=(pod(),)
+    )
     later = decide(observed, SETTINGS.model_copy(update={"default_store": "pvc://elsewhere"}))
     assert later is not None
     volumes = next(o for o in later.create if o["kind"] == "Job")["spec"]["template"]["spec"]["volumes"]

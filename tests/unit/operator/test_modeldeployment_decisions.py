@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from builders import children, finished, mine, pod, serve, world
-
 from tunesmith.decide.modeldeployment import decide
 from tunesmith.decide.world import Decision, World
 from tunesmith.serving.contract import AgentStatus
 from tunesmith.settings import Settings
+from unit.operator.builders import children, finished, mine, pod, serve, world
 
 SETTINGS = Settings()
 LORA1 = {"name": "lora1", "fineTuneJobRef": {"name": "a"}}
@@ -43,7 +42,12 @@ def test_an_adapter_that_is_not_trained_yet_does_not_keep_the_base_from_being_se
     decision = decided(world(serve(adapters=[LORA1]), references=A_RUNS))
     assert state(decision)["adapters"] == []
     status = decision.status.body()["adapters"][0]
-    assert status == {"name": "lora1", "state": "Waiting", "message": "FineTuneJob a has not finished yet", "readyPods": 0}
+    assert status == {
+        "name": "lora1",
+        "state": "Waiting",
+        "message": "FineTuneJob a has not finished yet",
+        "readyPods": 0,
+    }
 
 
 def test_adding_an_adapter_of_the_store_does_not_change_the_pods() -> None:

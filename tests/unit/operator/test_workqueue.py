@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections import Counter
 
 import pytest
-
 from tunesmith import workqueue
 from tunesmith.workqueue import WorkQueue
 
@@ -63,7 +63,7 @@ async def test_a_failure_is_tried_again_and_further_apart(
 
     queue.add("a")
     await drain(queue, handle, 0.6)
-    gaps = [b - a for a, b in zip(times, times[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(times)]
     assert len(times) == 4
     assert gaps == sorted(gaps)
     assert "ValueError: no" in caplog.text

@@ -1,0 +1,135 @@
+"""kubectl, the operator's process, and the resources that the tests apply."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import aiohttp
+from tunesmith.apply import Applier
+from tunesmith.kube.client import Client
+from tunesmith.observe import Observer
+from tunesmith.reconcile import Reconciler
+from tunesmith.settings import Settings
+from tunesmith_cluster import Cluster
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+IMAGE = "tunesmith-scripted:1"
+SETTINGS = Settings(trainer_image=IMAGE, engine_image=IMAGE, operator_image=IMAGE, poll_seconds=0.5, progress_seconds=0)
+WAIT_SECONDS = 60
+
+
+class Kubectl:
+    """kubectl in one namespace."""
+
+    def __init__(self, binary: Path, namespace: str) -> None:
+        self.binary, self.namespace = binary, namespace
+
+    def __call__(self, *arguments: str, stdin: object = None, check: bool = True) -> str:
+        done = subprocess.run(
+            [self.binary, "-n", self.namespace, *arguments],
+            input=None if stdin is None else json.dumps(stdin),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if check and done.returncode:
+            raise AssertionError(f"kubectl {' '.join(arguments)}: {done.stderr}")
+        return done.stdout if check else done.stdout + done.stderr
+
+    def apply(self, *objects: dict[str, Any]) -> None:
+        for body in objects:
+            self("apply", "-f", "-", stdin=body)
+
+    def get(self, kind: str, name: str) -> dict[str, Any]:
+        result: dict[str, Any] = json.loads(self("get", kind, name, "-o", "json"))
+        return result
+
+    def list(self, kind: str) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = json.loads(self("get", kind, "-o", "json"))["items"]
+        return items
+
+    def names(self, kind: str) -> list[str]:
+        return sorted(item["metadata"]["name"] for item in self.list(kind))
+
+    def condition(self, kind: str, name: str, type_: str = "Succeeded") -> dict[str, Any]:
+        conditions = self.get(kind, name).get("status", {}).get("conditions", [])
+        return next((c for c in conditions if c["type"] == type_), {})
+
+    def wait(self, kind: str, name: str, reason: str, type_: str = "Succeeded", seconds: float = WAIT_SECONDS) -> Any:
+        """Until the condition has the reason. Returns the resource."""
+        return eventually(
+            lambda: self.get(kind, name) if self.condition(kind, name, type_).get("reason") == reason else None,
+            lambda: f"{kind} {name}: wanted {reason}, found {self.condition(kind, name, type_)}",
+            seconds,
+        )
+
+
+def eventually(probe: Callable[[], Any], say: Callable[[], str], seconds: float = WAIT_SECONDS) -> Any:
+    end = time.monotonic() + seconds
+    while True:
+        if found := probe():
+            return found
+        if time.monotonic() > end:
+            raise AssertionError(say())
+        time.sleep(0.3)
+
+
+@contextmanager
+def operator(cluster: Cluster, namespace: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The operator's own process, which watches one namespace."""
+    values = SETTINGS.model_dump() | {"watch_namespaces": namespace, "namespace": namespace, "pod_name": uuid4().hex}
+    values |= {"health_port": 0, "metrics_port": 0}
+    environment = {f"TUNESMITH_{name.upper()}": str(value) for name, value in values.items()}
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tunesmith"],
+            env={**os.environ, **environment, "KUBECONFIG": str(cluster.kubeconfig)},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+
+
+def reconciler(client: Client, http: aiohttp.ClientSession) -> Reconciler:
+    observer = Observer(client, http, SETTINGS)
+    return Reconciler(observer, Applier(client, http, observer.admin_token), SETTINGS)
+
+
+def train(name: str, behaviour: str = "succeed", **spec: Any) -> dict[str, Any]:
+    base = {
+        "model": {"uri": f"file:///behave/{behaviour}"},
+        "datasets": [{"uri": "file:///data.jsonl"}],
+        "method": {"type": "SFT"},
+    }
+    return custom("FineTuneJob", name, {**base, **spec})
+
+
+def merge(name: str, adapter: str, behaviour: str = "succeed") -> dict[str, Any]:
+    spec = {"model": {"uri": f"file:///behave/{behaviour}"}, "adapters": [{"fineTuneJobRef": {"name": adapter}}]}
+    return custom("MergeJob", name, spec)
+
+
+def serve(name: str, **spec: Any) -> dict[str, Any]:
+    return custom("ModelDeployment", name, {"model": {"uri": "file:///model"}, **spec})
+
+
+def custom(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    return {"apiVersion": "tunesmith.io/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec}

@@ -1,0 +1,84 @@
+"""What the API server itself refuses, and how it says so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from integration.harness import Kubectl, custom, serve, train
+
+ADAPTER = {"name": "lora1", "uri": "pvc://store/x"}
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("an unknown field", train("x", tunner={"type": "LoRA"}), 'unknown field "spec.tunner"'),
+    ("a wrong enum", train("x", method={"type": "SFTT"}), 'spec.method.type: Unsupported value: "SFTT"'),
+    ("a negative rank", train("x", tuner={"rank": -8}), "spec.tuner.rank: Invalid value: -8"),
+    ("rank of a full tuner", train("x", tuner={"type": "Full", "rank": 8}), "are only for types LoRA and QLoRA"),
+    ("no dataset", train("x", datasets=[]), "spec.datasets"),
+    ("no model", train("x", model={}), "exactly one of uri, fineTuneJobRef and mergeJobRef must be set"),
+    (
+        "two models",
+        train("x", model={"uri": "hf://a/b", "mergeJobRef": {"name": "m"}}),
+        "exactly one of uri, fineTuneJobRef and mergeJobRef must be set",
+    ),
+    ("an address of no known kind", train("x", model={"uri": "ftp://a/b"}), "spec.model.uri"),
+    ("https without a digest", train("x", datasets=[{"uri": "https://a/b.jsonl"}]), "spec.datasets[0].uri"),
+    ("options of another method", train("x", method={"type": "PreTraining", "sft": {}}), "sft is only for type SFT"),
+    (
+        "batches that do not divide",
+        train("x", training={"globalBatchSize": 10, "microBatchSize": 4}),
+        "globalBatchSize must be a multiple of microBatchSize",
+    ),
+    ("a learning rate of zero", train("x", training={"learningRate": 0}), "spec.training.learningRate"),
+    ("a name too long for its children", train("x" * 44), "metadata.name is too long: at most 43 characters"),
+    ("a name with a dot", train("a.b"), "metadata.name must be a DNS label"),
+    ("two adapters of one name", serve("x", adapters=[ADAPTER, ADAPTER]), "Duplicate value"),
+    (
+        "an adapter named as the base",
+        serve("x", adapters=[{**ADAPTER, "name": "base"}]),
+        "cannot have the name of the model",
+    ),
+    ("an adapter from nowhere", serve("x", adapters=[{"name": "a"}]), "exactly one of uri and fineTuneJobRef"),
+    (
+        "a merge without adapters",
+        custom("MergeJob", "x", {"model": {"uri": "hf://a/b"}, "adapters": []}),
+        "spec.adapters",
+    ),
+]
+
+
+@pytest.mark.parametrize(("body", "message"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
+def test_bad_input_is_refused_at_apply(kubectl: Kubectl, body: dict[str, Any], message: str) -> None:
+    said = kubectl("apply", "--dry-run=server", "-f", "-", stdin=body, check=False)
+    assert message in said
+
+
+@pytest.mark.parametrize(
+    ("body", "change", "message"),
+    [
+        (train("x"), {"nodes": 2}, "the spec of a FineTuneJob cannot be changed"),
+        (
+            custom("MergeJob", "x", {"model": {"uri": "hf://a/b"}, "adapters": [{"uri": "hf://a/c"}]}),
+            {"dtype": "Float32"},
+            "the spec of a MergeJob cannot be changed",
+        ),
+    ],
+)
+def test_the_spec_of_a_job_cannot_be_changed(
+    kubectl: Kubectl, body: dict[str, Any], change: dict[str, Any], message: str
+) -> None:
+    kubectl.apply(body)
+    body["spec"] |= change
+    assert message in kubectl("apply", "-f", "-", stdin=body, check=False)
+
+
+def test_every_default_is_visible_in_the_stored_resource(kubectl: Kubectl) -> None:
+    kubectl.apply(train("x"))
+    spec = kubectl.get("finetunejob", "x")["spec"]
+    assert spec["tuner"] == {"type": "LoRA"}
+    assert spec["training"]["globalBatchSize"] == 16
+    assert spec["nodes"] == 1
+
+
+def test_explain_describes_every_field(kubectl: Kubectl) -> None:
+    text = kubectl("explain", "ftj.spec.training", "--recursive=false")
+    assert "Rows of one optimizer step, over all processes" in text
