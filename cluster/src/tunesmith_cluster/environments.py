@@ -158,9 +158,7 @@ def main(arguments: Sequence[str]) -> None:
             os.execve(python, [str(python), *rest], {**os.environ, **variables})
         case _:
             names = "|".join(ENVIRONMENTS)
-            sys.exit(
-                f"usage: python -m tunesmith_cluster.environments path {names} | run {names} ARGUMENT..."
-            )
+            sys.exit(f"usage: python -m tunesmith_cluster.environments path {names} | run {names} ARGUMENT...")
 
 
 if __name__ == "__main__":
