@@ -34,48 +34,48 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- with $image.digest }}@{{ . }}{{ end }}
 {{- end }}
 
-{{- /* All that the operator may do where it watches. Secrets are only got by name, never listed. */}}
+{{- /* All that the operator may do where it watches, and it needs all of it. Secrets are only got by name. */}}
 {{- define "tunesmith.operatorRules" -}}
 - apiGroups: [tunesmith.io]
   resources: [finetunejobs, mergejobs, modeldeployments]
   verbs: [get, list, watch]
 - apiGroups: [tunesmith.io]
   resources: [finetunejobs/status, mergejobs/status, modeldeployments/status]
-  verbs: [get, patch]
-# To set ownerReferences with blockOwnerDeletion where the cluster checks who may (as OpenShift does).
+  verbs: [patch]
+# Children name their owner with blockOwnerDeletion: some clusters, such as OpenShift, check who may.
 - apiGroups: [tunesmith.io]
   resources: [finetunejobs/finalizers, mergejobs/finalizers, modeldeployments/finalizers]
   verbs: [update]
 # Children are written by server-side apply, which needs patch and, for a new object, create.
 - apiGroups: [batch]
   resources: [jobs]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, patch]
 - apiGroups: [apps]
   resources: [deployments]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, patch]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, create, patch, delete]
 - apiGroups: [""]
   resources: [services, configmaps]
-  verbs: [get, create, patch, delete]
-- apiGroups: [""]
-  resources: [secrets]
   verbs: [get, create, patch]
 - apiGroups: [""]
+  resources: [secrets]
+  verbs: [get, create]
+- apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
   verbs: [get]
-- apiGroups: ["", events.k8s.io]
+- apiGroups: [""]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [create]
 {{- end }}
 
 {{- /* For the Lease that decides which replica works, in the release's own namespace. */}}
 {{- define "tunesmith.leaseRules" -}}
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
-  verbs: [get, create, patch, update]
+  verbs: [get, create, update]
 {{- end }}
