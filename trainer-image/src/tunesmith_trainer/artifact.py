@@ -1,0 +1,76 @@
+"""Artefacts: written to a temporary folder of the store, named by their digest, moved into place in one step."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tunesmith import artifacts
+from tunesmith.api.base import Artifact
+from tunesmith.training.location import join
+from tunesmith.training.plan import MergePlan, TrainPlan, digest
+from tunesmith_trainer.data import SourceFile
+from tunesmith_trainer.model import manifest_of
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+PACKAGES = ("torch", "transformers", "trl", "peft")
+
+
+@contextmanager
+def draft(plan: TrainPlan | MergePlan, kind: Literal["adapters", "models"]) -> Iterator[Path]:
+    """A new folder in the store for an artefact in the making. What an earlier attempt of this job left is cleared."""
+    folder = Path(plan.output.path) / kind / f".tmp-{plan.job.uid}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish(
+    folder: Path, plan: TrainPlan | MergePlan, kind: Literal["adapters", "models"], sources: Sequence[SourceFile] = ()
+) -> Artifact:
+    """Move a finished draft to `<store>/<kind>/<sha256>/`, with its manifest."""
+    for path in artifacts.files(folder):
+        path.chmod(0o644)  # other pods of other users read it
+    name = artifacts.digest(folder)
+    base: dict[str, Any] = {"uri": plan.model.uri}
+    if known := manifest_of(plan.model).get("digest"):
+        base["digest"] = known
+    manifest = {
+        "kind": kind,
+        "digest": f"sha256:{name}",
+        "job": {"kind": plan.kind, **plan.job.body()},
+        "base": base,
+        "planDigest": digest(plan),
+        "data": [{"uri": source.uri, "digest": source.digest} for source in sources],
+        "versions": {package: version(package) for package in PACKAGES},
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    if isinstance(plan, MergePlan):
+        manifest["adapters"] = [
+            {"uri": adapter.uri, "digest": manifest_of(adapter).get("digest")} for adapter in plan.adapters
+        ]
+    (folder / artifacts.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    artifacts.publish(folder, Path(plan.output.path) / kind, name)
+    return Artifact(kind=kind, uri=join(plan.output.uri, kind, name), digest=f"sha256:{name}", base=plan.model.uri)
+
+
+def save_adapter(model: PeftModel, base_uri: str, folder: Path) -> None:
+    """Write adapter_model.safetensors and adapter_config.json, the same bytes for the same weights."""
+    model.peft_config["default"].base_model_name_or_path = base_uri
+    model.save_pretrained(folder, save_embedding_layers=False)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    # PEFT writes a set in an order that differs from process to process.
+    config["target_modules"] = sorted(config["target_modules"])
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (folder / "README.md").unlink(missing_ok=True)

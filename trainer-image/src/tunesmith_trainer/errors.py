@@ -1,0 +1,64 @@
+"""Failures that are told apart, each with an exit code. A message names the field or file, what was found, and
+what to do."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from tunesmith.training.report import FailureClass
+
+
+class TrainerError(Exception):
+    """A failure whose class is known."""
+
+    reason: ClassVar[FailureClass] = "Internal"
+    exit_code: ClassVar[int] = 70
+
+
+class ConfigError(TrainerError):
+    """The plan asks for what cannot be done."""
+
+    reason = "ConfigError"
+    exit_code = 64
+
+
+class DataError(TrainerError):
+    """A dataset is missing, empty, or has a bad row."""
+
+    reason = "DataError"
+    exit_code = 65
+
+
+class ModelError(TrainerError):
+    """A model or adapter is missing or does not fit."""
+
+    reason = "ModelError"
+    exit_code = 66
+
+
+class CheckFailed(TrainerError):  # noqa: N818 - the name is the reported class
+    """The merged model differs from base + adapters."""
+
+    reason = "CheckFailed"
+    exit_code = 67
+
+
+class OutOfMemory(TrainerError):  # noqa: N818 - the name is the reported class
+    """The machine's or the accelerator's memory did not suffice."""
+
+    reason = "OutOfMemory"
+    exit_code = 68
+
+
+class InternalError(TrainerError):
+    """Anything else."""
+
+    reason = "Internal"
+    exit_code = 70
+
+
+class Interrupted(TrainerError):  # noqa: N818 - the name is the reported class
+    """SIGTERM."""
+
+    reason = "Interrupted"
+    exit_code = 143

@@ -1,0 +1,206 @@
+"""Rows -> token ids and labels. What is learned is exact: the tokens that the model itself would write.
+
+An assistant's turn begins where the model's chat template, asked for a generation prompt over the turns before it,
+ends; and it ends with the end-of-turn token. Both are found by rendering prefixes of the conversation. Where the
+whole rendering does not begin with the rendering of a prefix, the template rewrites history (some drop earlier
+reasoning); then TRL's training variant of that template is used, which marks the assistant's turns, and where there
+is none the row is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from tunesmith_trainer.data import Row
+from tunesmith_trainer.errors import DataError, ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+LossOn = Literal["Assistant", "LastAssistant", "All"]
+Span = tuple[int, int]
+IGNORED = -100
+BATCH = 256
+
+Ids = np.ndarray[tuple[int], np.dtype[np.int32]]
+
+
+@dataclass
+class Tokens:
+    """Tokenised rows: token ids and labels, one array of each per row and of equal length. A label is the token
+    itself where it is learned, else -100."""
+
+    input_ids: list[Ids] = field(default_factory=list)
+    labels: list[Ids] = field(default_factory=list)
+    cut: int = 0
+    """Rows that were longer than the limit."""
+    dropped: int = 0
+    """Rows of which nothing to learn was left within the limit."""
+
+
+class HistoryRewritten(Exception):  # noqa: N818 - not an error: another way is tried
+    """The template renders a turn differently once others follow."""
+
+
+@dataclass(frozen=True)
+class Masker:
+    """Finds the learned parts of a row's text by the tokenizer's chat template."""
+
+    tokenizer: PreTrainedTokenizerFast
+    loss_on: LossOn
+
+    def render(self, row: Row, count: int, prompt: bool = False) -> str:
+        """The first `count` messages as the model sees them; with `prompt`, up to where it would begin to answer."""
+        text = self.tokenizer.apply_chat_template(
+            list(row.messages[:count]), tools=row.tools, tokenize=False, add_generation_prompt=prompt
+        )
+        return str(text)
+
+    def spans(self, row: Row) -> tuple[str, list[Span]]:
+        """The row's text and the character ranges in it that are learned."""
+        if not row.messages:
+            if self.loss_on != "All":
+                raise DataError(
+                    f"{row.where}: it is plain text, which has no assistant's turn; use method PreTraining, or loss_on All"
+                )
+            text = (
+                row.text
+                if row.text.endswith(str(self.tokenizer.eos_token))
+                else row.text + str(self.tokenizer.eos_token)
+            )
+            return text, [(0, len(text))]
+        turns = [i for i, message in enumerate(row.messages) if message["role"] == "assistant"]
+        if self.loss_on != "All":
+            roles = [message["role"] for message in row.messages]
+            if not turns:
+                raise DataError(f"{row.where}: no assistant's turn to learn from; found the roles {roles}")
+            if turns[0] == 0:
+                raise DataError(
+                    f"{row.where}: it begins with the assistant's turn; expected a user's before it; found the roles {roles}"
+                )
+        try:
+            whole = self.render(row, len(row.messages))
+            if self.loss_on == "All":
+                return self.ended(whole, [(0, len(whole))])
+            chosen = turns[-1:] if self.loss_on == "LastAssistant" else turns
+            return self.ended(whole, [self.span(row, whole, turn) for turn in chosen])
+        except HistoryRewritten:
+            return self.marked(row)
+        except (DataError, ModelError):
+            raise
+        except Exception as error:  # jinja's TemplateError, or whatever a template does with a row it did not expect
+            raise DataError(f"{row.where}: the model's chat template refuses it: {error}") from error
+
+    def span(self, row: Row, whole: str, turn: int) -> Span:
+        """The range of one assistant's turn in `whole`."""
+        before = self.render(row, turn, prompt=True)
+        after = self.render(row, turn + 1)
+        if not (whole.startswith(after) and after.startswith(before)):
+            raise HistoryRewritten
+        # White space after the end-of-turn token is the template's, not the model's.
+        stripped = after.rstrip()
+        return len(before), len(stripped) if self.ends_turn(stripped) and len(stripped) > len(before) else len(after)
+
+    def marked(self, row: Row) -> tuple[str, list[Span]]:
+        """As `spans`, by a training variant of the template that marks the assistant's turns."""
+        from transformers.utils.chat_template_utils import render_jinja_template
+        from trl.chat_template_utils import get_training_chat_template
+
+        try:
+            template = get_training_chat_template(self.tokenizer) or self.tokenizer.chat_template
+        except ValueError:
+            raise DataError(
+                f"{row.where}: the model's chat template renders earlier turns differently once others follow, so that "
+                "it is not exact which tokens are learned; split the conversation into single turns, or set "
+                "spec.method.sft.lossOn to LastAssistant or All"
+            ) from None
+        texts, marks = render_jinja_template(
+            [list(row.messages)],
+            tools=row.tools,
+            chat_template=template,
+            return_assistant_tokens_mask=True,
+            **self.tokenizer.special_tokens_map,
+        )
+        spans = [(int(start), int(end)) for start, end in marks[0]]
+        return self.ended(texts[0], spans[-1:] if self.loss_on == "LastAssistant" else spans)
+
+    def ends_turn(self, text: str) -> bool:
+        """Whether `text` ends with a special token."""
+        return text.endswith(tuple(self.tokenizer.get_added_vocab()) + (str(self.tokenizer.eos_token),))
+
+    def ended(self, text: str, spans: list[Span]) -> tuple[str, list[Span]]:
+        """`text` and `spans`, with the end-of-sequence token added where a template leaves the last turn open: the
+        model must learn to stop."""
+        start, end = spans[-1]
+        if end < len(text.rstrip()) or self.ends_turn(text.rstrip()):
+            return text, spans
+        eos = str(self.tokenizer.eos_token)
+        return text + eos, [*spans[:-1], (start, len(text) + len(eos))]
+
+    def tokens(self, rows: Sequence[Row]) -> Iterator[tuple[Ids, Ids]]:
+        """(ids, labels) of each row. Conversations carry the template's special tokens, text the tokenizer's own."""
+        found = [self.spans(row) for row in rows]
+        for special in (False, True):
+            if not any(bool(row.text) == special for row in rows):
+                continue
+            coded = self.tokenizer(
+                [text for text, _ in found],
+                add_special_tokens=special,
+                return_offsets_mapping=True,
+                return_attention_mask=False,
+            )
+            for row, (_, spans), ids, offsets in zip(
+                rows, found, coded["input_ids"], coded["offset_mapping"], strict=True
+            ):
+                if bool(row.text) == special:
+                    yield mask(ids, offsets, spans)
+
+
+def mask(ids: list[int], offsets: list[Span], spans: list[Span]) -> tuple[Ids, Ids]:
+    """(ids, labels): a token is learned where its characters overlap a span. The first token is never predicted."""
+    tokens = np.asarray(ids, dtype=np.int32)
+    at = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
+    learned = np.zeros(len(tokens), dtype=bool)
+    for start, end in spans:
+        learned |= (at[:, 0] < end) & (at[:, 1] > start)
+    if len(learned):
+        learned[0] = False
+    return tokens, np.where(learned, tokens, IGNORED).astype(np.int32)
+
+
+def tokenize(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, loss_on: LossOn, max_length: int) -> Tokens:
+    """Ids and labels of `rows`, cut at the end to `max_length` tokens. Rows of which nothing is learned are left out."""
+    if any(row.messages for row in rows) and not tokenizer.chat_template:
+        raise ModelError(
+            "the model's tokenizer has no chat template, so that conversations cannot be rendered: use an instruction-tuned "
+            "model, add a chat_template.jinja to it, or train on text rows"
+        )
+    masker, result = Masker(tokenizer, loss_on), Tokens()
+    for begin in range(0, len(rows), BATCH):
+        for ids, labels in masker.tokens(rows[begin : begin + BATCH]):
+            result.cut += len(ids) > max_length
+            ids, labels = ids[:max_length], labels[:max_length]
+            if (labels != IGNORED).any():
+                result.input_ids.append(ids)
+                result.labels.append(labels)
+            else:
+                result.dropped += 1
+    if not result.input_ids:
+        raise DataError(
+            f"nothing to learn is left of {len(rows)} rows within spec.training.maxLength {max_length} "
+            f"({result.cut} of them are longer): raise it"
+        )
+    return result
+
+
+def columns(tokens: Tokens) -> dict[str, Any]:
+    """`tokens` as columns of an Arrow table: int32 lists `input_ids` and `labels`."""
+    import pyarrow as arrow
+
+    return {
+        "input_ids": arrow.array(tokens.input_ids, type=arrow.list_(arrow.int32())),
+        "labels": arrow.array(tokens.labels, type=arrow.list_(arrow.int32())),
+    }

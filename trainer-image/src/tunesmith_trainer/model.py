@@ -1,0 +1,140 @@
+"""Base models: checked by their files, loaded in a stated dtype, saved with their own tokenizer and configuration."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tunesmith.artifacts import MANIFEST
+from tunesmith.training.plan import Place
+from tunesmith_trainer.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+# Files of a model that are neither weights nor configuration. A model trained from it carries them unchanged.
+COMPANIONS = (
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "chat_template*",
+    "additional_chat_templates/*", "generation_config.json", "LICENSE*",
+)  # fmt: skip
+
+
+def check_files(place: Place) -> dict[str, Any]:
+    """See that a model in Hugging Face's layout lies at `place`, by its files only. Returns its config.json."""
+    folder = Path(place.path)
+    if not folder.is_dir():
+        raise ModelError(f"model {place.uri}: there is no folder {folder}. Check the address")
+    found = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"model {place.uri}: no config.json in {folder}; found {found[:20]}. The address must be a model's folder"
+        )
+    if not any(name.endswith(".safetensors") for name in found):
+        raise ModelError(
+            f"model {place.uri}: no *.safetensors in {folder}; found {found[:20]}. Pickled weights are not loaded: convert them"
+        )
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    except ValueError as error:
+        raise ModelError(f"model {place.uri}: config.json is no JSON: {error}") from None
+    if quantization := config.get("quantization_config"):
+        raise ModelError(
+            f"model {place.uri}: it is quantised ({quantization.get('quant_method')}); train and merge its full-precision "
+            "release (tuner QLoRA quantises it by itself)"
+        )
+    return config
+
+
+def manifest_of(place: Place) -> dict[str, Any]:
+    """The manifest of the artefact at `place`; empty where it is not one of ours."""
+    path = Path(place.path) / MANIFEST
+    if not path.is_file():
+        return {}
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+def compute_dtype(asked: Literal["Auto", "BFloat16", "Float32"]) -> torch.dtype:
+    """The dtype of the matrix products. Auto: bfloat16 where the accelerator has it, else float32."""
+    import torch
+
+    has = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if asked == "BFloat16" or (asked == "Auto" and has) else torch.float32
+
+
+def own_dtype(place: Place) -> torch.dtype:
+    """The dtype of a model's weights, by config.json, else by its first weight."""
+    import torch
+    from safetensors import safe_open
+
+    config = json.loads((Path(place.path) / "config.json").read_text())
+    name = config.get("dtype") or config.get("torch_dtype")
+    if name is None:
+        with safe_open(next(iter(sorted(Path(place.path).glob("*.safetensors")))), framework="pt") as file:
+            return file.get_tensor(next(iter(file.keys()))).dtype
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise ModelError(f"model {place.uri}: config.json says dtype {name!r}, which is none of torch's")
+    return dtype
+
+
+def load_tokenizer(place: Place) -> PreTrainedTokenizerFast:
+    """The model's own tokenizer, with its chat template."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place.path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"model {place.uri}: its tokenizer cannot be loaded: {error}") from error
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"model {place.uri}: its tokenizer is no fast one (tokenizer.json), which exact loss masks need"
+        )
+    if tokenizer.eos_token is None:
+        raise ModelError(f"model {place.uri}: its tokenizer has no eos_token, so the model could not learn to stop")
+    return tokenizer
+
+
+def load_model(
+    place: Place,
+    dtype: torch.dtype,
+    quantization: BitsAndBytesConfig | None = None,
+    device: str | int | None = None,
+) -> PreTrainedModel:
+    """The model with its weights in `dtype` (quantised layers apart), on `device` (default: CPU)."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            place.path,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            trust_remote_code=False,
+            quantization_config=quantization,
+            device_map=None if device is None else {"": device},
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"model {place.uri}: it cannot be loaded: {error}") from error
+    return model
+
+
+def save_model(model: PreTrainedModel, base: Place, dtype: torch.dtype, folder: Path) -> None:
+    """Write `model` in `dtype` with the configuration, tokenizer, chat template and generation settings of `base`,
+    byte by byte but for the dtype's name. The weights of `model` itself are cast."""
+    model.to(dtype).save_pretrained(folder)
+    source = Path(base.path)
+    config = json.loads((source / "config.json").read_text())
+    config.pop("torch_dtype", None)
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    for pattern in COMPANIONS:
+        for path in source.glob(pattern):
+            target = folder / path.relative_to(source)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, target)
