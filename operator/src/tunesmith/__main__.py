@@ -10,7 +10,6 @@ import signal
 import sys
 
 import aiohttp
-import kopf
 from pydantic import ValidationError
 
 from tunesmith import health, metrics
@@ -44,13 +43,7 @@ async def run(settings: Settings) -> None:
                 stop.wait(),
                 lease.keep(),
                 queue.run(reconciler.reconcile, settings.workers),
-                kopf.operator(
-                    registry=watch.registry(queue),
-                    settings=watch.settings(),
-                    standalone=True,
-                    clusterwide=not settings.namespaces,
-                    namespaces=settings.namespaces,
-                ),
+                watch.run(queue, settings),
             )
         finally:
             with contextlib.suppress(Exception):

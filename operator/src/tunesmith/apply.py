@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import aiohttp
-from kubernetes.utils.quantity import parse_quantity
 
 from tunesmith.children.meta import Object
 from tunesmith.decide.world import Decision, World
 from tunesmith.kube import events
 from tunesmith.kube.client import ApiError, Client
+from tunesmith.kube.compare import covers
 from tunesmith.serving.contract import AGENT_PORT, State
 
 log = logging.getLogger(__name__)
@@ -76,27 +75,3 @@ class Applier:
 
 def _ref(body: Object) -> tuple[str, str]:
     return body["kind"], body["metadata"]["name"]
-
-
-def covers(live: Any, wanted: Any) -> bool:
-    """Whether `live` has everything that `wanted` says. What the API server filled in besides does not matter;
-    quantities are compared by value, since it may write them in another way.
-    """
-    if isinstance(wanted, dict):
-        return isinstance(live, dict) and all(
-            (_same_quantity(live.get(key), value) if _is_quantity_map(key) else covers(live.get(key), value))
-            for key, value in wanted.items()
-        )
-    if isinstance(wanted, list):
-        return isinstance(live or [], list) and len(live or []) == len(wanted) and all(map(covers, live or [], wanted))
-    return bool(live == wanted)
-
-
-def _is_quantity_map(key: str) -> bool:
-    return key in {"limits", "requests"}
-
-
-def _same_quantity(live: Any, wanted: dict[str, Any]) -> bool:
-    if not isinstance(live, dict) or not wanted.keys() <= live.keys():
-        return False
-    return all(parse_quantity(live[key]) == parse_quantity(value) for key, value in wanted.items())

@@ -124,10 +124,10 @@ class Observer:
             claim = locate(resource.spec.output.uri or self._settings.default_store).claim or ""
             wanted.append((field, "PersistentVolumeClaim", claim, None))
         checks = (self._look_for(namespace, *one) for one in dict.fromkeys(wanted))
-        *messages, store_exists = await asyncio.gather(
-            *checks, self._client.exists("PersistentVolumeClaim", namespace, store)
+        messages, store_exists = await asyncio.gather(
+            asyncio.gather(*checks), self._client.exists("PersistentVolumeClaim", namespace, store)
         )
-        return tuple(message for message in messages if message), bool(store_exists)
+        return tuple(message for message in messages if message), store_exists
 
     async def _look_for(self, namespace: str, field: str, kind: str, name: str, key: str | None) -> str | None:
         if key is not None:

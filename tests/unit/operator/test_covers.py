@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tunesmith.apply import covers
+from tunesmith.kube.compare import covers
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,17 @@ def kinds(objects: tuple[dict[str, Any], ...]) -> list[tuple[str, str]]:
             "reported no artefact",
         ),
         (world(train(), children=children(job(ended="Failed"))), "Unknown", "Restarting", "attempt 2 begins"),
+        (world(train(), children=children(job(ended="FailureTarget"))), "Unknown", "Restarting", "its pods are ending"),
+        (
+            world(
+                train(),
+                children=children(job(ended="FailureTarget")),
+                pods=(pod("a"), pod("b", **terminated(65, json.dumps(FAILED)))),
+            ),
+            "False",
+            "DataError",
+            "row 17",
+        ),
         (
             world(train(), children=children(job(MAX_ATTEMPTS, ended="Failed"))),
             "False",

@@ -71,7 +71,7 @@ def mounts(inputs: Iterable[Input], settings: Settings) -> Mounts:
         result.mounts.append({"name": "fetched", "mountPath": FETCHED, "readOnly": True})
     for number, (one, place) in enumerate(fetched):
         command = ["python", "-m", "tunesmith.fetching", "--uri", place.uri, "--to", place.path]
-        own = [{"name": "fetched", "mountPath": FETCHED}, {"name": "tmp", "mountPath": "/tmp"}]
+        own: list[Object] = [{"name": "fetched", "mountPath": FETCHED}, {"name": "tmp", "mountPath": "/tmp"}]
         if one.secret:
             folder = f"{SECRETS}/{one.secret}"
             command += ["--secret", folder]

@@ -119,12 +119,14 @@ class _Chain:
         return self.wait("NameTaken", message) if message else None
 
     def failed(self) -> Decision | None:
-        ended = _job_condition(self.live_job, "Failed")
-        if ended is None:
+        gone = _job_condition(self.live_job, "Failed") is not None
+        if not gone and _job_condition(self.live_job, "FailureTarget") is None:
             return None
         failure = pod_facts.failure(self.pods, "Interrupted", "its pods were taken away before they ended")
         if failure.reason not in TAKEN_AWAY:
-            return self.fail(failure)
+            return self.fail(failure)  # at once, though other pods may still be ending
+        if not gone:
+            return self.wait("Restarting", f"attempt {self.attempt} was interrupted; its pods are ending")
         if self.attempt >= MAX_ATTEMPTS:
             return self.fail(
                 failure.model_copy(update={"message": f"{failure.message} (attempt {self.attempt}, the last)"})

@@ -15,6 +15,7 @@ from tunesmith.api.base import GROUP, VERSION
 from tunesmith.children.meta import KIND_LABEL, NAME_LABEL
 from tunesmith.observe import MODELS, sources
 from tunesmith.reconcile import Key
+from tunesmith.settings import Settings
 from tunesmith.workqueue import WorkQueue
 
 CHILDREN = (("batch", "v1", "jobs"), ("apps", "v1", "deployments"), ("", "v1", "pods"))
@@ -26,7 +27,7 @@ def registry(queue: WorkQueue[Key]) -> kopf.OperatorRegistry:
     # (namespace, kind, name) of what is referred to -> keys of those that refer to it.
     referrers: dict[tuple[str, str, str], set[Key]] = {}
 
-    async def resource_changed(body: Mapping[str, Any], event: Mapping[str, Any], **_: Any) -> None:
+    async def resource_changed(body: Mapping[str, Any], event: Mapping[str, Any], **rest: Any) -> None:
         key = Key(body["kind"], body["metadata"]["namespace"], body["metadata"]["name"])
         if event["type"] == "DELETED":
             queue.forget(key)
@@ -40,7 +41,7 @@ def registry(queue: WorkQueue[Key]) -> kopf.OperatorRegistry:
         for referrer in referrers.get((key.namespace, key.kind, key.name), ()):
             queue.add(referrer)
 
-    async def child_changed(labels: Mapping[str, str], namespace: str | None, **_: Any) -> None:
+    async def child_changed(labels: Mapping[str, str], namespace: str | None, **rest: Any) -> None:
         if labels[KIND_LABEL] in MODELS and namespace:
             queue.add(Key(labels[KIND_LABEL], namespace, labels[NAME_LABEL]))
 
@@ -75,3 +76,14 @@ def settings() -> kopf.OperatorSettings:
     for _, _, plural in CHILDREN:
         result.watching.label_selectors[plural] = KIND_LABEL
     return result
+
+
+async def run(queue: WorkQueue[Key], own: Settings) -> None:
+    """Watch for ever."""
+    await kopf.operator(
+        registry=registry(queue),
+        settings=settings(),
+        standalone=True,
+        clusterwide=not own.namespaces,
+        namespaces=own.namespaces,
+    )
