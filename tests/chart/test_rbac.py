@@ -1,0 +1,72 @@
+"""The operator's rights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from chart.support import NAMESPACE, Manifests, Render, one
+
+
+def granted(rules: list[dict[str, Any]]) -> set[tuple[str, str, str]]:
+    """(group, resource, verb) of some rules."""
+    return {
+        (group, resource, verb)
+        for rule in rules
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def roles(manifests: Manifests, kind: str) -> dict[tuple[str | None, str], dict[str, Any]]:
+    return {(m["metadata"].get("namespace"), m["metadata"]["name"]): m for m in manifests if m["kind"] == kind}
+
+
+def test_cluster_wide(render: Render) -> None:
+    manifests = render()
+    binding = one(manifests, "ClusterRoleBinding")
+    assert binding["roleRef"]["name"] == "tunesmith"
+    account = one(manifests, "ServiceAccount")
+    assert binding["subjects"] == [
+        {"kind": "ServiceAccount", "name": account["metadata"]["name"], "namespace": NAMESPACE}
+    ]
+    assert one(manifests, "Deployment")["spec"]["template"]["spec"]["serviceAccountName"] == account["metadata"]["name"]
+    assert roles(manifests, "Role").keys() == {(NAMESPACE, "tunesmith-lease")}
+
+
+def test_namespaces_get_the_same_rules_and_nothing_beyond(render: Render) -> None:
+    everywhere = one(render(), "ClusterRole", "tunesmith")["rules"]
+    manifests = render({"watchNamespaces": ["team-a", "team-b", "team-a"]})
+    found = roles(manifests, "Role")
+    assert found.keys() == {("team-a", "tunesmith"), ("team-b", "tunesmith"), (NAMESPACE, "tunesmith-lease")}
+    assert found["team-a", "tunesmith"]["rules"] == everywhere
+    assert roles(manifests, "RoleBinding").keys() == found.keys()
+    assert not [m for m in manifests if m["kind"] == "ClusterRoleBinding"]
+
+
+def test_least_privilege(render: Render) -> None:
+    rights = granted(one(render(), "ClusterRole", "tunesmith")["rules"])
+    assert not [right for right in rights if "*" in right]
+    assert {verb for group, resource, verb in rights if resource == "secrets"} <= {"get", "create", "patch"}
+    assert not [
+        right for right in rights if right[1] in {"pods/exec", "pods/log", "nodes", "serviceaccounts", "namespaces"}
+    ]
+    assert not [right for right in rights if right[0] == "rbac.authorization.k8s.io"]
+    # A resource's spec is its owner's: the operator only writes its status.
+    kinds = {"finetunejobs", "mergejobs", "modeldeployments"}
+    assert {verb for _, resource, verb in rights if resource in kinds} == {"get", "list", "watch"}
+
+
+def test_the_lease_is_the_only_right_at_home(render: Render) -> None:
+    rules = one(render(), "Role")["rules"]
+    assert granted(rules) == {("coordination.k8s.io", "leases", verb) for verb in ("get", "create", "update")}
+
+
+@pytest.mark.parametrize("role", ["view", "edit"])
+def test_users_get_the_kinds_with_the_clusters_own_roles(render: Render, role: str) -> None:
+    found = one(render(), "ClusterRole", f"tunesmith-{role}")
+    assert found["metadata"]["labels"][f"rbac.authorization.k8s.io/aggregate-to-{role}"] == "true"
+    assert {group for group, _, _ in granted(found["rules"])} == {"tunesmith.io"}
+    off = render({"rbac": {"aggregateToDefaultRoles": False}})
+    assert f"tunesmith-{role}" not in [m["metadata"]["name"] for m in off]

@@ -1,0 +1,68 @@
+"""Values under which the chart must render: every template's branch is taken at least once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+DIGEST = "sha256:" + "0123456789abcdef" * 4
+
+MATRIX: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "two-replicas": {"replicas": 2},
+    "two-replicas-own-affinity": {
+        "replicas": 2,
+        "affinity": {
+            "nodeAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": {
+                    "nodeSelectorTerms": [{"matchExpressions": [{"key": "a", "operator": "Exists"}]}]
+                }
+            }
+        },
+        "podDisruptionBudget": {"enabled": False},
+    },
+    "namespaces": {"watchNamespaces": ["team-a", "team-b", "team-a"]},
+    "own-account": {"serviceAccount": {"create": False, "name": "mine"}, "rbac": {"create": False}},
+    "default-account": {"serviceAccount": {"create": False}},
+    "annotated-account": {"serviceAccount": {"annotations": {"iam.example.com/role": "r"}}},
+    "no-aggregation": {"rbac": {"aggregateToDefaultRoles": False}},
+    "mirror": {
+        "imageRegistry": "registry.example.com:5000/mirror/",
+        "operatorImage": {"tag": "1.2.3", "digest": DIGEST},
+        "imagePullPolicy": "Always",
+        "imagePullSecrets": [{"name": "regcred"}],
+    },
+    "no-crds-no-metrics": {"crds": {"enabled": False}, "metrics": {"service": {"enabled": False}}},
+    "metrics": {"metrics": {"service": {"port": 80, "annotations": {"prometheus.io/scrape": "true"}}}},
+    "scheduling": {
+        "nodeSelector": {"kubernetes.io/arch": "amd64"},
+        "tolerations": [{"key": "a", "operator": "Exists", "effect": "NoSchedule"}],
+        "priorityClassName": "system-cluster-critical",
+        "resources": {"requests": {"cpu": 1}, "limits": {"cpu": "2", "memory": "1Gi"}},
+        "terminationGracePeriodSeconds": 5,
+    },
+    "settings": {
+        "workers": 1,
+        "logLevel": "debug",
+        "defaultStore": "pvc://store/team/a",
+        "extraEnv": [
+            {"name": "TUNESMITH_POLL_SECONDS", "value": "10"},
+            {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
+        ],
+    },
+    "names": {"nameOverride": "tuner", "fullnameOverride": "llm-tuner"},
+    "marked-pods": {"podLabels": {"team": "a"}, "podAnnotations": {"note": "b"}},
+    "subchart": {"global": {"imageRegistry": "other"}},
+}
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown value": ({"replica": 1}, "replica"),
+    "unknown value inside": ({"operatorImage": {"name": "x"}}, "name"),
+    "too many replicas": ({"replicas": 3}, "replicas"),
+    "text for a number": ({"workers": "many"}, "workers"),
+    "a log level that there is not": ({"logLevel": "loud"}, "logLevel"),
+    "one namespace as text": ({"watchNamespaces": "team-a"}, "watchNamespaces"),
+    "not a namespace": ({"watchNamespaces": ["Team_A"]}, "watchNamespaces"),
+    "a store that is no claim": ({"defaultStore": "s3://bucket/path"}, "defaultStore"),
+    "half a digest": ({"trainerImage": {"digest": "sha256:12"}}, "digest"),
+    "a variable that the chart sets": ({"extraEnv": [{"name": "TUNESMITH_NAMESPACE", "value": "x"}]}, "extraEnv"),
+}
