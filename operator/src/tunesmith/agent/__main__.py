@@ -37,9 +37,7 @@ async def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with aiohttp.ClientSession() as session:
-        engine = Engine(
-            session, settings.engine_url, lambda: token(settings.admin_token_file), settings.engine_api_key
-        )
+        engine = Engine(session, settings.engine_url, lambda: token(settings.admin_token_file), settings.engine_api_key)
         agent = Agent(settings, engine, Metrics())
         runner = web.AppRunner(application(agent), access_log=None)
         await runner.setup()

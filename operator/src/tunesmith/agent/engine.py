@@ -69,7 +69,7 @@ class Engine:
 
     async def adapters(self) -> dict[str, str]:
         """Name -> folder of each adapter that is loaded. Raises EngineError."""
-        body = await self._call("GET", "/v1/models", timeout=PROBE)
+        body = await self._call("GET", "/v1/models", limit=PROBE)
         try:
             cards = json.loads(body)["data"]
             return {card["id"]: card["root"] for card in cards if card.get("parent") is not None}
@@ -96,16 +96,16 @@ class Engine:
 
     async def hold(self, model: str) -> None:
         """Let new requests for a model wait. Raises EngineError."""
-        await self._call("POST", "/tunesmith/hold", {"model": model}, timeout=PROBE)
+        await self._call("POST", "/tunesmith/hold", {"model": model}, limit=PROBE)
 
     async def release(self, model: str) -> None:
         """Let them go on. Raises EngineError."""
-        await self._call("POST", "/tunesmith/release", {"model": model}, timeout=PROBE)
+        await self._call("POST", "/tunesmith/release", {"model": model}, limit=PROBE)
 
     async def in_flight(self) -> dict[str, InFlight] | None:
         """The requests in flight by model, or None where the guard does not say."""
         try:
-            body = json.loads(await self._call("GET", "/tunesmith/in-flight", timeout=PROBE))
+            body = json.loads(await self._call("GET", "/tunesmith/in-flight", limit=PROBE))
             return {name: InFlight(int(m["count"]), float(m["oldest"])) for name, m in body["models"].items()}
         except (EngineError, ValueError, KeyError, TypeError, AttributeError):
             return None
@@ -115,14 +115,14 @@ class Engine:
         method: str,
         path: str,
         body: dict[str, Any] | None = None,
-        timeout: aiohttp.ClientTimeout = CHANGE,
+        limit: aiohttp.ClientTimeout = CHANGE,
     ) -> str:
         headers = {"X-Tunesmith-Token": self.token()}
         if self.api_key:
             headers["Authorization"] = f"Bearer {self.api_key}"
         try:
             async with self.session.request(
-                method, self.url + path, json=body, headers=headers, timeout=timeout
+                method, self.url + path, json=body, headers=headers, timeout=limit
             ) as response:
                 text = await response.text(errors="replace")
                 if response.status != 200:

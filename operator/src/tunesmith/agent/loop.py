@@ -14,9 +14,10 @@ from tunesmith.agent.engine import Engine, EngineError
 from tunesmith.agent.metrics import Metrics
 from tunesmith.agent.prepare import PrepareError, Preparer
 from tunesmith.agent.reconcile import Delete, Failure, Load, Prepare, Record, Step, Swap, Unload, Version, View, decide
+from tunesmith.agent.report import refusal, report
 from tunesmith.agent.settings import Settings
-from tunesmith.agent.store import NAME, Source, Store
-from tunesmith.serving.contract import AgentStatus, ObservedAdapter, State
+from tunesmith.agent.store import Source, Store
+from tunesmith.serving.contract import AgentStatus, State
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ class Agent:
 
     async def _view(self, state: State, known: bool) -> View:
         now = time.monotonic()
-        adapters = [a for a in state.adapters if self._refusal(state, a.name) is None]
+        adapters = [a for a in state.adapters if refusal(state, a.name) is None]
         sources = await asyncio.to_thread(lambda: {a.name: Source.of(a) for a in adapters})
         folders = [str(p) for p in await asyncio.to_thread(self.store.folders)]
         for path in (self.loaded or {}).values():
@@ -233,7 +234,8 @@ class Agent:
 
     async def _swap(self, name: str, old: str, path: str) -> None:
         """Unload and load: what has begun ends with the old version, what comes now waits for the new one. Loading
-        in place would change the weights in the middle of an answer."""
+        in place would change the weights in the middle of an answer.
+        """
         with self._failing_softly(name):
             await self.engine.hold(name)
         try:
@@ -262,46 +264,6 @@ class Agent:
         self.metrics.failures.inc()
         log.warning("%s (attempt %d): %s", name, before + 1, message)
 
-    def _refusal(self, state: State, name: str) -> str | None:
-        """Why this name cannot be served at all."""
-        if not NAME.fullmatch(name):
-            return f"{name!r} cannot be an adapter's name: letters, digits, '-', '.' and '_', at most 63"
-        if name == state.model_name:
-            return f"{name} is the name of the model itself: give the adapter another"
-        if sum(a.name == name for a in state.adapters) > 1:
-            return f"the name {name} is given to more than one adapter"
-        return None
-
     def status(self) -> AgentStatus:
         """What there is to report."""
-        state = self.desired.state
-        if state is None:
-            engine = "Ready" if self.up else "Starting"
-            return AgentStatus.model_validate({"revision": 0, "engine": engine, "ready": False})
-        adapters = [self._observe(state, a.name, a.uri) for a in state.adapters]
-        served = self.loaded or {}
-        return AgentStatus(
-            revision=state.revision,
-            engine="Ready" if self.up else "Starting",
-            ready=self.up and self.settled and all(a.name in served for a in state.adapters if a.required),
-            adapters=adapters,
-        )
-
-    def _observe(self, state: State, name: str, uri: str) -> ObservedAdapter:
-        refusal = self._refusal(state, name)
-        if refusal:
-            return ObservedAdapter(name=name, uri=uri, state="Failed", message=refusal, attempts=1)
-        record = self.records.get(name, Record())
-        served = (self.loaded or {}).get(name)
-        failure = record.failure
-        digest = served.rsplit("/", 1)[-1] if served else None
-        if failure and failure.source.uri == uri:
-            message = failure.message + (f" (version {digest[:12]} is served on)" if digest else "")
-            return ObservedAdapter(
-                name=name, uri=uri, state="Failed", digest=digest, message=message, attempts=failure.attempts
-            )
-        version = record.version if record.version and record.version.source.uri == uri else None
-        if version and served == version.path:
-            return ObservedAdapter(name=name, uri=uri, state="Ready", digest=digest)
-        message = "fetched and checked" if record.preparing else "waits for the engine" if version else None
-        return ObservedAdapter(name=name, uri=uri, state="Loading", message=message)
+        return report(self.desired.state, self.records, self.loaded, up=self.up, settled=self.settled)

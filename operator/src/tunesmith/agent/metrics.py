@@ -34,7 +34,9 @@ class Metrics:
             registry=self.registry,
         )
         self.failures = Counter(
-            "tunesmith_agent_failures_total", "Attempts to prepare or load an adapter that failed.", registry=self.registry
+            "tunesmith_agent_failures_total",
+            "Attempts to prepare or load an adapter that failed.",
+            registry=self.registry,
         )
         self.drift_repaired = Counter(
             "tunesmith_agent_drift_repaired_total",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tunesmith.agent import base as bases
 from tunesmith.agent import checks, store
+from tunesmith.fetching import PERMANENT
 from tunesmith.serving.contract import State
 
 
@@ -59,7 +60,9 @@ class Preparer:
             if not recalled:
                 await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
             raise
-        return recalled or await asyncio.to_thread(self.store.publish, folder, name, source)
+        if recalled:
+            return recalled
+        return await asyncio.to_thread(self.store.publish, folder, name, source)
 
     def _check(self, folder: Path, state: State) -> None:
         base = self._bases.get(state.model_path)
@@ -82,6 +85,6 @@ class Preparer:
                 await child.wait()
         if child.returncode:
             lines = errors.decode(errors="replace").strip().splitlines()
-            # The fetcher ends with 2 where trying again is of no use.
-            raise PrepareError(lines[-1] if lines else f"{source.uri}: fetching failed", permanent=child.returncode == 2)
+            reason = lines[-1] if lines else f"{source.uri}: fetching ended with {child.returncode}"
+            raise PrepareError(reason, permanent=child.returncode == PERMANENT)
         return target

@@ -157,9 +157,7 @@ def _garbage(view: View) -> list[Step]:
         if not _blocked(view, record, source) and not (record.version and record.version.source == source):
             busy.add(name)  # what is prepared may turn out to be a version that is on disk already
     return [
-        Delete(path)
-        for path in view.folders
-        if path not in kept and adapter_of(path) not in busy and _free(view, path)
+        Delete(path) for path in view.folders if path not in kept and adapter_of(path) not in busy and _free(view, path)
     ]
 
 

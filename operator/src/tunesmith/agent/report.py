@@ -1,0 +1,58 @@
+"""What the agent says of the adapters. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tunesmith.agent.reconcile import Record
+from tunesmith.agent.store import NAME
+from tunesmith.serving.contract import AgentStatus, DesiredAdapter, ObservedAdapter, State
+
+
+def refusal(state: State, name: str) -> str | None:
+    """Why nothing can be served under this name, if so."""
+    if not NAME.fullmatch(name):
+        return f"{name!r} cannot be an adapter's name: letters, digits, '-', '.' and '_', at most 63"
+    if name == state.model_name:
+        return f"{name} is the name of the model itself: give the adapter another"
+    if sum(adapter.name == name for adapter in state.adapters) > 1:
+        return f"the name {name} is given to more than one adapter"
+    return None
+
+
+def report(
+    state: State | None, records: Mapping[str, Record], loaded: Mapping[str, str] | None, *, up: bool, settled: bool
+) -> AgentStatus:
+    """The status. A required adapter counts as served in an older version too: taking every pod out of its
+    Service because a new version is bad would help nobody.
+    """
+    served = loaded or {}
+    wanted = state.adapters if state else []
+    return AgentStatus(
+        revision=state.revision if state else 0,
+        engine="Ready" if up else "Starting",
+        ready=bool(state) and up and settled and all(a.name in served for a in wanted if a.required),
+        adapters=[_observe(state, a, records.get(a.name, Record()), served.get(a.name)) for a in wanted if state],
+    )
+
+
+def _observe(state: State, adapter: DesiredAdapter, record: Record, served: str | None) -> ObservedAdapter:
+    name, uri = adapter.name, adapter.uri
+    if message := refusal(state, name):
+        return ObservedAdapter(name=name, uri=uri, state="Failed", message=message, attempts=1)
+    digest = served.rsplit("/", 1)[-1] if served else None
+    if record.failure and record.failure.source.uri == uri:
+        failure = record.failure
+        return ObservedAdapter(
+            name=name,
+            uri=uri,
+            state="Failed",
+            digest=digest,
+            message=failure.message + (f" (version {digest[:12]} is served on)" if digest else ""),
+            attempts=failure.attempts,
+        )
+    version = record.version if record.version and record.version.source.uri == uri else None
+    if version and served == version.path:
+        return ObservedAdapter(name=name, uri=uri, state="Ready", digest=digest)
+    waiting = "waits for the engine" if version else "fetched and checked" if record.preparing else None
+    return ObservedAdapter(name=name, uri=uri, state="Loading", digest=digest, message=waiting)

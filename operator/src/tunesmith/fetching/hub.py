@@ -1,0 +1,80 @@
+"""Repositories of the Hugging Face Hub (or a mirror: the client's own HF_ENDPOINT)."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from tunesmith.fetching import NOT_FOUND, PERMANENT, TRANSIENT, Credentials, FetchError, Kind, Progress
+
+URI = re.compile(r"hf://(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+# Weights in other formats than safetensors, training leftovers, pickles: never read, often large.
+NOT_IN_A_MODEL = [
+    *("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.gguf"),
+    *("checkpoint-*/*", "original/*", "runs/*", "onnx/*", "openvino/*"),
+]
+
+
+def fetch(uri: str, folder: Path, keys: Credentials, kind: Kind, progress: Progress) -> None:
+    """Fetch a repository at a revision: a model, or with `auto` a dataset where there is no such model."""
+    match = URI.fullmatch(uri)
+    if match is None:
+        raise FetchError("not of the form hf://org/name@revision")
+    if kind == "auto":
+        try:
+            _snapshot(match["repository"], match["revision"], "model", folder, keys, progress)
+        except FetchError as error:
+            if error.code != NOT_FOUND:
+                raise
+            _snapshot(match["repository"], match["revision"], "dataset", folder, keys, progress)
+    else:
+        _snapshot(match["repository"], match["revision"], kind, folder, keys, progress)
+
+
+def _snapshot(
+    repository: str, revision: str | None, kind: Kind, folder: Path, keys: Credentials, progress: Progress
+) -> None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    token: Any = keys.get("token") or False  # never a token that lies around on the machine
+    start = time.monotonic()
+    progress(f"{repository}: fetching the {kind} at {revision or 'its newest revision'}")
+    try:
+        snapshot_download(
+            repository,
+            repo_type=kind,
+            revision=revision,
+            local_dir=folder,
+            token=token,
+            ignore_patterns=NOT_IN_A_MODEL if kind == "model" else None,
+        )
+    except GatedRepoError:
+        raise FetchError("access is granted by its owner: ask for it, and name a Secret with a token") from None
+    except RevisionNotFoundError:
+        raise FetchError(f"there is no revision {revision}: check the part after @", NOT_FOUND) from None
+    except RepositoryNotFoundError:
+        hint = "" if keys.get("token") else ", or private: name a Secret with a token in secretRef"
+        raise FetchError(f"there is no such {kind}{hint}", NOT_FOUND) from None
+    except LocalEntryNotFoundError as error:
+        raise FetchError(f"the Hub cannot be reached from the pod ({error.__cause__ or error})", TRANSIENT) from None
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in (401, 403):
+            raise FetchError(f"the Hub answers {status}: check the token in secretRef", PERMANENT) from None
+        raise FetchError(f"the Hub answers {status}: {error}", TRANSIENT) from None
+    except (OSError, RuntimeError) as error:
+        raise FetchError(f"{error}", TRANSIENT) from error
+    except Exception as error:  # the client lets its HTTP library's errors through
+        raise FetchError(f"{type(error).__name__}: {error}", TRANSIENT) from error
+    files = [p for p in folder.rglob("*") if p.is_file() and ".cache" not in p.parts]
+    size = sum(p.stat().st_size for p in files)
+    progress(f"{repository}: {len(files)} files, {size >> 20} MiB in {time.monotonic() - start:.1f} s")
