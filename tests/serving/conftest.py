@@ -5,6 +5,7 @@ Needs the trainer's environment: torch, transformers, peft, vllm.
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import secrets
@@ -54,7 +55,7 @@ class Answer:
         return json.loads(self.text)
 
 
-def http(method: str, url: str, body: Any = None, headers: dict[str, str] | None = None, timeout: float = 60) -> Answer:
+def call(method: str, url: str, body: Any = None, headers: dict[str, str] | None = None, timeout: float = 60) -> Answer:
     data = None if body is None else json.dumps(body).encode()
     headers = {"Content-Type": "application/json", **(headers or {})}
     request = urllib.request.Request(url, data, headers, method=method)
@@ -142,10 +143,10 @@ class Pod:
             assert answer.status == 200, answer
 
     def put(self, state: dict[str, Any], token: str | None = None) -> Answer:
-        return http("PUT", f"{self.control}/state", state, {"Authorization": f"Bearer {token or self.token}"})
+        return call("PUT", f"{self.control}/state", state, {"Authorization": f"Bearer {token or self.token}"})
 
     def status(self) -> dict[str, Any]:
-        answer = http("GET", f"{self.control}/status")
+        answer = call("GET", f"{self.control}/status")
         return answer.json if answer.status == 200 else {"revision": -1, "engine": "", "ready": False, "adapters": []}
 
     def adapter(self, name: str) -> dict[str, Any]:
@@ -161,25 +162,37 @@ class Pod:
 
         return until(look, seconds, f"{name} is not {state} after {seconds} s: {self.adapter(name)}")
 
+    def metrics(self) -> str:
+        return call("GET", f"{self.control}/metrics").text
+
     def models(self) -> dict[str, str]:
         """Name -> root of what the engine serves."""
-        answer = http("GET", f"{self.url}/v1/models")
+        answer = call("GET", f"{self.url}/v1/models")
         return {card["id"]: card["root"] for card in answer.json["data"]} if answer.status == 200 else {}
 
     def up(self) -> bool:
-        return http("GET", f"{self.url}/health", timeout=5).status == 200
+        return call("GET", f"{self.url}/health", timeout=5).status == 200
 
     def complete(self, model: str, prompt: str = PROMPT, tokens: int = 16, **more: Any) -> Answer:
         body = {"model": model, "prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True, **more}
-        return http("POST", f"{self.url}/v1/completions", body)
+        return call("POST", f"{self.url}/v1/completions", body)
 
     def say(self, model: str, **more: Any) -> str:
         answer = self.complete(model, **more)
         assert answer.status == 200, answer
         return str(answer.json["choices"][0]["text"])
 
+    def stream(self, model: str, tokens: int = 400) -> http.client.HTTPResponse:
+        """Begin a long answer, and return it when its first token is there."""
+        body = {"model": model, "prompt": PROMPT, "max_tokens": tokens, "temperature": 0, "stream": True}
+        data = json.dumps({**body, "ignore_eos": True}).encode()
+        request = urllib.request.Request(f"{self.url}/v1/completions", data, {"Content-Type": "application/json"})
+        response = urllib.request.urlopen(request, timeout=120)
+        response.readline()
+        return response
+
     def admin(self, path: str, body: Any, **headers: str) -> Answer:
-        return http("POST", self.url + path, body, headers)
+        return call("POST", self.url + path, body, headers)
 
 
 class Forge:
@@ -188,6 +201,7 @@ class Forge:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.number = 0
+        self.answers: dict[tuple[Path | None, int], str] = {}
 
     def base(self, hidden: int = 128, layers: int = 2) -> Path:
         import torch
@@ -245,8 +259,14 @@ class Forge:
         model.save_pretrained(path)
         return path
 
-    def say(self, base: Path, adapter: Path | None, prompt: str = PROMPT, tokens: int = 16) -> str:
+    def say(self, base: Path, adapter: Path | None, tokens: int = 16) -> str:
         """The greedy answer by transformers and PEFT: the truth that the engine is held to."""
+        key = (adapter, tokens)
+        if key not in self.answers:
+            self.answers[key] = self._generate(base, adapter, tokens)
+        return self.answers[key]
+
+    def _generate(self, base: Path, adapter: Path | None, tokens: int) -> str:
         import torch
         from peft import PeftModel
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -255,7 +275,7 @@ class Forge:
         model = AutoModelForCausalLM.from_pretrained(base)
         if adapter:
             model = PeftModel.from_pretrained(model, adapter)
-        inputs = tokenizer(prompt, return_tensors="pt")
+        inputs = tokenizer(PROMPT, return_tensors="pt")
         with torch.no_grad():
             out = model.generate(
                 **inputs, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, eos_token_id=None
@@ -315,14 +335,14 @@ def make_pod(root: Path, base: Path) -> Pod:
     )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def pod(tmp_path_factory: pytest.TempPathFactory, forge: Forge) -> Iterator[Pod]:
     """A pod with one adapter, `first`, from its mounted state, and everything ready."""
     pod = make_pod(tmp_path_factory.mktemp("pod"), forge.base())
     pod.want(mounted=True, first=forge.adapter(pod.base, seed=1))
     try:
         pod.agent.start()
-        until(lambda: http("GET", f"{pod.control}/healthz").status == 200, 30)
+        until(lambda: call("GET", f"{pod.control}/healthz").status == 200, 30)
         pod.engine.start()
         until(pod.up, 300, "the engine does not come up")
         pod.settle("first")
@@ -330,3 +350,9 @@ def pod(tmp_path_factory: pytest.TempPathFactory, forge: Forge) -> Iterator[Pod]
     finally:
         pod.agent.stop()
         pod.engine.stop(signal.SIGKILL)
+
+
+@pytest.fixture(name="call")
+def call_fixture() -> Callable[..., Answer]:
+    """One HTTP request."""
+    return call

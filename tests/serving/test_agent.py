@@ -1,14 +1,295 @@
-"""The agent and the guard with a real vLLM."""
+"""The agent and the guard with a real vLLM: what becomes of adapters."""
 
 from __future__ import annotations
 
+import json
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-pytestmark = [pytest.mark.trainer, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.trainer, pytest.mark.timeout(600)]
 
 
-def test_the_mounted_state_is_served_and_answers_as_peft_does(pod, forge):
-    first = next(iter(pod.adapters.values()))
-    assert pod.say("first") == forge.say(pod.base, first["path"])
+def until(what: Callable[[], Any], seconds: float, message: str = "") -> Any:
+    end = time.monotonic() + seconds
+    while not (value := what()):
+        assert time.monotonic() < end, message or f"not within {seconds} s"
+        time.sleep(0.02)
+    return value
+
+
+def metric(pod, name: str) -> float:
+    lines = pod.metrics().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.split("{")[0].split(" ")[0] == name)
+
+
+@pytest.fixture
+def first(pod) -> Path:
+    return Path(pod.adapters["first"]["path"])
+
+
+def test_the_mounted_state_is_served_and_answers_as_peft_does(pod, forge, first):
+    assert pod.say("first") == forge.say(pod.base, first)
     assert pod.say("base") == forge.say(pod.base, None)
     assert pod.say("first") != pod.say("base")
+
+
+def test_a_sent_state_is_served_within_two_seconds(pod, forge):
+    path = forge.adapter(pod.base, seed=2)
+    start = time.monotonic()
+    pod.want(quick=path)
+    found = pod.settle("quick", seconds=2)
+    print(f"\nPUT -> Ready: {time.monotonic() - start:.3f} s")
+    assert pod.models()["quick"] == str(pod.store / "quick" / found["digest"])
+    assert pod.say("quick") == forge.say(pod.base, path)
+    pod.want(quick=None)
+    until(lambda: "quick" not in pod.models(), 2)
+    assert pod.complete("quick").status == 404
+
+
+def test_a_change_of_the_mounted_file_is_served_without_anybody_telling(pod, forge):
+    path = forge.adapter(pod.base, seed=3)
+    pod.adapters["mounted"] = {"name": "mounted", "uri": f"file://{path}", "path": str(path)}
+    pod.want(mounted=True)
+    pod.settle("mounted", seconds=4)
+    assert pod.say("mounted") == forge.say(pod.base, path)
+    del pod.adapters["mounted"]
+    pod.want(mounted=True)
+    until(lambda: "mounted" not in pod.models(), 4)
+
+
+def test_a_new_version_replaces_the_old_one_under_its_name(pod, forge):
+    old, new = forge.adapter(pod.base, seed=4), forge.adapter(pod.base, seed=5)
+    pod.want(versioned=old)
+    before = pod.settle("versioned")["digest"]
+    pod.want(versioned=new)
+    after = until(lambda: (a := pod.adapter("versioned"))["state"] == "Ready" and a["digest"] != before and a, 5)
+    assert pod.models()["versioned"].endswith(after["digest"])
+    assert pod.say("versioned") == forge.say(pod.base, new)
+    pod.want(versioned=None)
+
+
+def break_config(path: Path, **fields: Any) -> Path:
+    file = path / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+    return path
+
+
+def truncated(path: Path) -> Path:
+    file = path / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    return path
+
+
+def without(path: Path, name: str) -> Path:
+    (path / name).unlink()
+    return path
+
+
+def pickled(path: Path) -> Path:
+    (path / "adapter_model.safetensors").rename(path / "adapter_model.bin")
+    return path
+
+
+def linked(path: Path) -> Path:
+    file = path / "adapter_model.safetensors"
+    file.rename(path.with_suffix(".elsewhere"))
+    file.symlink_to(path.with_suffix(".elsewhere"))
+    return path
+
+
+BAD: dict[str, tuple[Callable[[Any, Path], Path], str]] = {
+    "half-the-hidden-size": (lambda f, b: f.adapter(f.base(hidden=64)), "trained on another base"),
+    "three-times-the-layers": (lambda f, b: f.adapter(f.base(layers=6)), "layers.2.mlp.down_proj is not in the base"),
+    "dora": (lambda f, b: f.adapter(b, use_dora=True), "DoRA is not supported"),
+    "modules-to-save": (lambda f, b: f.adapter(b, modules_to_save=["lm_head"]), "modules_to_save is ['lm_head']"),
+    "rank": (lambda f, b: f.adapter(b, rank=32), "spec.engine.maxLoraRank to at least 32"),
+    "rank-pattern": (lambda f, b: f.adapter(b, rank_pattern={"q_proj": 32}), "rank_pattern[q_proj] is 32"),
+    "truncated": (lambda f, b: truncated(f.adapter(b)), "truncated"),
+    "no-config": (lambda f, b: without(f.adapter(b), "adapter_config.json"), "adapter_config.json is not there"),
+    "no-weights": (lambda f, b: without(f.adapter(b), "adapter_model.safetensors"), "is not there"),
+    "pickle": (lambda f, b: pickled(f.adapter(b)), "only safetensors are loaded"),
+    "not-lora": (lambda f, b: break_config(f.adapter(b), peft_type="IA3"), "peft_type is 'IA3'"),
+    "symlink": (lambda f, b: linked(f.adapter(b)), "is a symlink"),
+    "nothing-there": (lambda f, b: Path("/nowhere/at/all"), "is not there"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_adapter_is_refused_with_its_reason_while_the_others_serve(pod, forge, first, kind):
+    make, reason = BAD[kind]
+    pod.want(bad=make(forge, pod.base))
+    found = pod.settle("bad", "Failed", seconds=5)
+    assert reason in found["message"]
+    assert "bad" not in pod.models()
+    time.sleep(1.5)
+    assert pod.adapter("bad")["attempts"] == 1, "a permanent error is not tried again"
+    assert pod.say("first") == forge.say(pod.base, first)
+    assert pod.status()["ready"]
+    pod.want(bad=None)
+
+
+def test_a_mended_source_is_served_without_anybody_telling(pod, forge):
+    path = forge.adapter(pod.base, seed=6)
+    weights = path / "adapter_model.safetensors"
+    good = weights.read_bytes()
+    weights.write_bytes(good[:-8])
+    pod.want(mended=path)
+    pod.settle("mended", "Failed")
+    weights.write_bytes(good)
+    pod.settle("mended", seconds=8)
+    assert pod.say("mended") == forge.say(pod.base, path)
+    pod.want(mended=None)
+
+
+def test_the_old_version_serves_on_where_the_new_one_is_bad(pod, forge):
+    good = forge.adapter(pod.base, seed=7)
+    pod.want(kept=good)
+    digest = pod.settle("kept")["digest"]
+    pod.want(kept=truncated(forge.adapter(pod.base, seed=8)))
+    found = pod.settle("kept", "Failed")
+    assert f"version {digest[:12]} is served on" in found["message"]
+    assert pod.say("kept") == forge.say(pod.base, good)
+    pod.want(kept=None)
+
+
+def test_names_lead_nowhere(pod, first):
+    outside = pod.root / "outside"
+    shutil.copytree(first, outside)
+    for name in ("../outside", "..", "/etc", "a/b", "", "base"):
+        pod.adapters[name] = {"name": name, "uri": f"file://{outside}", "path": str(outside)}
+    pod.want()
+    until(lambda: pod.status()["revision"] == pod.revision, 2)
+    for name in ("../outside", "..", "/etc", "a/b", "", "base"):
+        assert pod.settle(name, "Failed")["message"]
+        del pod.adapters[name]
+    assert set(pod.models()) == {"base", "first"}
+    for model in ("../outside", str(outside), str(first), f"first/{pod.adapter('first')['digest']}"):
+        assert pod.complete(model).status == 404
+    pod.want()
+
+
+def test_more_adapters_than_slots_are_all_served(pod, forge):
+    paths = {f"many{n}": forge.adapter(pod.base, seed=20 + n) for n in range(4)}
+    pod.want(**paths)
+    for name in paths:
+        pod.settle(name)
+    for _ in range(2):  # the second time, all of them were evicted in between
+        for name, path in paths.items():
+            assert pod.say(name) == forge.say(pod.base, path)
+    pod.want(**dict.fromkeys(paths))
+
+
+def test_files_outlive_the_requests_that_need_them_and_no_longer(pod, forge):
+    path = forge.adapter(pod.base, seed=9)
+    fillers = {f"filler{n}": forge.adapter(pod.base, seed=30 + n) for n in range(2)}
+    pod.want(leaving=path, **fillers)
+    folder = pod.store / "leaving" / pod.settle("leaving")["digest"]
+    stream = pod.stream("leaving", tokens=450)
+    pod.want(leaving=None)
+    until(lambda: "leaving" not in pod.models(), 2)
+    seen = []
+    for line in stream:
+        if line.startswith(b"data: {"):
+            seen.append(json.loads(line[6:])["choices"][0]["text"])
+            assert folder.is_dir()
+    assert len("".join(seen)) > 100
+    until(lambda: not folder.exists(), 15)
+    assert not folder.parent.exists()
+    for name, filler in fillers.items():  # evicts what is left of it
+        pod.settle(name)
+        assert pod.say(name) == forge.say(pod.base, filler)
+    pod.want(**dict.fromkeys(fillers))
+
+
+def test_no_request_is_refused_and_no_answer_mixed_while_versions_change(pod, forge):
+    versions = [forge.adapter(pod.base, seed=10), forge.adapter(pod.base, seed=11)]
+    truth = {forge.say(pod.base, path, tokens=48): n for n, path in enumerate(versions)}
+    assert len(truth) == 2
+    pod.want(swapped=versions[0])
+    pod.settle("swapped")
+    stop = threading.Event()
+    answers: list[Any] = []
+
+    def ask() -> None:
+        while not stop.is_set():
+            answers.append(pod.complete("swapped", tokens=48))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for turn in range(1, 9):
+        pod.want(swapped=versions[turn % 2])
+        pod.settle("swapped")
+        time.sleep(0.7)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    pod.want(swapped=None)
+    assert {answer.status for answer in answers} == {200}
+    seen = [truth.get(answer.json["choices"][0]["text"], "a mix") for answer in answers]
+    print(f"\n{len(seen)} answers over 8 swaps: {seen.count(0)} old, {seen.count(1)} new")
+    assert set(seen) == {0, 1}
+
+
+def test_what_somebody_unloads_comes_back(pod, forge, first):
+    before = metric(pod, "tunesmith_agent_drift_repaired_total")
+    token = {"X-Tunesmith-Token": pod.token}
+    assert pod.admin("/v1/unload_lora_adapter", {"lora_name": "first"}, **token).status == 200
+    until(lambda: "first" in pod.models(), 7)
+    assert metric(pod, "tunesmith_agent_drift_repaired_total") == before + 1
+    assert pod.say("first") == forge.say(pod.base, first)
+
+
+def test_only_the_admin_token_changes_the_state(pod):
+    state = {**pod.state(), "revision": pod.revision + 100}
+    assert pod.put(state, token="guess").status == 401
+    assert pod.put(state, token="x" * 32).status == 401
+    assert pod.put({**pod.state(), "revision": pod.revision - 1}).status == 409
+    assert pod.put({"revision": "many"}).status == 422
+    assert pod.put(pod.state()).status == 200, "the same again is no change"
+    assert pod.status()["revision"] == pod.revision
+
+
+def test_a_restarted_agent_finds_all_as_it_was(pod, forge, first):
+    folder = pod.store / "first" / pod.adapter("first")["digest"]
+    before = folder.stat().st_ino
+    pod.agent.stop(signal.SIGKILL)
+    assert pod.say("first") == forge.say(pod.base, first)
+    pod.agent.start()
+    pod.settle("first", seconds=10)
+    until(lambda: pod.status()["ready"], 5)
+    assert folder.stat().st_ino == before, "nothing was fetched or written again"
+    assert pod.say("first") == forge.say(pod.base, first)
+
+
+def test_a_terminated_agent_ends_at_once_and_cleanly(pod):
+    start = time.monotonic()
+    assert pod.agent.stop(signal.SIGTERM) == 0
+    assert time.monotonic() - start < 2
+    pod.agent.start()
+    pod.settle("first", seconds=10)
+
+
+def test_a_restarted_engine_gets_its_adapters_back_before_the_pod_is_ready(pod, forge, first):
+    second = forge.adapter(pod.base, seed=12)
+    pod.want(second=second)
+    pod.settle("second")
+    pod.engine.stop(signal.SIGKILL)
+    until(lambda: not pod.status()["ready"], 3)
+    assert pod.status()["engine"] == "Starting"
+    pod.engine.start()
+    until(pod.up, 300)
+    up = time.monotonic()
+    until(lambda: {"first", "second"} <= set(pod.models()), 3)
+    print(f"\nengine up -> both adapters back: {time.monotonic() - up:.3f} s")
+    until(lambda: pod.status()["ready"], 2)
+    assert pod.say("first") == forge.say(pod.base, first)
+    assert pod.say("second") == forge.say(pod.base, second)
+    pod.want(second=None)
