@@ -1,0 +1,1 @@
+"""`make quickstart`: from nothing to an answer of a tuned model, on whatever cluster there is."""

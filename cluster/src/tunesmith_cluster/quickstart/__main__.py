@@ -1,0 +1,5 @@
+"""`python -m tunesmith_cluster.quickstart`."""
+
+from tunesmith_cluster.quickstart.main import main
+
+main()
