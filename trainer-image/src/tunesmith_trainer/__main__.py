@@ -1,18 +1,20 @@
 """`python -m tunesmith_trainer train|merge|demo-model`. Nothing heavy is imported before the plan is read and the
-files that it names are looked at: most errors are told within a second."""
+files that it names are looked at: most errors are told within a second.
+"""
 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
-
 from tunesmith.training.plan import MergePlan, TrainPlan
 from tunesmith.training.report import PLAN_FILE, Ending
+
 from tunesmith_trainer import ending
 from tunesmith_trainer.errors import ConfigError
 
@@ -51,6 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
+    # It recommends a kernel package, which would be fetched from a hub.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
     def work() -> Ending:
         match chosen.command:

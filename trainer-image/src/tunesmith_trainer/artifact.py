@@ -15,6 +15,7 @@ from tunesmith import artifacts
 from tunesmith.api.base import Artifact
 from tunesmith.training.location import join
 from tunesmith.training.plan import MergePlan, TrainPlan, digest
+
 from tunesmith_trainer.data import SourceFile
 from tunesmith_trainer.model import manifest_of
 

@@ -42,7 +42,8 @@ def newest(run: Path) -> Path | None:
 
 class StopOnSigterm(TrainerCallback):
     """While the training loop runs, SIGTERM to any process makes all of them checkpoint after the step at hand and
-    stop. They agree by a one-number all-reduce after each step."""
+    stop. They agree by a one-number all-reduce after each step.
+    """
 
     def __init__(self) -> None:
         self.asked = False

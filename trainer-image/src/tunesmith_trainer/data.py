@@ -1,5 +1,6 @@
 """Datasets: files -> rows of a conversation or of plain text. Every error names file, row, what was found and what
-was expected. Nothing of torch is needed here."""
+was expected. Nothing of torch is needed here.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from tunesmith.training.plan import DatasetPlan
+
 from tunesmith_trainer.errors import DataError
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
@@ -59,7 +61,8 @@ class SourceFile:
 
 def data_files(dataset: DatasetPlan, label: str) -> list[tuple[Path, str]]:
     """Files of a dataset and their addresses. Of a folder: all of known types; where some lie under a name that
-    begins with `train`, only those, so that nothing is learned from a test split."""
+    begins with `train`, only those, so that nothing is learned from a test split.
+    """
     root = Path(dataset.path)
     if root.is_file():
         return [(root, dataset.uri)]

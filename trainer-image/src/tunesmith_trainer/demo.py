@@ -13,7 +13,8 @@ NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 def write_demo_model(out: Path) -> None:
     """Write the model as bfloat16 safetensors, with tokenizer and chat template, into the folder `out`. Nothing is
-    done where it is there already; a half-written folder is never seen."""
+    done where it is there already; a half-written folder is never seen.
+    """
     if (out / "config.json").is_file():
         print(f"{out} is there already")
         return

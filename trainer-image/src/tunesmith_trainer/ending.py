@@ -16,6 +16,7 @@ from types import FrameType
 from typing import TextIO
 
 from tunesmith.training.report import TERMINATION_LOG, Ending
+
 from tunesmith_trainer.errors import InternalError, Interrupted, OutOfMemory, TrainerError
 
 LOG_LINES = 20
@@ -82,7 +83,8 @@ def classify(error: BaseException) -> TrainerError:
 
 def write(ending: Ending) -> None:
     """Put `ending` into the termination message, unless a process of this container was there first: what failed
-    first is the cause, the rest are consequences."""
+    first is the cause, the rest are consequences.
+    """
     path = os.environ.get("TUNESMITH_TERMINATION_LOG", TERMINATION_LOG)
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)

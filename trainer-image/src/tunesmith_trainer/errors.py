@@ -1,5 +1,6 @@
 """Failures that are told apart, each with an exit code. A message names the field or file, what was found, and
-what to do."""
+what to do.
+"""
 
 from __future__ import annotations
 
@@ -36,14 +37,14 @@ class ModelError(TrainerError):
     exit_code = 66
 
 
-class CheckFailed(TrainerError):  # noqa: N818 - the name is the reported class
+class CheckFailed(TrainerError):
     """The merged model differs from base + adapters."""
 
     reason = "CheckFailed"
     exit_code = 67
 
 
-class OutOfMemory(TrainerError):  # noqa: N818 - the name is the reported class
+class OutOfMemory(TrainerError):
     """The machine's or the accelerator's memory did not suffice."""
 
     reason = "OutOfMemory"
@@ -57,7 +58,7 @@ class InternalError(TrainerError):
     exit_code = 70
 
 
-class Interrupted(TrainerError):  # noqa: N818 - the name is the reported class
+class Interrupted(TrainerError):
     """SIGTERM."""
 
     reason = "Interrupted"

@@ -4,7 +4,8 @@ An assistant's turn begins where the model's chat template, asked for a generati
 ends; and it ends with the end-of-turn token. Both are found by rendering prefixes of the conversation. Where the
 whole rendering does not begin with the rendering of a prefix, the template rewrites history (some drop earlier
 reasoning); then TRL's training variant of that template is used, which marks the assistant's turns, and where there
-is none the row is refused."""
+is none the row is refused.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ Ids = np.ndarray[tuple[int], np.dtype[np.int32]]
 @dataclass
 class Tokens:
     """Tokenised rows: token ids and labels, one array of each per row and of equal length. A label is the token
-    itself where it is learned, else -100."""
+    itself where it is learned, else -100.
+    """
 
     input_ids: list[Ids] = field(default_factory=list)
     labels: list[Ids] = field(default_factory=list)
@@ -41,7 +43,7 @@ class Tokens:
     """Rows of which nothing to learn was left within the limit."""
 
 
-class HistoryRewritten(Exception):  # noqa: N818 - not an error: another way is tried
+class HistoryRewritten(Exception):
     """The template renders a turn differently once others follow."""
 
 
@@ -133,7 +135,8 @@ class Masker:
 
     def ended(self, text: str, spans: list[Span]) -> tuple[str, list[Span]]:
         """`text` and `spans`, with the end-of-sequence token added where a template leaves the last turn open: the
-        model must learn to stop."""
+        model must learn to stop.
+        """
         start, end = spans[-1]
         if end < len(text.rstrip()) or self.ends_turn(text.rstrip()):
             return text, spans

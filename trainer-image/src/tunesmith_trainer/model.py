@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tunesmith.artifacts import MANIFEST
 from tunesmith.training.plan import Place
+
 from tunesmith_trainer.errors import ModelError
 
 if TYPE_CHECKING:
@@ -126,7 +127,8 @@ def load_model(
 
 def save_model(model: PreTrainedModel, base: Place, dtype: torch.dtype, folder: Path) -> None:
     """Write `model` in `dtype` with the configuration, tokenizer, chat template and generation settings of `base`,
-    byte by byte but for the dtype's name. The weights of `model` itself are cast."""
+    byte by byte but for the dtype's name. The weights of `model` itself are cast.
+    """
     model.to(dtype).save_pretrained(folder)
     source = Path(base.path)
     config = json.loads((source / "config.json").read_text())

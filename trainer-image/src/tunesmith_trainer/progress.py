@@ -18,8 +18,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-
 from tunesmith.training.report import Report
+
 from tunesmith_trainer.errors import ConfigError
 
 GAUGES = {
@@ -85,7 +85,7 @@ class Handler(BaseHTTPRequestHandler):
 
     server: Server
 
-    def do_GET(self) -> None:  # noqa: N802 - http.server's name
+    def do_GET(self) -> None:
         """Serve the two paths."""
         match self.path.split("?")[0]:
             case "/progress":

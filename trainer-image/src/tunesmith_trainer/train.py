@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.training.plan import TrainPlan
 from tunesmith.training.report import PORT, Ending
+
 from tunesmith_trainer.data import SourceFile, read_datasets
 from tunesmith_trainer.errors import ConfigError, Interrupted
 from tunesmith_trainer.model import check_files

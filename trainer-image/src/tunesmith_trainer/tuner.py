@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tunesmith.training.plan import TunerPlan
+
 from tunesmith_trainer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 def quantization_config(tuner: TunerPlan, compute: torch.dtype) -> BitsAndBytesConfig | None:
     """How bitsandbytes holds the base; None where the tuner does not quantise. NF4 with double quantisation is
-    QLoRA's own setting (arXiv 2305.14314)."""
+    QLoRA's own setting (arXiv 2305.14314).
+    """
     if tuner.quantization is None:
         return None
     from transformers import BitsAndBytesConfig
@@ -70,7 +72,6 @@ def add_adapter(model: PreTrainedModel, tuner: TunerPlan) -> PeftModel:
 def check_tuner(model: torch.nn.Module, tuner: TunerPlan) -> None:
     """See that exactly the weights that the plan says are trained, and that a quantised base is quantised."""
     import bitsandbytes
-    import torch
 
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]

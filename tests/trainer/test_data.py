@@ -1,0 +1,157 @@
+"""Rows: every known form reads to the same conversation, and every bad row says where and what it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunesmith.training.plan import DatasetPlan
+from tunesmith_trainer.data import Row, read_datasets
+from tunesmith_trainer.errors import DataError
+
+pytestmark = pytest.mark.trainer
+
+USER = {"role": "user", "content": "Q"}
+ASSISTANT = {"role": "assistant", "content": "A"}
+SYSTEM = {"role": "system", "content": "S"}
+
+
+def read(path: Path, text: str | bytes | None = None, plain: bool = False, seed: int = 0, **options: Any) -> list[Row]:
+    """Rows of one dataset, whose file is written first."""
+    if text is not None:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    dataset = DatasetPlan(uri=f"pvc://c/{path.name}", path=str(path), **options)
+    return read_datasets([dataset], plain, seed)[0]
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"messages": [USER, ASSISTANT]}, [USER, ASSISTANT]),
+        ({"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}, [USER, ASSISTANT]),
+        ({"messages": [USER, ASSISTANT], "system": "S"}, [SYSTEM, USER, ASSISTANT]),
+        ({"messages": [SYSTEM, USER, ASSISTANT], "system": "other"}, [SYSTEM, USER, ASSISTANT]),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "Q"}]}, ASSISTANT]}, [USER, ASSISTANT]),
+        ({"messages": json.dumps([USER, ASSISTANT])}, [USER, ASSISTANT]),
+        ({"instruction": "Q", "output": "A"}, [USER, ASSISTANT]),
+        ({"instruction": "Q", "input": "", "output": "A"}, [USER, ASSISTANT]),
+        ({"instruction": "Q", "input": "X", "output": "A"}, [{"role": "user", "content": "Q\nX"}, ASSISTANT]),
+        ({"query": "Q", "response": "A", "tag": "en"}, [USER, ASSISTANT]),
+        ({"prompt": "Q", "completion": "A"}, [USER, ASSISTANT]),
+        ({"question": "Q", "answer": "A"}, [USER, ASSISTANT]),
+        ({"input": "Q", "output": "A"}, [USER, ASSISTANT]),
+        ({"problem": "Q", "solution": "A", "system_prompt": "S"}, [SYSTEM, USER, ASSISTANT]),
+        ({"question": "Q", "answers": ["A"]}, [USER, ASSISTANT]),
+        ({"query": "Q", "text": "A"}, [USER, ASSISTANT]),
+        ({"query": "Q", "response": None, "output": "A"}, [USER, ASSISTANT]),
+    ],
+)
+def test_known_forms_read_to_the_same_conversation(
+    tmp_path: Path, row: dict[str, Any], expected: list[dict[str, str]]
+) -> None:
+    assert list(read(tmp_path / "d.jsonl", json.dumps(row))[0].messages) == expected
+
+
+def test_columns_are_mapped(tmp_path: Path) -> None:
+    rows = read(tmp_path / "d.jsonl", '{"q": "Q", "a": "A", "s": "S"}', columns={"query": "q", "response": "a", "system": "s"})
+    assert list(rows[0].messages) == [SYSTEM, USER, ASSISTANT]
+
+
+def test_text_rows_are_text(tmp_path: Path) -> None:
+    assert read(tmp_path / "d.jsonl", '{"text": "T", "source": "web"}', plain=True)[0].text == "T"
+    assert read(tmp_path / "d.jsonl", '{"body": "T", "query": "x"}', columns={"text": "body"})[0].text == "T"
+
+
+def test_csv_json_and_parquet_read_as_jsonl_does(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.table({"query": ["Q"], "response": ["A"]}), tmp_path / "d.parquet")
+    for rows in (
+        read(tmp_path / "d.csv", 'query,response\nQ,"A"\n'),
+        read(tmp_path / "d.json", '[{"query": "Q", "response": "A"}]'),
+        read(tmp_path / "d.parquet"),
+        read(tmp_path / "bom.jsonl", b'\xef\xbb\xbf{"query": "Q", "response": "A"}\r\n\r\n'),
+    ):
+        assert [list(row.messages) for row in rows] == [[USER, ASSISTANT]]
+
+
+def test_a_folder_gives_its_training_files_only(tmp_path: Path) -> None:
+    for name in ("train-0.jsonl", "train-1.jsonl", "test.jsonl", ".hidden.jsonl"):
+        (tmp_path / name).write_text(json.dumps({"query": name, "response": "A"}))
+    (tmp_path / "README.md").write_text("hello")
+    assert [row.messages[0]["content"] for row in read(tmp_path)] == ["train-0.jsonl", "train-1.jsonl"]
+
+
+def test_variables_are_filled_in_every_text_and_others_are_left(tmp_path: Path) -> None:
+    text = json.dumps({"system": "{{NAME}}", "query": "{{ NAME }}?", "response": "{{NAME}} {{OTHER}} {x}"})
+    row = read(tmp_path / "d.jsonl", text, variables={"NAME": r"Xiao \1 Huang"})[0]
+    assert [m["content"] for m in row.messages] == [
+        r"Xiao \1 Huang", r"Xiao \1 Huang?", r"Xiao \1 Huang {{OTHER}} {x}",
+    ]  # fmt: skip
+
+
+def test_sample_draws_by_seed_without_repetition_until_it_must(tmp_path: Path) -> None:
+    path = tmp_path / "d.jsonl"
+    text = "".join(json.dumps({"query": str(i), "response": "A"}) + "\n" for i in range(10))
+
+    def drawn(count: int, seed: int) -> list[str]:
+        return [row.messages[0]["content"] for row in read(path, text, sample=count, seed=seed)]
+
+    assert len(set(drawn(5, 1))) == 5
+    assert drawn(5, 1) == drawn(5, 1) != drawn(5, 2)
+    assert sorted(drawn(25, 1)[:20]) == sorted([str(i) for i in range(10)] * 2)
+    assert len(drawn(25, 1)) == 25
+
+
+GOOD = '{"query": "Q", "response": "A"}\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "parts"),
+    [
+        ("d.jsonl", GOOD * 16 + '{"query": "Q"}\n', ["datasets[0] pvc://c/d.jsonl row 17: no answer: found columns ['query']",
+         "expected a response in one of ['response', 'answer', 'output'", "map it with datasets[0].columns.response"]),
+        ("d.jsonl", GOOD + "\n{oops\n", ["row 3: no valid JSON", "one object on one line"]),
+        ("d.jsonl", "[1]\n", ["row 1: found a list; expected an object"]),
+        ("d.jsonl", '{"a": "Q", "b": "A"}', ["row 1", "found columns ['a', 'b']", "expected messages, or one of ['query'", "datasets[0].columns"]),
+        ("d.jsonl", '{"response": "A"}', ["row 1: no question: found columns ['response']", "datasets[0].columns.query"]),
+        ("d.jsonl", '{"query": "Q", "response": " "}', ["row 1: response is empty", "leave the row out"]),
+        ("d.jsonl", '{"query": "Q", "response": null}', ["row 1: response is nothing", "expected text as the answer"]),
+        ("d.jsonl", '{"query": "Q", "response": {"a": 1}}', ["row 1: response is an object"]),
+        ("d.jsonl", '{"instruction": "Q", "input": "X"}', ["row 1: no answer"]),
+        ("d.jsonl", '{"messages": []}', ["row 1: messages is empty", "expected a list of messages"]),
+        ("d.jsonl", '{"messages": "hello"}', ["row 1: messages is text"]),
+        ("d.jsonl", '{"messages": [{"role": "boss", "content": "x"}]}', ["row 1: messages[0] has the role 'boss'", "'assistant'"]),
+        ("d.jsonl", '{"messages": [{"content": "x"}]}', ["row 1: messages[0] is no message"]),
+        ("d.jsonl", '{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": ""}]}', ["messages[1] has no content"]),
+        ("d.jsonl", '{"messages": [{"role": "user", "content": [{"type": "image"}]}]}', ["messages[0] has parts that are not text"]),
+        ("d.jsonl", "", ["datasets[0] pvc://c/d.jsonl: there are no rows"]),
+        ("d.jsonl", b"\xff\xfe{", ["cannot be read as .jsonl", "utf-8"]),
+        ("d.json", '{"rows": []}', ["found a JSON an object", "list of objects"]),
+        ("d.csv", "query,response\nQ,A\nQ,\n", ["row 3: response is empty"]),
+        ("d.parquet", "nope", ["cannot be read as .parquet"]),
+        ("d.txt", "hello", ["unknown type of file '.txt'", ".jsonl, .ndjson, .json, .csv, .parquet"]),
+    ],
+)  # fmt: skip
+def test_a_bad_row_is_named_with_what_was_found_and_what_to_do(
+    tmp_path: Path, name: str, text: str | bytes, parts: list[str]
+) -> None:
+    with pytest.raises(DataError) as caught:
+        read(tmp_path / name, text)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_a_missing_file_an_empty_folder_and_an_unmapped_column_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"datasets\[0\] pvc://c/no.jsonl: there is no file or folder"):
+        read(tmp_path / "no.jsonl")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "README.md").write_text("x")
+    with pytest.raises(DataError, match=r"no data files in the folder; found \['README.md'\]"):
+        read(tmp_path / "folder")
+    with pytest.raises(DataError, match=r"row 1: no column 'frage': .* as datasets\[0\].columns.query names it"):
+        read(tmp_path / "d.jsonl", GOOD, columns={"query": "frage"})
