@@ -61,6 +61,13 @@ class Kubectl:
     def names(self, kind: str) -> list[str]:
         return sorted(item["metadata"]["name"] for item in self.list(kind))
 
+    def wait_for_pods(self, number: int) -> None:
+        """Until that many pods run."""
+        eventually(
+            lambda: sum(pod["status"].get("phase") == "Running" for pod in self.list("pod")) == number,
+            lambda: self("get", "pods"),
+        )
+
     def condition(self, kind: str, name: str, type_: str = "Succeeded") -> dict[str, Any]:
         conditions = self.get(kind, name).get("status", {}).get("conditions", [])
         return next((c for c in conditions if c["type"] == type_), {})

@@ -20,6 +20,8 @@ from tunesmith.kube.compare import covers
         ({"limits": {"cpu": "1", "memory": "1Gi"}}, {"limits": {"cpu": "1000m", "memory": "1024Mi"}}, True),
         ({"limits": {"cpu": "1"}}, {"limits": {"cpu": "2"}}, False),
         ({}, {"limits": {"cpu": 1}}, False),
+        ({}, {"value": ""}, True),
+        ({"value": "x"}, {"value": ""}, False),
     ],
 )
 def test_what_is_filled_in_does_not_matter_and_what_is_wanted_does(live: Any, wanted: Any, same: bool) -> None:

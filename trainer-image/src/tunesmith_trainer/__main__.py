@@ -17,6 +17,7 @@ from tunesmith.training.report import PLAN_FILE, Ending
 
 from tunesmith_trainer import ending
 from tunesmith_trainer.errors import ConfigError
+from tunesmith_trainer.inputs import wait_for_inputs
 
 # Models and data are mounted or fetched before this program starts. It reaches no hub and reports to none.
 ENVIRONMENT = {
@@ -59,13 +60,17 @@ def main(arguments: list[str] | None = None) -> int:
     def work() -> Ending:
         match chosen.command:
             case "train":
+                plan = read_plan(TrainPlan, chosen.plan)
+                wait_for_inputs(plan)
                 from tunesmith_trainer.train import train
 
-                return train(read_plan(TrainPlan, chosen.plan))
+                return train(plan)
             case "merge":
+                merge_plan = read_plan(MergePlan, chosen.plan)
+                wait_for_inputs(merge_plan)
                 from tunesmith_trainer.merge import merge
 
-                return merge(read_plan(MergePlan, chosen.plan))
+                return merge(merge_plan)
             case _:
                 from tunesmith_trainer.demo import write_demo_model
 

@@ -6,12 +6,13 @@ The library's typed models cost 35 MB of memory, so its transport and its config
 from __future__ import annotations
 
 import json
+import os
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
 from kubernetes.aio.client import ApiClient
-from kubernetes.aio.config import load_config
+from kubernetes.aio.config import load_incluster_config, load_kube_config
 
 from tunesmith.api.base import GROUP, VERSION
 
@@ -60,7 +61,10 @@ class Client:
         self._api: ApiClient | None = None
 
     async def __aenter__(self) -> Self:
-        await load_config()  # type: ignore[no-untyped-call]
+        if "KUBERNETES_SERVICE_HOST" in os.environ:
+            load_incluster_config()  # type: ignore[no-untyped-call]
+        else:
+            await load_kube_config(os.environ.get("KUBECONFIG"))  # type: ignore[no-untyped-call]
         self._api = ApiClient()
         return self
 

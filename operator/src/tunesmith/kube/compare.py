@@ -19,6 +19,8 @@ def covers(live: Any, wanted: Any) -> bool:
         )
     if isinstance(wanted, list):
         return isinstance(live or [], list) and len(live or []) == len(wanted) and all(map(covers, live or [], wanted))
+    if wanted == "":
+        return not live  # an empty text is stored as none
     return bool(live == wanted)
 
 
