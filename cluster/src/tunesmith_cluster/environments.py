@@ -110,7 +110,8 @@ def _build(target: Path, environment: Environment, uv: Path) -> None:
     # At its final place, since an environment's scripts name it; without the mark it counts as not there.
     shutil.rmtree(target, ignore_errors=True)
     command = [str(uv), "sync", "--quiet", f"--project={ROOT}", f"--python={interpreter()}"]
-    command += ["--frozen", "--no-install-workspace", *environment.selection]
+    # Containers see the environment read-only: what is not compiled now would be compiled at every start.
+    command += ["--frozen", "--no-install-workspace", "--compile-bytecode", *environment.selection]
     _run(command, f"installing the {environment.name}'s packages", UV_PROJECT_ENVIRONMENT=str(target))
     (target / DONE).touch()
 
