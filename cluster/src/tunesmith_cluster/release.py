@@ -94,6 +94,8 @@ def main(arguments: Sequence[str]) -> None:
     cluster = Cluster(reporter=reporter)
     kubeconfig = Path(os.environ.get("KUBECONFIG") or cluster.kubeconfig)
     if not kubeconfig.exists():
+        if arguments == ["uninstall"]:
+            return  # where there is no cluster, there is no operator on it
         raise ClusterError(f"there is no {kubeconfig}: start the local cluster with `make up`, or set KUBECONFIG")
     release = Release(tools.find("helm", cluster.paths, reporter), kubeconfig)
     match arguments:

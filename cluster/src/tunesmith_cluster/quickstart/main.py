@@ -22,7 +22,7 @@ from tunesmith_cluster.quickstart import ask
 from tunesmith_cluster.quickstart.kubectl import Kubectl
 from tunesmith_cluster.quickstart.resources import KINDS
 from tunesmith_cluster.quickstart.stages import Stages
-from tunesmith_cluster.quickstart.target import Target, choose
+from tunesmith_cluster.quickstart.target import Given, Target, choose
 from tunesmith_cluster.quickstart.watch import Names, Watcher
 from tunesmith_cluster.release import Release
 
@@ -30,7 +30,9 @@ EXAMPLES = ROOT / "examples" / "quickstart"
 EXAMPLES_IMAGE = "tunesmith-trainer:dev"
 """The trainer image that the examples name."""
 
-app = typer.Typer(help="From nothing to an answer of a tuned model.", pretty_exceptions_enable=False)
+app = typer.Typer(
+    help="From nothing to an answer of a tuned model.", add_completion=False, pretty_exceptions_enable=False
+)
 Folder = Annotated[Path, typer.Option(help="The folder of resources to apply.")]
 
 
@@ -97,6 +99,8 @@ class Quickstart:
             with self._reporter.step("uninstall the operator"):
                 release.uninstall()
             self._reporter.say("The CRDs stay: with them, all resources of their kinds would be deleted.")
+        if not isinstance(target, Given) and target.cluster.paths.state.exists():
+            target.cluster.down()  # tests make a local cluster, also where the quickstart uses kind
 
     def _clients(self, target: Target) -> tuple[Kubectl, Release]:
         paths = target.cluster.paths

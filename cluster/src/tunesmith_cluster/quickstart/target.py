@@ -147,6 +147,8 @@ class Given(Target):
 
     @property
     def kubeconfig(self) -> Path:
+        if os.pathsep in os.environ["KUBECONFIG"]:
+            raise ClusterError("KUBECONFIG names several files: make one of them with `kubectl config view --flatten`")
         return Path(os.environ["KUBECONFIG"])
 
     def start(self) -> None:

@@ -1,0 +1,84 @@
+# `make` alone says what there is. Everything needed is installed on first use, outside the checkout; on Debian as root
+# nothing has to be there before but make.
+RUN := hack/run
+PYTHON := $(RUN) python
+PYTEST := $(RUN) pytest
+# The trainer's environment: torch, vLLM, and the same test tools.
+TRAINER_PYTEST := $(PYTHON) -m tunesmith_cluster.environments run trainer -m pytest
+
+TYPED := operator/src cluster/src
+DOCKERFILES := operator/Dockerfile $(wildcard trainer-image/Dockerfile)
+SCRIPTS := hack/run .ci/run
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test check generate verify unit chart integration trainer serving e2e up down clean quiet
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+quickstart: ## from nothing to an answer of a tuned model: cluster, operator, training, serving
+	@$(PYTHON) -m tunesmith_cluster.quickstart
+
+# One after the other, whatever -j says: they share a cluster and its two cores. What is quick comes first.
+test: ## all tests, on a cluster of their own on this machine
+	@$(MAKE) --no-print-directory check
+	@$(MAKE) --no-print-directory unit
+	@$(MAKE) --no-print-directory chart
+	@$(MAKE) --no-print-directory integration
+	@$(MAKE) --no-print-directory trainer
+	@$(MAKE) --no-print-directory serving
+	@$(MAKE) --no-print-directory e2e
+
+# Never on the cluster that a shell happens to point at.
+test quiet integration e2e: export KUBECONFIG =
+
+check: verify ## formatting, lint, types, layers, Dockerfiles, scripts
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) mypy $(TYPED)
+	$(RUN) lint-imports
+	$(RUN) hadolint $(DOCKERFILES)
+	$(RUN) shellcheck $(SCRIPTS)
+
+generate: ## write the CRDs from the models, to crds/ and the chart
+	$(PYTHON) -m tunesmith.schema .
+
+verify: ## fail if a generated file is not what `make generate` would write
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && $(PYTHON) -m tunesmith.schema "$$folder" && \
+	for generated in crds helm/tunesmith/templates/crds; do \
+	  diff -ru "$$generated" "$$folder/$$generated" || \
+	    { echo "$$generated does not fit operator/src/tunesmith/api: run \`make generate\`" >&2; exit 1; }; \
+	done
+
+unit: ## tests without a cluster
+	$(PYTEST) tests/unit tests/quickstart tests/packaging
+
+chart: ## the chart, rendered by the real helm
+	$(PYTEST) tests/chart
+
+integration: quiet ## the operator against a real API server and kubelet
+	$(PYTEST) tests/integration
+
+trainer: ## the trainer with real torch, transformers and peft
+	$(TRAINER_PYTEST) tests/trainer
+
+serving: ## agent and guard with a real vLLM
+	$(TRAINER_PYTEST) tests/serving
+
+e2e: quiet ## the whole way, in pods
+	$(PYTEST) tests/e2e
+
+# Tests bring their own operator; the one of a quickstart would work on their resources, too. `make quickstart` brings
+# it back, and what it made stays.
+quiet:
+	@$(PYTHON) -m tunesmith_cluster.release uninstall
+
+up: ## start the local cluster only
+	@$(PYTHON) -m tunesmith_cluster up
+
+down: ## remove the cluster (of one that was there before, only what the quickstart made)
+	@$(PYTHON) -m tunesmith_cluster.quickstart down
+
+clean: ## remove what tools left in the checkout; the cache outside it stays
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache dist
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,184 @@
+"""Which cluster is used, with which images, and what applies to it."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+from tunesmith_cluster import release
+from tunesmith_cluster.environments import ROOT
+from tunesmith_cluster.errors import ClusterError
+from tunesmith_cluster.progress import Reporter
+from tunesmith_cluster.quickstart import main, target
+from tunesmith_cluster.quickstart.kubectl import Kubectl
+from tunesmith_cluster.quickstart.stages import Stages, duration
+from tunesmith_cluster.release import Release
+from tunesmith_cluster.workloads import Images, split_tag
+
+QUIET = Reporter(Console(file=io.StringIO()))
+
+
+@pytest.fixture
+def tools(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The programs that are there."""
+    there: set[str] = set()
+    monkeypatch.setattr(target.shutil, "which", lambda name: f"/bin/{name}" if name in there else None)
+    monkeypatch.setattr(target, "_docker_answers", lambda: "docker" in there)
+    monkeypatch.setenv("TUNESMITH_CLUSTER_STATE", "/nowhere/state")
+    return there
+
+
+@pytest.mark.parametrize(
+    ("programs", "kubeconfig", "kind"),
+    [
+        (set(), None, target.Local),
+        ({"docker"}, None, target.Local),
+        ({"kind"}, None, target.Local),
+        ({"docker", "kind"}, None, target.Kind),
+        ({"docker", "kind"}, "", target.Kind),
+        ({"docker", "kind"}, "/home/me/kubeconfig", target.Given),
+        ({"docker", "kind"}, "/nowhere/state/kubeconfig/admin.yaml", target.Local),
+    ],
+)
+def test_choice(tools: set[str], programs: set[str], kubeconfig: str | None, kind: type[target.Target]) -> None:
+    tools |= programs
+    environ = {} if kubeconfig is None else {"KUBECONFIG": kubeconfig}
+    assert type(target.choose(QUIET, environ)) is kind
+
+
+def test_several_kubeconfigs_are_one_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", "/a:/b")
+    with pytest.raises(ClusterError, match="--flatten"):
+        _ = target.choose(QUIET).kubeconfig
+
+
+@pytest.mark.parametrize(
+    ("name", "repository", "tag"),
+    [
+        ("app", "app", "latest"),
+        ("app:1", "app", "1"),
+        ("registry:5000/team/app", "registry:5000/team/app", "latest"),
+        ("registry:5000/team/app:1", "registry:5000/team/app", "1"),
+    ],
+)
+def test_split_tag(name: str, repository: str, tag: str) -> None:
+    assert split_tag(name) == (repository, tag)
+
+
+def test_images_of_the_environment() -> None:
+    digest = f"sha256:{'a' * 64}"
+    assert target.image_values({}) == {}
+    assert target.image_values({"TUNESMITH_ENGINE_IMAGE": f"r.example.com/vllm:1@{digest}"}) == {
+        "engineImage.repository": "r.example.com/vllm",
+        "engineImage.tag": "1",
+        "engineImage.digest": digest,
+    }
+
+
+def test_values_of_loaded_images() -> None:
+    values = Images("tunesmith-operator:123456789012", "t:2", "e:3").helm_values()
+    assert values["operatorImage.repository"] == "tunesmith-operator"
+    assert values["operatorImage.tag"] == "123456789012"
+    assert len(values) == 6
+
+
+def test_kinds_storage_patch_is_one() -> None:
+    patch = yaml.safe_load(target.KIND_STORAGE_PATCH.read_text(encoding="utf-8"))
+    assert json.loads(patch["data"]["config.json"]) == {
+        "nodePathMap": [],
+        "sharedFileSystemPath": "/var/local-path-provisioner",
+    }
+    assert [node["role"] for node in yaml.safe_load(target.KIND_CONFIG.read_text())["nodes"]] == ["control-plane"]
+
+
+class Recorder(Kubectl):
+    """A kubectl that only takes notes."""
+
+    __slots__ = ("calls",)
+
+    def _run(self, arguments: Sequence[str], stdin: str | None) -> subprocess.CompletedProcess[str]:
+        calls.append((list(arguments), stdin))
+        answer = json.dumps({"spec": {"clusterIP": "10.0.0.7"}}) if "service" in arguments else ""
+        return subprocess.CompletedProcess([], 0, answer, "")
+
+
+calls: list[tuple[list[str], str | None]] = []
+RECORDER = Recorder(Path("kubectl"), Path("config"))
+
+
+@pytest.fixture(autouse=True)
+def _no_calls() -> None:
+    calls.clear()
+
+
+def test_the_examples_are_applied_as_they_are() -> None:
+    quickstart = main.Quickstart(main.EXAMPLES)
+    quickstart._apply(RECORDER, "default", None)
+    assert calls == [(["apply", f"--filename={main.EXAMPLES}", "--namespace=default"], None)]
+
+
+def test_a_registrys_trainer_image_takes_the_place_of_the_examples_own() -> None:
+    main.Quickstart(main.EXAMPLES)._apply(RECORDER, "default", "r.example.com/trainer:1")
+    ((_, text),) = calls
+    assert text is not None
+    applied = [item for item in yaml.safe_load_all(text) if item]
+    assert len(applied) == len(main.read(main.EXAMPLES))
+    (job,) = [item for item in applied if item["kind"] == "Job"]
+    assert job["spec"]["template"]["spec"]["containers"][0]["image"] == "r.example.com/trainer:1"
+
+
+def test_a_service_is_reached_by_its_cluster_address() -> None:
+    with main.reachable(RECORDER, "http://chat.default.svc/v1", direct=True) as address:
+        assert address == "http://10.0.0.7:80/v1"
+
+
+def test_an_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match="no resource of tunesmith's kinds"):
+        main.read(tmp_path)
+
+
+def test_stages() -> None:
+    stages = Stages(QUIET)
+    with stages.stage("first"):
+        pass
+    stages.add("second", None)
+    output = io.StringIO()
+    Console(file=output, width=80).print(stages.table())
+    assert "was there already" in output.getvalue()
+    assert [duration(3.21), duration(125)] == ["3.2 s", "2 min 5 s"]
+
+
+def test_helm_runs_only_where_something_differs(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    helm = tmp_path / "helm"
+    helm.write_text(
+        f"""#!/bin/sh
+case "$*" in
+  *version*) echo v4.2.4 ;;
+  *status*) cat {tmp_path}/status 2>/dev/null ;;
+  *) echo "$@" >> {log} ;;
+esac
+"""
+    )
+    helm.chmod(0o755)
+    installed = Release(helm, Path("config"))
+    assert installed.install({"workers": "1"})
+    command = log.read_text()
+    assert "--set-string=workers=1" in command
+    description = f"chart and values {release.fingerprint(release.CHART, {'workers': '1'}, ())}"
+    assert description in command
+    (tmp_path / "status").write_text(json.dumps({"info": {"status": "deployed", "description": description}}))
+    assert not installed.install({"workers": "1"})
+    assert installed.install({"workers": "2"})
+    (tmp_path / "status").write_text(json.dumps({"info": {"status": "failed", "description": description}}))
+    assert installed.install({"workers": "1"})
+
+
+def test_no_operator_folder_shadows_the_standard_library() -> None:
+    assert not (ROOT / "operator" / "__init__.py").exists()
