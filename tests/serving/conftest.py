@@ -69,6 +69,11 @@ def call(method: str, url: str, body: Any = None, headers: dict[str, str] | None
         return Answer(0, str(error))
 
 
+def tokens_of(answer: Answer) -> tuple[int, ...]:
+    """The tokens of an answer. Its text may lack the end, where that is no whole character."""
+    return tuple(answer.json["choices"][0]["token_ids"])
+
+
 @dataclass
 class Process:
     """A child that is started, watched and ended by its own id."""
@@ -175,12 +180,13 @@ class Pod:
 
     def complete(self, model: str, prompt: str = PROMPT, tokens: int = 16, **more: Any) -> Answer:
         body = {"model": model, "prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True, **more}
+        body["return_token_ids"] = True
         return call("POST", f"{self.url}/v1/completions", body)
 
-    def say(self, model: str, **more: Any) -> str:
+    def say(self, model: str, **more: Any) -> tuple[int, ...]:
         answer = self.complete(model, **more)
         assert answer.status == 200, answer
-        return str(answer.json["choices"][0]["text"])
+        return tokens_of(answer)
 
     def stream(self, model: str, tokens: int = 400) -> http.client.HTTPResponse:
         """Begin a long answer, and return it when its first token is there."""
@@ -201,7 +207,7 @@ class Forge:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.number = 0
-        self.answers: dict[tuple[Path | None, int], str] = {}
+        self.answers: dict[tuple[Path | None, int], tuple[int, ...]] = {}
 
     def base(self, hidden: int = 128, layers: int = 2) -> Path:
         import torch
@@ -259,14 +265,14 @@ class Forge:
         model.save_pretrained(path)
         return path
 
-    def say(self, base: Path, adapter: Path | None, tokens: int = 16) -> str:
+    def say(self, base: Path, adapter: Path | None, tokens: int = 16) -> tuple[int, ...]:
         """The greedy answer by transformers and PEFT: the truth that the engine is held to."""
         key = (adapter, tokens)
         if key not in self.answers:
             self.answers[key] = self._generate(base, adapter, tokens)
         return self.answers[key]
 
-    def _generate(self, base: Path, adapter: Path | None, tokens: int) -> str:
+    def _generate(self, base: Path, adapter: Path | None, tokens: int) -> tuple[int, ...]:
         import torch
         from peft import PeftModel
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -280,7 +286,7 @@ class Forge:
             out = model.generate(
                 **inputs, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, eos_token_id=None
             )
-        return str(tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+        return tuple(out[0, inputs["input_ids"].shape[1] :].tolist())
 
 
 @pytest.fixture(scope="session")

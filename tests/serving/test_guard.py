@@ -116,9 +116,7 @@ def test_no_spelling_of_a_path_gets_past_the_guard(pod, path):
 
 
 def test_websockets_are_refused(pod):
-    upgrade = (
-        "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-    )
+    upgrade = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
     for path in ("/v1/realtime", "/v1/load_lora_adapter"):
         assert raw(pod, "GET", path, headers=upgrade) in (403, 404)
 
@@ -132,9 +130,7 @@ def test_openai_clients_are_served(pod):
     client = openai.OpenAI(base_url=f"{pod.url}/v1", api_key="any", max_retries=0)
     messages = [{"role": "user", "content": "who are you?"}]
     whole = client.chat.completions.create(model="first", messages=messages, max_tokens=8, temperature=0)
-    parts = client.chat.completions.create(
-        model="first", messages=messages, max_tokens=8, temperature=0, stream=True
-    )
+    parts = client.chat.completions.create(model="first", messages=messages, max_tokens=8, temperature=0, stream=True)
     assert "".join(p.choices[0].delta.content or "" for p in parts if p.choices) == whole.choices[0].message.content
     with pytest.raises(openai.NotFoundError, match="does not exist"):
         client.chat.completions.create(model="nobody", messages=messages)

@@ -39,9 +39,9 @@ async def run(settings: Settings) -> None:
     async with aiohttp.ClientSession() as session:
         engine = Engine(session, settings.engine_url, lambda: token(settings.admin_token_file), settings.engine_api_key)
         agent = Agent(settings, engine, Metrics())
-        runner = web.AppRunner(application(agent), access_log=None)
+        runner = web.AppRunner(application(agent), access_log=None, shutdown_timeout=1)
         await runner.setup()
-        await web.TCPSite(runner, settings.agent_host, settings.agent_port, shutdown_timeout=1).start()
+        await web.TCPSite(runner, settings.agent_host, settings.agent_port).start()
         loop = asyncio.create_task(agent.run())
         await stop.wait()
         loop.cancel()
