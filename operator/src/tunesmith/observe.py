@@ -144,7 +144,7 @@ class Observer:
 
     async def _report(self, kind: str, pods: list[Object]) -> Report | None:
         """Progress, from rank 0 of the newest attempt."""
-        if kind != "FineTuneJob":
+        if kind == "ModelDeployment":
             return None
         index = "batch.kubernetes.io/job-completion-index"
         for pod in reversed(pods):

@@ -105,6 +105,14 @@ def kinds(objects: tuple[dict[str, Any], ...]) -> list[tuple[str, str]]:
         ),
         (world(train(), children=children(job()), pods=(pod(),)), "Unknown", "Running", "the pod runs"),
         (
+            world(
+                train(), children=children(job()), pods=(pod(),), report=Report(waiting="pvc://store/base is not there")
+            ),
+            "Unknown",
+            "WaitingForInput",
+            "pvc://store/base is not there",
+        ),
+        (
             world(train(), children=children(job(ended="Failed")), pods=(pod(**terminated(65, json.dumps(FAILED))),)),
             "False",
             "DataError",

@@ -6,15 +6,23 @@ import asyncio
 import contextlib
 import itertools
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 from tunesmith import workqueue
 from tunesmith.workqueue import WorkQueue
 
 
-async def drain(queue: WorkQueue[str], handle: object, seconds: float = 0.3, workers: int = 4) -> None:
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(queue.run(handle, workers), seconds)  # type: ignore[arg-type]
+async def drain(queue: WorkQueue[str], handle: object, until: Callable[[], bool], workers: int = 4) -> None:
+    """Work until something holds, and a moment longer, in which nothing more should happen."""
+    work = asyncio.ensure_future(queue.run(handle, workers))  # type: ignore[arg-type]
+    async with asyncio.timeout(30):
+        while not until():
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+    work.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await work
 
 
 async def test_a_key_is_handled_once_however_often_it_was_added() -> None:
@@ -27,7 +35,7 @@ async def test_a_key_is_handled_once_however_often_it_was_added() -> None:
     for _ in range(100):
         queue.add("a")
     queue.add("b")
-    await drain(queue, handle)
+    await drain(queue, handle, lambda: len(seen) == 2)
     assert seen == {"a": 1, "b": 1}
 
 
@@ -45,7 +53,7 @@ async def test_a_key_is_never_handled_by_two_workers_and_an_add_meanwhile_is_not
         active -= 1
 
     queue.add("a")
-    await drain(queue, handle)
+    await drain(queue, handle, lambda: count >= 3)
     assert (peak, count) == (1, 3)
 
 
@@ -62,7 +70,7 @@ async def test_a_failure_is_tried_again_and_further_apart(
             raise ValueError("no")
 
     queue.add("a")
-    await drain(queue, handle, 0.6)
+    await drain(queue, handle, lambda: len(times) >= 4)
     gaps = [b - a for a, b in itertools.pairwise(times)]
     assert len(times) == 4
     assert gaps == sorted(gaps)
@@ -80,7 +88,7 @@ async def test_a_slow_key_does_not_hold_up_the_others() -> None:
 
     for key in ("slow", "b", "c", "d"):
         queue.add(key)
-    await drain(queue, handle, workers=2)
+    await drain(queue, handle, lambda: len(seen) >= 3, workers=2)
     assert sorted(seen) == ["b", "c", "d"]
 
 
@@ -94,5 +102,5 @@ async def test_the_sooner_of_two_times_counts() -> None:
     queue.add("a", 100)
     queue.add("a", 0.01)
     queue.add("a", 50)
-    await drain(queue, handle)
+    await drain(queue, handle, lambda: bool(seen))
     assert seen == ["a"]

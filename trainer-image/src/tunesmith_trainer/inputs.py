@@ -4,26 +4,45 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tunesmith.training.location import locate
 from tunesmith.training.plan import MergePlan, Place, TrainPlan
+from tunesmith.training.report import Report
+
+from tunesmith_trainer.server import PORT, Server
 
 WAIT_SECONDS = float(os.environ.get("TUNESMITH_INPUT_WAIT_SECONDS", "600"))
 """After this time the absence is an error, which the reader of the input tells in its own words."""
 POLL_SECONDS = 1.0
 
 
-def wait_for_inputs(plan: TrainPlan | MergePlan, seconds: float = WAIT_SECONDS) -> None:
-    """Return when every path on a claim is there, or after `seconds` in all."""
+def wait_for_inputs(plan: TrainPlan | MergePlan, port: int = PORT, seconds: float = WAIT_SECONDS) -> None:
+    """Return when every path on a claim is there, or after `seconds` in all. What is waited for is served at `port`."""
     end = time.monotonic() + seconds
     for place in _on_claims(plan):
-        said = False
-        while not Path(place.path).exists() and time.monotonic() < end:
-            if not said:
-                print(f"{place.uri} does not exist yet; waiting up to {seconds:.0f} s for it", flush=True)
-                said = True
-            time.sleep(POLL_SECONDS)
+        if Path(place.path).exists():
+            continue
+        message = f"{place.uri} does not exist yet; waiting up to {seconds:.0f} s for it to be written"
+        print(message, flush=True)
+        with _told(message, port):
+            while not Path(place.path).exists() and time.monotonic() < end:
+                time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def _told(message: str, port: int) -> Iterator[None]:
+    try:
+        server = Server(port, Report(waiting=message))
+    except OSError:  # another process of this pod tells it
+        yield
+        return
+    try:
+        yield
+    finally:
+        server.close()
 
 
 def _on_claims(plan: TrainPlan | MergePlan) -> list[Place]:

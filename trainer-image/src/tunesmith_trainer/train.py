@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.training.plan import TrainPlan
-from tunesmith.training.report import PORT, Ending
+from tunesmith.training.report import Ending
 
 from tunesmith_trainer.data import SourceFile, read_datasets
 from tunesmith_trainer.errors import ConfigError, Interrupted
 from tunesmith_trainer.model import check_files
+from tunesmith_trainer.server import PORT
 
 if TYPE_CHECKING:
     from trl import SFTConfig, SFTTrainer
@@ -28,7 +29,7 @@ def train(plan: TrainPlan) -> Ending:
     from datasets import Dataset
     from pyarrow import table
 
-    from tunesmith_trainer.checkpoint import StopOnSigterm, is_first_process, newest
+    from tunesmith_trainer.checkpoint import StopOnSigterm, drop_broken, is_first_process, newest
     from tunesmith_trainer.masks import columns, tokenize
     from tunesmith_trainer.model import load_tokenizer
     from tunesmith_trainer.progress import Reporter
@@ -44,10 +45,12 @@ def train(plan: TrainPlan) -> Ending:
             f"{tokens.dropped} left out as nothing to learn remained"
         )
     resume = newest(run)
-    if resume and first:
-        print(f"resuming from {resume.name}")
+    if first:
+        drop_broken(run)
+        if resume:
+            print(f"resuming from {resume.name}")
     stop = StopOnSigterm()
-    reporter = Reporter(run / "logging.jsonl", int(os.environ.get("TUNESMITH_PROGRESS_PORT", PORT)))
+    reporter = Reporter(run / "logging.jsonl", PORT)
     trainer = build(plan, tokenizer, Dataset(table(columns(tokens))), [stop, reporter])
     try:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)

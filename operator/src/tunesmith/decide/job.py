@@ -173,7 +173,9 @@ class _Chain:
         children.append(self.kind.job(self.owner, self.attempt, self.resource.spec, plan, self.settings))
         nodes = plan.nodes if isinstance(plan, TrainPlan) else 1
         up = sum(pod_facts.running(pod) for pod in self.pods)
-        if up == nodes:
+        if self.world.report and self.world.report.waiting:
+            reason, message = "WaitingForInput", self.world.report.waiting
+        elif up == nodes:
             reason, message = "Running", f"all {nodes} pods run" if nodes > 1 else "the pod runs"
         else:
             held = pod_facts.problem(self.pods)
@@ -189,7 +191,7 @@ class _Chain:
                 **self.progress(),
             ),
             create=tuple(children),
-            again=self.settings.poll_seconds if reason == "Running" else WAIT_SECONDS,
+            again=self.settings.poll_seconds if up else WAIT_SECONDS,
             events=(Event("Normal", "Started", f"attempt {self.attempt}: {nodes} pod(s)"),) if first else (),
         )
 
@@ -248,13 +250,13 @@ class _Chain:
     def progress(self) -> dict[str, Any]:
         """Progress as a field of the status, kept as it is where it was written a moment ago."""
         report = self.world.report
-        if report is None or not isinstance(self.resource, FineTuneJob):
+        if report is None or report.waiting or not isinstance(self.resource, FineTuneJob):
             return {}
         old = self.resource.status.progress
         if old and old.updated and not self._older(old.updated, self.settings.progress_seconds):
             return {}
         percent = 100 * report.step // max(1, report.total_steps)
-        values = report.model_dump()
+        values = report.model_dump(exclude={"waiting"})
         for key in ("loss", "tokens_per_second"):
             values[key] = None if values[key] is None else float(f"{values[key]:.4g}")
         new = Progress(**values, percent=percent, eta=_duration(report.eta_seconds), updated=self.world.stamp)

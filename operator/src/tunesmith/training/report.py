@@ -32,8 +32,10 @@ FailureClass = Literal[
 class Report(Model):
     """Progress of the training, as rank 0 serves it."""
 
-    step: int
-    total_steps: int
+    step: int = 0
+    total_steps: int = 0
+    waiting: str | None = None
+    """What it waits for before it begins, for people."""
     loss: float | None = None
     learning_rate: float | None = None
     tokens_per_second: float | None = None
