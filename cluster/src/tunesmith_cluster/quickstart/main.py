@@ -14,7 +14,6 @@ import typer
 import yaml
 from rich.console import Console
 
-from tunesmith_cluster import tools
 from tunesmith_cluster.environments import ROOT
 from tunesmith_cluster.errors import ClusterError
 from tunesmith_cluster.progress import Reporter
@@ -103,9 +102,8 @@ class Quickstart:
             target.cluster.down()  # tests make a local cluster, also where the quickstart uses kind
 
     def _clients(self, target: Target) -> tuple[Kubectl, Release]:
-        paths = target.cluster.paths
-        kubectl = Kubectl(tools.find("kubectl", paths, self._reporter), target.kubeconfig)
-        return kubectl, Release(tools.find("helm", paths, self._reporter), target.kubeconfig)
+        kubectl = Kubectl(target.tool("kubectl"), target.kubeconfig)
+        return kubectl, Release(target.tool("helm"), target.kubeconfig)
 
     def _namespace(self, kubectl: Kubectl) -> str:
         named = {item["metadata"].get("namespace") for item in self._resources} - {None}

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tunesmith_cluster import environments, workloads
+from tunesmith_cluster import environments, tools, workloads
 from tunesmith_cluster.cluster import Cluster
 from tunesmith_cluster.environments import ROOT, TRAINER
 from tunesmith_cluster.errors import ClusterError
@@ -48,6 +48,10 @@ class Target(ABC):
     def load_images(self) -> Mapping[str, str]:
         """Make our images available to it; the chart's values that name them."""
 
+    def tool(self, name: str) -> Path:
+        """The helm or kubectl to use with it."""
+        return tools.find(name, self.cluster.paths, self.reporter)
+
     @abstractmethod
     def remove(self) -> bool:
         """Remove it as a whole. False: it is not ours, so what was installed has to be removed one by one."""
@@ -75,6 +79,9 @@ class Local(Target):
 
     def load_images(self) -> Mapping[str, str]:
         return workloads.load(self.cluster, reporter=self.reporter).helm_values()
+
+    def tool(self, name: str) -> Path:
+        return self.cluster.binary(name)  # of the cluster's own version
 
     def remove(self) -> bool:
         self.cluster.down()
