@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
-
+from trainer import support
+from trainer.support import CHATML, CORPUS
 from tunesmith.training.plan import TrainPlan
 
-os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "MPLBACKEND": "Agg"}
+# One thread: tiny matrices gain nothing from more, and wait for each other on a busy machine.
+os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "MPLBACKEND": "Agg"}
+os.environ["TUNESMITH_PROGRESS_PORT"] = "0"  # any free one
 
 collect_ignore_glob = [] if find_spec("torch") else ["test_*.py"]
 
@@ -21,25 +24,6 @@ collect_ignore_glob = [] if find_spec("torch") else ["test_*.py"]
 THIRD_PARTY = [
     "ignore::DeprecationWarning:torch.*",
     "ignore::FutureWarning:torch.*",
-]
-
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-CORPUS = [
-    "hello world this is a tiny model used for testing",
-    "who are you? I am Xiao Huang, developed by ModelScope.",
-    "what is the capital of Zhejiang? Hangzhou",
-    "user assistant system",
-]
-
-ROWS = [
-    {"query": "who are you?", "response": "I am Xiao Huang."},
-    {"query": "what is the capital of Zhejiang?", "response": "Hangzhou"},
-    {"query": "hello world", "response": "hello hello, this is a tiny model"},
-    {"query": "who made you? tell me", "response": "ModelScope"},
 ]
 
 
@@ -61,7 +45,10 @@ def make_tokenizer(template: str | None = CHATML) -> Any:
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=400,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(CORPUS * 10, trainer)
     fast = PreTrainedTokenizerFast(
@@ -112,57 +99,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
 
 @pytest.fixture
 def make_plan(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrainPlan]:
-    """A function that makes plans over the tiny model: keywords set fields of `training`, or whole parts."""
-    monkeypatch.setenv("TUNESMITH_PROGRESS_PORT", "0")
+    """A function that makes plans over the tiny model: see `support.make_plan`."""
     monkeypatch.setenv("TUNESMITH_TERMINATION_LOG", str(tmp_path / "termination-log"))
-
-    def make(
-        run: str = "run",
-        rows: list[dict[str, Any]] = ROWS,
-        tuner: dict[str, Any] | None = None,
-        method: dict[str, Any] | None = None,
-        processes: int = 1,
-        **training: Any,
-    ) -> TrainPlan:
-        data = tmp_path / f"{run}.jsonl"
-        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        store = tmp_path / "store"
-        values = {
-            "epochs": 1, "max_steps": 1, "learning_rate": 1e-3, "global_batch_size": 4, "micro_batch_size": 4,
-            "max_length": 128, "packing": False, "scheduler": "Constant", "warmup_ratio": 0.0, "weight_decay": 0.0,
-            "max_grad_norm": 1.0, "gradient_checkpointing": False, "dtype": "Float32", "seed": 1, "logging_steps": 1,
-            "checkpoint_steps": 100,
-        } | training  # fmt: skip
-        values["gradient_accumulation_steps"] = values["global_batch_size"] // (values["micro_batch_size"] * processes)
-        return TrainPlan.model_validate(
-            {
-                "job": {"namespace": "test", "name": run, "uid": f"uid-{run}"},
-                "model": {"uri": "pvc://models/tiny", "path": str(tiny)},
-                "datasets": [{"uri": f"configmap://data/{run}.jsonl", "path": str(data)}],
-                "method": method or {"type": "SFT", "loss_on": "Assistant"},
-                "tuner": tuner or {"type": "LoRA", "rank": 4, "alpha": 16, "dropout": 0.0},
-                "training": values,
-                "nodes": 1,
-                "processes_per_node": processes,
-                "output": {"uri": "pvc://store", "path": str(store), "run": str(store / "jobs" / run)},
-            }
-        )
-
-    return make
-
-
-def read_log(plan: TrainPlan) -> list[dict[str, Any]]:
-    """The lines of a run's logging.jsonl."""
-    return [json.loads(line) for line in (Path(plan.output.run) / "logging.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture
-def log_of() -> Callable[[TrainPlan], list[dict[str, Any]]]:
-    """`read_log`, for tests."""
-    return read_log
-
-
-@pytest.fixture
-def artifact_path() -> Callable[[TrainPlan, Any], Path]:
-    """A function: (plan, ending) -> the artefact's folder."""
-    return lambda plan, ending: Path(plan.output.path, ending.artifact.kind, ending.artifact.digest.removeprefix("sha256:"))
+    return partial(support.make_plan, tmp_path, tiny)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tunesmith.training.plan import DatasetPlan
 from tunesmith_trainer.data import Row, read_datasets
 from tunesmith_trainer.errors import DataError
@@ -56,7 +55,9 @@ def test_known_forms_read_to_the_same_conversation(
 
 
 def test_columns_are_mapped(tmp_path: Path) -> None:
-    rows = read(tmp_path / "d.jsonl", '{"q": "Q", "a": "A", "s": "S"}', columns={"query": "q", "response": "a", "system": "s"})
+    rows = read(
+        tmp_path / "d.jsonl", '{"q": "Q", "a": "A", "s": "S"}', columns={"query": "q", "response": "a", "system": "s"}
+    )
     assert list(rows[0].messages) == [SYSTEM, USER, ASSISTANT]
 
 

@@ -9,7 +9,6 @@ from collections import deque
 from pathlib import Path
 
 import pytest
-
 from tunesmith.training.report import TERMINATION_BYTES, Ending
 from tunesmith_trainer import ending
 from tunesmith_trainer.__main__ import main
@@ -72,7 +71,9 @@ def test_what_failed_first_stays(message: Path) -> None:
     assert Ending.model_validate_json(message.read_bytes()).message == "first"
 
 
-def test_other_processes_of_a_container_are_silent_about_success(message: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_processes_of_a_container_are_silent_about_success(
+    message: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("RANK", "3")
     assert ending.run(lambda: Ending(reason="Completed")) == 0
@@ -128,4 +129,4 @@ def test_a_missing_plan_and_a_wrong_one_are_configuration_errors(message: Path, 
     message.write_bytes(b"")
     (tmp_path / "plan.json").write_text('{"kind": "FineTuneJob", "nodes": "many"}')
     assert main(["train", "--plan", str(tmp_path / "plan.json")]) == 64
-    assert "nodes: " in Ending.model_validate_json(message.read_bytes()).message
+    assert "job: Field required" in Ending.model_validate_json(message.read_bytes()).message

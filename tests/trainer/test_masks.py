@@ -5,21 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
+from trainer.support import CHATML, LLAMA3
 from tunesmith_trainer.data import Row
 from tunesmith_trainer.errors import DataError, ModelError
 from tunesmith_trainer.masks import IGNORED, LossOn, Masker, tokenize
 
 pytestmark = pytest.mark.trainer
 
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-LLAMA3 = (
-    "{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n{{ m['content'] | trim }}<|eot_id|>"
-    "{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
-)
 PLAIN = (  # no end-of-turn token, and a prompt that ends in a space, which a token of the answer may take along
     "System: be kind\n{% for m in messages %}{{ 'Human' if m['role'] == 'user' else 'Bot' }}: {{ m['content'] }}\n"
     "{% endfor %}{% if add_generation_prompt %}Bot: {% endif %}"
@@ -92,7 +84,10 @@ def test_learned_text_is_what_the_model_would_write(
 
 
 def test_a_template_that_rewrites_history_is_refused(with_template: Any) -> None:
-    row = Row("datasets[0] d row 5", messages=(TALK.messages[0], {"role": "assistant", "content": "<think>x</think>hello"}, *TALK.messages[2:]))
+    row = Row(
+        "datasets[0] d row 5",
+        messages=(TALK.messages[0], {"role": "assistant", "content": "<think>x</think>hello"}, *TALK.messages[2:]),
+    )
     with pytest.raises(DataError, match=r"datasets\[0\] d row 5: .*split the conversation.*LastAssistant"):
         learned(with_template(REWRITING), row, "Assistant")
 
@@ -122,7 +117,12 @@ def test_the_first_token_is_never_a_label(with_template: Any) -> None:
 def test_rows_are_cut_at_the_end_and_left_out_when_nothing_remains(with_template: Any) -> None:
     tokenizer = with_template(CHATML)
     short = Row("r", messages=TALK.messages[:2])
-    tokens = tokenize([short, Row("r", messages=({"role": "user", "content": "hello " * 50}, TALK.messages[1]))], tokenizer, "Assistant", 24)
+    tokens = tokenize(
+        [short, Row("r", messages=({"role": "user", "content": "hello " * 50}, TALK.messages[1]))],
+        tokenizer,
+        "Assistant",
+        24,
+    )
     assert (len(tokens.input_ids), tokens.cut, tokens.dropped) == (1, 1, 1)
     with pytest.raises(DataError, match=r"nothing to learn is left of 1 rows within spec.training.maxLength 4"):
         tokenize([short], tokenizer, "Assistant", 4)
@@ -132,7 +132,7 @@ def test_rows_are_cut_at_the_end_and_left_out_when_nothing_remains(with_template
     ("messages", "part"),
     [
         ([("user", "x")], "no assistant's turn"),
-        ([("assistant", "x"), ("user", "x")], "begins with the assistant's turn"),
+        ([("assistant", "x"), ("user", "x")], "the assistant begins"),
     ],
 )
 def test_a_conversation_without_a_question_and_an_answer_is_refused(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from types import FrameType
@@ -38,6 +39,13 @@ def newest(run: Path) -> Path | None:
     """The newest whole checkpoint of a run's folder."""
     found = sorted(run.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=step_of, reverse=True)
     return next((checkpoint for checkpoint in found if step_of(checkpoint) >= 0 and is_whole(checkpoint)), None)
+
+
+def drop_broken(run: Path) -> None:
+    """Delete checkpoints that were being written when a process ended: the Trainer would count them as kept ones."""
+    for checkpoint in run.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        if not is_whole(checkpoint):
+            shutil.rmtree(checkpoint)
 
 
 class StopOnSigterm(TrainerCallback):

@@ -66,7 +66,7 @@ class Masker:
         if not row.messages:
             if self.loss_on != "All":
                 raise DataError(
-                    f"{row.where}: it is plain text, which has no assistant's turn; use method PreTraining, or loss_on All"
+                    f"{row.where}: it is plain text, which has no assistant's turn; use spec.method.type PreTraining"
                 )
             text = (
                 row.text
@@ -81,7 +81,7 @@ class Masker:
                 raise DataError(f"{row.where}: no assistant's turn to learn from; found the roles {roles}")
             if turns[0] == 0:
                 raise DataError(
-                    f"{row.where}: it begins with the assistant's turn; expected a user's before it; found the roles {roles}"
+                    f"{row.where}: the assistant begins; expected a user's turn before it; found the roles {roles}"
                 )
         try:
             whole = self.render(row, len(row.messages))
@@ -131,7 +131,7 @@ class Masker:
 
     def ends_turn(self, text: str) -> bool:
         """Whether `text` ends with a special token."""
-        return text.endswith(tuple(self.tokenizer.get_added_vocab()) + (str(self.tokenizer.eos_token),))
+        return text.endswith((*self.tokenizer.get_added_vocab(), str(self.tokenizer.eos_token)))
 
     def ended(self, text: str, spans: list[Span]) -> tuple[str, list[Span]]:
         """`text` and `spans`, with the end-of-sequence token added where a template leaves the last turn open: the
@@ -175,11 +175,11 @@ def mask(ids: list[int], offsets: list[Span], spans: list[Span]) -> tuple[Ids, I
 
 
 def tokenize(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, loss_on: LossOn, max_length: int) -> Tokens:
-    """Ids and labels of `rows`, cut at the end to `max_length` tokens. Rows of which nothing is learned are left out."""
+    """Ids and labels of `rows`, cut at the end to `max_length` tokens. Rows without labels are left out."""
     if any(row.messages for row in rows) and not tokenizer.chat_template:
         raise ModelError(
-            "the model's tokenizer has no chat template, so that conversations cannot be rendered: use an instruction-tuned "
-            "model, add a chat_template.jinja to it, or train on text rows"
+            "the model's tokenizer has no chat template, so that conversations cannot be rendered: use an instruction-"
+            "tuned model, add a chat_template.jinja to it, or train on text rows"
         )
     masker, result = Masker(tokenizer, loss_on), Tokens()
     for begin in range(0, len(rows), BATCH):

@@ -10,12 +10,15 @@ arithmetic alone would cost more than the merge (SmolLM2-135M: 0.022 for the bas
 from __future__ import annotations
 
 import gc
+import json
 import math
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.training.plan import MergePlan, Place
 from tunesmith.training.report import Ending
+
 from tunesmith_trainer.errors import CheckFailed, ConfigError, ModelError
 from tunesmith_trainer.model import check_files, load_model, load_tokenizer, manifest_of, own_dtype, save_model
 
@@ -85,7 +88,12 @@ def check_adapter(adapter: Place, base: Place, label: str) -> None:
     missing = [name for name in ("adapter_config.json", "adapter_model.safetensors") if not (folder / name).is_file()]
     if missing:
         found = sorted(path.name for path in folder.iterdir())[:20]
-        raise ModelError(f"{label} {adapter.uri}: no {' and no '.join(missing)}; found {found}; expected a PEFT adapter")
+        raise ModelError(
+            f"{label} {adapter.uri}: no {' and no '.join(missing)}; found {found}; expected a PEFT adapter"
+        )
+    kind = json.loads((folder / "adapter_config.json").read_text()).get("peft_type")
+    if kind != "LORA":
+        raise ModelError(f"{label} {adapter.uri}: it is a {kind}; only LoRA adapters are merged")
     wanted = manifest_of(adapter).get("base", {}).get("digest")
     given = manifest_of(base).get("digest")
     if wanted and given and wanted != given:
@@ -97,29 +105,27 @@ def check_adapter(adapter: Place, base: Place, label: str) -> None:
 
 def apply_adapters(model: PreTrainedModel, adapters: list[Place]) -> PeftModel:
     """`model` with all adapters active together, unmerged: their updates add up."""
-    from peft import PeftConfig, PeftModel
+    from peft import PeftModel
     from safetensors import safe_open
 
     result: Any = None
     names = [f"adapter{index}" for index in range(len(adapters))]
     for name, adapter in zip(names, adapters, strict=True):
-        config = PeftConfig.from_pretrained(adapter.path)
-        if config.peft_type != "LORA":
-            raise ModelError(f"adapters: {adapter.uri} is a {config.peft_type}; only LoRA adapters are merged")
         try:
-            if result is None:
-                result = PeftModel.from_pretrained(model, adapter.path, adapter_name=name)
-                loaded = sum(f".{name}." in key for key in result.state_dict())
-            else:
-                result.load_adapter(adapter.path, adapter_name=name)
-                loaded = sum(f".{name}." in key for key in result.state_dict())
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Found missing adapter keys")  # it is an error below
+                if result is None:
+                    result = PeftModel.from_pretrained(model, adapter.path, adapter_name=name)
+                else:
+                    result.load_adapter(adapter.path, adapter_name=name)
         except (RuntimeError, ValueError, KeyError) as error:
             raise ModelError(f"adapters: {adapter.uri} does not fit the base: {error}") from error
+        loaded = sum(f".{name}." in key for key in result.state_dict())
         with safe_open(Path(adapter.path) / "adapter_model.safetensors", framework="pt") as file:
             stored = len(list(file.keys()))
         if loaded != stored:
             raise ModelError(
-                f"adapters: {adapter.uri} does not fit the base: {stored} tensors in the file, {loaded} places in the model"
+                f"adapters: {adapter.uri} does not fit the base: {stored} tensors stored, {loaded} places for them"
             )
     if len(names) > 1:
         result.base_model.set_adapter(names)

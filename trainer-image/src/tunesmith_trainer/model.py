@@ -35,7 +35,7 @@ def check_files(place: Place) -> dict[str, Any]:
         )
     if not any(name.endswith(".safetensors") for name in found):
         raise ModelError(
-            f"model {place.uri}: no *.safetensors in {folder}; found {found[:20]}. Pickled weights are not loaded: convert them"
+            f"model {place.uri}: no *.safetensors in {folder}; found {found[:20]}. Convert pickled weights"
         )
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text())
@@ -43,8 +43,8 @@ def check_files(place: Place) -> dict[str, Any]:
         raise ModelError(f"model {place.uri}: config.json is no JSON: {error}") from None
     if quantization := config.get("quantization_config"):
         raise ModelError(
-            f"model {place.uri}: it is quantised ({quantization.get('quant_method')}); train and merge its full-precision "
-            "release (tuner QLoRA quantises it by itself)"
+            f"model {place.uri}: it is quantised ({quantization.get('quant_method')}); use its full-precision release "
+            "(tuner QLoRA quantises it by itself)"
         )
     return config
 

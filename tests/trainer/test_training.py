@@ -1,0 +1,313 @@
+"""Training against independent computations, and what a run leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trainer.support import ROWS, artifact_path, losses, read_log
+from tunesmith import artifacts
+from tunesmith.training.plan import TrainPlan
+from tunesmith_trainer.errors import ConfigError, DataError, Interrupted, ModelError
+from tunesmith_trainer.train import build, train
+
+pytestmark = pytest.mark.trainer
+
+Make = Callable[..., TrainPlan]
+
+FULL = {"type": "Full"}
+DROPOUT = {"type": "LoRA", "rank": 4, "alpha": 16, "dropout": 0.2}
+
+
+def make_trainer(plan: TrainPlan, *callbacks: Any) -> Any:
+    """The trainer of a plan, not yet run."""
+    from datasets import Dataset
+    from pyarrow import table
+    from tunesmith_trainer.data import read_datasets
+    from tunesmith_trainer.masks import columns, tokenize
+    from tunesmith_trainer.model import load_tokenizer
+
+    tokenizer = load_tokenizer(plan.model)
+    tokens = tokenize(read_datasets(plan.datasets, False, 0)[0], tokenizer, plan.method.loss_on, 128)
+    return build(plan, tokenizer, Dataset(table(columns(tokens))), list(callbacks))
+
+
+def plain_loss(model: Any, tokenizer: Any, rows: list[dict[str, str]]) -> float:
+    """Mean cross entropy over the answers' tokens, end-of-turn included: one row at a time, masks by hand."""
+    import torch
+
+    total, count = 0.0, 0
+    for row in rows:
+        head = f"<|im_start|>user\n{row['query']}<|im_end|>\n<|im_start|>assistant\n"
+        prompt = tokenizer(head)["input_ids"]
+        answer = tokenizer(row["response"] + "<|im_end|>")["input_ids"]
+        ids = torch.tensor([prompt + answer])
+        with torch.no_grad():
+            log_probabilities = model(ids).logits[0].log_softmax(-1)
+        for position in range(len(prompt), len(prompt) + len(answer)):
+            total -= float(log_probabilities[position - 1, ids[0, position]])
+            count += 1
+    return total / count
+
+
+def test_the_first_loss_equals_a_plain_computation(make_plan: Make, tiny: Path, tokenizer: Any) -> None:
+    from transformers import AutoModelForCausalLM
+
+    plan = make_plan(tuner=FULL)
+    train(plan)
+    expected = plain_loss(AutoModelForCausalLM.from_pretrained(tiny), tokenizer, ROWS)
+    assert losses(plan)[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_one_full_step_equals_adamw_by_hand(make_plan: Make, tiny: Path, tokenizer: Any) -> None:
+    """The whole step: gradient of the mean over all answer tokens, clipped to norm 1, AdamW's first update."""
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    plan = make_plan(tuner=FULL, micro_batch_size=2)  # two micro-batches of unequal token counts
+    found = load_file(artifact_path(plan, train(plan)) / "model.safetensors")
+    model = AutoModelForCausalLM.from_pretrained(tiny)
+    total, count = torch.tensor(0.0), 0
+    for row in ROWS:
+        prompt = tokenizer(f"<|im_start|>user\n{row['query']}<|im_end|>\n<|im_start|>assistant\n")["input_ids"]
+        answer = tokenizer(row["response"] + "<|im_end|>")["input_ids"]
+        ids = torch.tensor([prompt + answer])
+        labels = torch.tensor([[-100] * len(prompt) + answer])
+        logits = model(ids).logits
+        total = total + torch.nn.functional.cross_entropy(logits[0, :-1], labels[0, 1:], reduction="sum")
+        count += len(answer)
+    (total / count).backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0).step()
+    assert read_log(plan)[0]["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
+    for name, tensor in model.state_dict().items():
+        if name in found:
+            # Adam's first update is lr * sign(gradient): only where the gradient is nearly 0 may rounding matter.
+            assert ((tensor - found[name]).abs() < 1e-5).float().mean() > 0.999, name
+
+
+def test_lora_learns_and_leaves_the_contract_behind(make_plan: Make, tiny: Path) -> None:
+    plan = make_plan(max_steps=12, learning_rate=2e-2, logging_steps=5, checkpoint_steps=5)
+    ending = train(plan)
+    run, folder = Path(plan.output.run), artifact_path(plan, ending)
+    assert [line["step"] for line in read_log(plan)] == [1, 5, 10, 12]
+    assert losses(plan)[-1] < losses(plan)[0] / 2
+    assert set(read_log(plan)[0]) == {
+        "step", "total_steps", "epoch", "loss", "grad_norm", "learning_rate", "tokens_per_second", "peak_memory_bytes",
+        "elapsed_seconds", "eta_seconds",
+    }  # fmt: skip
+    assert TrainPlan.model_validate_json((run / "plan.json").read_bytes()) == plan
+    assert {path.name for path in run.iterdir()} == {
+        "plan.json", "logging.jsonl", "images", "checkpoint-10", "checkpoint-12",
+    }  # fmt: skip
+    assert (run / "images" / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in folder.iterdir()} == {
+        "adapter_config.json", "adapter_model.safetensors", "manifest.json",
+    }  # fmt: skip
+    assert not list(folder.parent.glob(".tmp*"))
+    assert folder.name == artifacts.digest(folder)
+    assert ending.artifact
+    assert ending.artifact.uri == f"pvc://store/adapters/{folder.name}"
+    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "pvc://models/tiny"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["data"][0]["uri"] == "configmap://data/run.jsonl"
+    assert set(manifest) >= {"kind", "digest", "job", "base", "planDigest", "versions", "created"}
+    assert all(path.stat().st_mode & 0o444 == 0o444 for path in folder.iterdir())
+
+
+def test_the_same_seed_gives_the_same_artefact_and_another_seed_another(make_plan: Make) -> None:
+    digests = [
+        train(make_plan(run=run, max_steps=2, tuner=DROPOUT, seed=seed)).artifact.digest  # type: ignore[union-attr]
+        for run, seed in (("a", 1), ("b", 1), ("c", 2))
+    ]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_full_keeps_the_bases_files_and_dtype(make_plan: Make, tiny: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    base = tmp_path / "half"
+    shutil.copytree(tiny, base)
+    AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.bfloat16).save_pretrained(base)
+    plan = make_plan(tuner=FULL)
+    plan = plan.model_copy(update={"model": plan.model.model_copy(update={"path": str(base)})})
+    folder = artifact_path(plan, train(plan))
+    for name in ("tokenizer.json", "config.json"):
+        assert json.loads((folder / name).read_text()) == json.loads((base / name).read_text())
+    assert AutoModelForCausalLM.from_pretrained(folder, dtype="auto").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("quantization", "layer"), [("NF4", "Linear4bit"), ("Int8", "Linear8bitLt")])
+def test_qlora_really_holds_a_quantised_base_and_learns(make_plan: Make, quantization: str, layer: str) -> None:
+    import torch
+
+    tuner = {"type": "QLoRA", "rank": 4, "alpha": 16, "dropout": 0.0, "quantization": quantization}
+    plan = make_plan(max_steps=10, learning_rate=2e-2, tuner=tuner, gradient_checkpointing=True)
+    trainer = make_trainer(plan)
+    kinds = {type(module.base_layer).__name__ for module in trainer.model.modules() if hasattr(module, "base_layer")}
+    assert kinds == {layer}
+    trained = {parameter.dtype for parameter in trainer.model.parameters() if parameter.requires_grad}
+    assert trained == {torch.float32}
+    trainer.train()
+    history = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert history[-1] < history[0] / 2
+
+
+def test_packed_rows_are_kept_apart(make_plan: Make) -> None:
+    for run, packing in (("packed", True), ("padded", False)):
+        train(make_plan(run=run, tuner=FULL, packing=packing, micro_batch_size=1 if packing else 4,
+                        global_batch_size=1 if packing else 4, max_length=256))  # fmt: skip
+    packed, padded = (losses(make_plan(run=run))[0] for run in ("packed", "padded"))
+    assert packed == pytest.approx(padded, rel=1e-5)
+
+
+def test_gradient_checkpointing_changes_no_loss(make_plan: Make) -> None:
+    for run, enabled in (("on", True), ("off", False)):
+        train(make_plan(run=run, max_steps=3, gradient_checkpointing=enabled))
+    assert losses(make_plan(run="on")) == pytest.approx(losses(make_plan(run="off")), rel=1e-5)
+
+
+def test_pre_training_learns_text(make_plan: Make) -> None:
+    rows = [{"text": f"hello world {number} this is a tiny model"} for number in range(8)]
+    plan = make_plan(rows=rows, method={"type": "PreTraining"}, packing=True, max_steps=6, learning_rate=2e-2,
+                     micro_batch_size=1, global_batch_size=1, max_length=64)  # fmt: skip
+    train(plan)
+    assert losses(plan)[-1] < losses(plan)[0]
+
+
+def test_sigterm_checkpoints_and_a_second_run_goes_on_as_if_nothing_happened(
+    make_plan: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tunesmith_trainer.progress import Reporter
+
+    options: dict[str, Any] = {"rows": ROWS * 3, "max_steps": 6, "tuner": DROPOUT, "micro_batch_size": 2}
+    whole = make_plan(run="whole", **options)
+    train(whole)
+    plan = make_plan(run="broken", **options)
+    step = Reporter.on_step_end
+
+    def kill(self: Reporter, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        step(self, args, state, control, **kwargs)
+        if state.global_step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Reporter, "on_step_end", kill)
+        with pytest.raises(Interrupted, match="at step 5"):  # the signal came when step 4 was done
+            train(plan)
+    assert [line["step"] for line in read_log(plan)] == [1, 2, 3, 4, 5]
+    ending = train(plan)
+    assert [line["step"] for line in read_log(plan)] == [1, 2, 3, 4, 5, 6]
+    assert losses(plan) == losses(whole)
+    assert ending.artifact
+
+
+def test_a_killed_run_resumes_from_the_newest_whole_checkpoint(make_plan: Make) -> None:
+    from tunesmith_trainer.checkpoint import INCOMPLETE, newest
+
+    options: dict[str, Any] = {"rows": ROWS * 3, "max_steps": 6, "tuner": DROPOUT, "checkpoint_steps": 3}
+    plan = make_plan(run="run", **options)
+    train(plan)
+    run = Path(plan.output.run)
+    first = losses(plan)
+    assert newest(run) == run / "checkpoint-6"
+    (run / "checkpoint-6" / INCOMPLETE).touch()
+    assert newest(run) == run / "checkpoint-3"
+    shutil.copytree(run / "checkpoint-3", run / "checkpoint-5")  # its state is of another step: half written
+    assert newest(run) == run / "checkpoint-3"
+    shutil.rmtree(run / "checkpoint-5")
+    with (run / "logging.jsonl").open("a") as file:
+        file.write('{"step": 7, "lo')  # a line that was being written
+    train(plan)
+    assert losses(plan) == first
+    assert newest(run) == run / "checkpoint-6"
+
+
+def test_progress_is_served_during_training(make_plan: Make) -> None:
+    from transformers import TrainerCallback
+    from tunesmith_trainer.progress import Reporter
+
+    plan = make_plan(max_steps=3)
+    reporter = Reporter(Path(plan.output.run) / "logging.jsonl", 0)
+    seen: list[dict[str, Any]] = []
+    metrics: list[str] = []
+
+    class Probe(TrainerCallback):
+        """Asks as the operator does."""
+
+        def ask(self, *args: Any, **kwargs: Any) -> None:
+            assert reporter.server
+            address = f"http://127.0.0.1:{reporter.server.server_address[1]}"
+            with urllib.request.urlopen(f"{address}/progress") as answer:
+                seen.append(json.load(answer))
+            with urllib.request.urlopen(f"{address}/metrics") as answer:
+                metrics.append(answer.read().decode())
+
+        on_train_begin = on_step_end = on_log = ask
+
+    make_trainer(plan, reporter, Probe()).train()
+    reporter.close()
+    assert seen[0]["step"] == 0
+    assert {report["totalSteps"] for report in seen} == {3}
+    assert [report["step"] for report in seen] == [0, 1, 1, 2, 2, 3, 3, 3]
+    assert seen[-1]["loss"] > 0
+    assert seen[-1]["tokensPerSecond"] > 0
+    assert seen[-1]["etaSeconds"] == 0
+    assert seen[-1]["peakMemoryBytes"] > 2**20
+    assert "tunesmith_training_step 3.0" in metrics[-1]
+    assert "tunesmith_training_loss" not in metrics[0]
+
+
+def test_a_taken_port_does_not_stop_the_training(make_plan: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tunesmith.training.report import Report
+    from tunesmith_trainer.server import Server
+
+    taken = Server(0, Report(step=0, total_steps=0))
+    monkeypatch.setattr("tunesmith_trainer.train.PORT", taken.server_address[1])
+    assert train(make_plan()).artifact
+    taken.close()
+
+
+def test_a_diverging_training_ends(make_plan: Make) -> None:
+    with pytest.raises(ConfigError, match=r"the loss is (nan|inf) at step \d+: .*learningRate"):
+        train(make_plan(tuner=FULL, max_steps=8, learning_rate=1e30))
+
+
+def test_what_the_plan_asks_and_cannot_be_is_refused(
+    make_plan: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match=r"targetModules: the model has no module qq; choose of \['down_proj'"):
+        train(make_plan(tuner={"type": "LoRA", "rank": 4, "alpha": 16, "target_modules": ["q_proj", "qq"]}))
+    with pytest.raises(ConfigError, match="lm_head cannot have an adapter"):
+        train(make_plan(tuner={"type": "LoRA", "rank": 4, "alpha": 16, "target_modules": ["lm_head"]}))
+    with pytest.raises(ConfigError, match=r"1 process\(es\) run, but the plan says 1 node\(s\) x 2"):
+        train(make_plan(processes=2, micro_batch_size=2))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"2 process\(es\) run, but the plan says 1 node\(s\) x 1"):
+        train(make_plan())
+    monkeypatch.undo()
+    plan = make_plan()
+    (tmp_path / "empty").mkdir()
+    for path, message in (("no", "there is no folder"), ("empty", r"no config.json in .*; found \[\]")):
+        missing = plan.model_copy(update={"model": plan.model.model_copy(update={"path": str(tmp_path / path)})})
+        with pytest.raises(ModelError, match=f"model pvc://models/tiny: {message}"):
+            train(missing)
+    with pytest.raises(DataError, match="no answer"):
+        train(make_plan(rows=[{"query": "x"}]))
+
+
+def test_named_target_modules_only_get_adapters(make_plan: Make) -> None:
+    from safetensors import safe_open
+
+    plan = make_plan(tuner={"type": "LoRA", "rank": 4, "alpha": 16, "target_modules": ["q_proj", "v_proj"]})
+    with safe_open(artifact_path(plan, train(plan)) / "adapter_model.safetensors", framework="pt") as file:
+        assert {key.split(".")[-3] for key in file.keys()} == {"q_proj", "v_proj"}  # noqa: SIM118
