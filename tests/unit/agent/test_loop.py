@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
+import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -263,6 +266,57 @@ async def test_an_engine_that_restarts_gets_everything_back(pod, vllm, tmp_path)
     assert pod.agent.metrics.registry.get_sample_value("tunesmith_agent_drift_repaired_total") == 1
 
 
+async def test_a_fetched_adapter_is_served_and_a_mended_secret_is_noticed(pod, vllm, server, tmp_path):
+    files = {p.name: p.read_bytes() for p in version(tmp_path / "one").iterdir()}
+    items = "".join(
+        f"<Contents><Key>a/{n}</Key><Size>{len(d)}</Size><ETag>e</ETag></Contents>" for n, d in files.items()
+    )
+
+    def answer(handler: Any) -> None:
+        name = handler.path.removeprefix("/bucket/a/")
+        if "Credential=me/" not in handler.headers["Authorization"]:
+            handler.send(403)
+        else:
+            handler.file(files[name] if name in files else f"<R>{items}</R>".encode())
+
+    server.answer = answer
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    keys = {"accessKeyId": "you", "secretAccessKey": "hush", "endpoint": f"http://{server.address}"}
+    for name, value in keys.items():
+        (secret / name).write_text(value)
+    fetched = {"name": "a", "uri": "s3://bucket/a", "path": "/mnt/fetched/1", "fetch": True, "secret": str(secret)}
+    pod.want(fetched, adapter(version(tmp_path / "two"), "b"))
+    await pod.settle("b")
+    found = await pod.settle("a", "Failed", 15)
+    assert "check the Secret" in found.message
+    await asyncio.sleep(0.5)
+    assert pod.adapter("a").attempts == 1
+    (secret / "accessKeyId").write_text("me")
+    await pod.settle("a", seconds=15)
+    assert vllm.loaded.keys() == {"a", "b"}
+    seen = len(server.seen)
+    again = Agent(pod.agent.settings, pod.agent.engine, Metrics())
+    task = asyncio.create_task(again.run())
+    await until(lambda: {a.state for a in again.status().adapters} == {"Ready"})
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert len(server.seen) == seen, "a restarted agent fetches nothing again"
+
+
+async def test_a_fetch_that_nobody_wants_any_more_is_stopped(pod, server, tmp_path):
+    began = threading.Event()
+    server.answer = lambda handler: (began.set(), time.sleep(1), handler.send(404))
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "endpoint").write_text(f"http://{server.address}")
+    pod.want({"name": "a", "uri": "s3://bucket/a", "path": "/x", "fetch": True, "secret": str(secret)})
+    await until(began.is_set, 15)
+    pod.want()
+    await until(lambda: not pod.agent.tasks)
+    assert pod.adapter("a") is None
+
+
 async def test_a_pod_is_ready_without_what_is_not_required(pod, tmp_path):
     pod.want(adapter(tmp_path / "nowhere", "lost"))
     await pod.settle("lost", "Failed")
@@ -392,7 +446,7 @@ async def test_the_agents_port(pod, vllm, tmp_path):
         assert (await ask("PUT", "/state", json=state, headers={"Authorization": "Bearer guess"}))[0] == 401
         assert (await ask("PUT", "/state", json=state, headers={"Authorization": TOKEN}))[0] == 401
         assert (await ask("PUT", "/state", data=b"{", headers=bearer))[0] == 422
-        assert (await ask("PUT", "/state", data=b"x" * 3_000_000, headers=bearer))[0] == 413
+        assert (await ask("PUT", "/state", data=io.BytesIO(b"x" * 3_000_000), headers=bearer))[0] == 413
         status, text = await ask("PUT", "/state", json=state, headers=bearer)
         assert (status, json.loads(text)["revision"]) == (200, 5)
         assert (await ask("PUT", "/state", json={**state, "revision": 4}, headers=bearer))[0] == 409

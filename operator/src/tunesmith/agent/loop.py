@@ -61,8 +61,10 @@ class Agent:
                     await self._pass()
                 except Exception:  # whatever it was, the next pass starts from what is
                     log.exception("pass failed")
+                # Not wait_for: in Python 3.11 it loses a cancellation that comes together with the event.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self.wake.wait(), self._rest())
+                    async with asyncio.timeout(self._rest()):
+                        await self.wake.wait()
         finally:
             for task in [*watchers, *self.tasks.values()]:
                 task.cancel()

@@ -39,25 +39,19 @@ class Redirects(urllib.request.HTTPRedirectHandler):
         return request
 
 
-def opener(*handlers: urllib.request.BaseHandler) -> urllib.request.OpenerDirector:
-    """What opens addresses. Proxies are taken from the environment, as usual."""
-    return urllib.request.build_opener(Redirects, *handlers)
+def opener() -> urllib.request.OpenerDirector:
+    """What opens addresses. Proxies and certificates are taken from the environment, as usual."""
+    return urllib.request.build_opener(Redirects)
 
 
-def fetch(
-    uri: str,
-    folder: Path,
-    keys: Credentials,
-    progress: Progress,
-    director: urllib.request.OpenerDirector | None = None,
-) -> None:
+def fetch(uri: str, folder: Path, keys: Credentials, progress: Progress) -> None:
     """Fetch `https://host/path#sha256=digest` into the folder, under the path's last name."""
     url, _, fragment = uri.partition("#")
     wanted = fragment.removeprefix("sha256=")
     if len(wanted) != 64:
         raise FetchError("an https address must end with #sha256=<digest>, so that it always means the same")
     headers = {"Authorization": keys["authorization"]} if "authorization" in keys else {}
-    director = director or opener()
+    director = opener()
 
     def get(offset: int) -> Any:
         return director.open(ranged(url, headers, offset), timeout=TIMEOUT)
