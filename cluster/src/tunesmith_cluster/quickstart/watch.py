@@ -33,7 +33,7 @@ class Watcher:
         self._console, self._clock = console, clock
         self._began: dict[str, float] = {}
         self._held: dict[str, tuple[str, float]] = {}
-        self._told: dict[str, tuple[str, float]] = {}
+        self._told: dict[str, tuple[str, str, float]] = {}
         self.took: dict[str, float | None] = {}
         """Name -> seconds from its beginning to its end; None for what was done at the first look."""
 
@@ -95,10 +95,10 @@ class Watcher:
         for one in rows:
             line = one.line()
             state = f"{one.status} {one.message} {one.held}"
-            was, when = self._told.get(one.name, ("", 0.0))
-            moved = bool(one.step) and now - when >= LINE_SECONDS and not one.done
+            was, step, when = self._told.get(one.name, ("", "", 0.0))
+            moved = one.step != step and now - when >= LINE_SECONDS
             if state != was or moved:
-                self._told[one.name] = (state, now)
+                self._told[one.name] = (state, one.step, now)
                 self._console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
 
 
