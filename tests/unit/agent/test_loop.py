@@ -15,12 +15,13 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from tunesmith.agent import loop
+from tunesmith.agent import lookout, loop
 from tunesmith.agent.engine import Engine, classify, message_of
 from tunesmith.agent.loop import Agent, delay
 from tunesmith.agent.metrics import Metrics
 from tunesmith.agent.server import application
 from tunesmith.agent.settings import Settings
+from tunesmith.agent.store import Source
 from unit.agent.builders import make, make_base, pair
 
 TOKEN = "secret-token"
@@ -371,6 +372,27 @@ async def test_files_that_somebody_deletes_are_made_again(pod, vllm, tmp_path):
     shutil.rmtree(folder)
     await until(folder.is_dir)
     assert vllm.calls == ["load a"]
+
+
+async def test_a_volume_that_hangs_stops_no_other(pod, vllm, tmp_path, monkeypatch):
+    go = threading.Event()
+    original = Source.of
+
+    def look(adapter: Any) -> Source:
+        if adapter.name == "hung":
+            go.wait(20)
+        return original(adapter)
+
+    monkeypatch.setattr(lookout, "PATIENCE", 0.05)
+    pod.want(adapter(version(tmp_path / "one"), "hung"), adapter(version(tmp_path / "two")))
+    await pod.settle("hung")
+    await pod.settle("a")
+    monkeypatch.setattr(Source, "of", look)
+    pod.want(*(adapter(tmp_path / "one", "hung"), adapter(tmp_path / "two")), adapter(version(tmp_path / "three"), "b"))
+    await pod.settle("b")
+    assert vllm.loaded.keys() == {"hung", "a", "b"}, "what hangs is neither loaded again nor taken away"
+    assert vllm.calls.count("load hung") == 1
+    go.set()
 
 
 async def test_names_that_lead_elsewhere_are_failed(pod, vllm, tmp_path):

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from tunesmith.agent.desired import Desired
 from tunesmith.agent.engine import Engine, EngineError
+from tunesmith.agent.lookout import Lookout
 from tunesmith.agent.metrics import Metrics
 from tunesmith.agent.prepare import PrepareError, Preparer
 from tunesmith.agent.reconcile import Delete, Failure, Load, Prepare, Record, Step, Swap, Unload, Version, View, decide
@@ -40,6 +41,7 @@ class Agent:
         self.metrics = metrics
         self.store = Store(settings.adapters_folder)
         self.preparer = Preparer(self.store)
+        self.lookout = Lookout()
         self.wake = asyncio.Event()
         self.desired = Desired(settings.state_file, settings.adapters_folder / ".state.json", self.wake.set)
         self.records: dict[str, Record] = {}
@@ -126,7 +128,7 @@ class Agent:
     async def _view(self, state: State, known: bool) -> View:
         now = time.monotonic()
         adapters = [a for a in state.adapters if refusal(state, a.name) is None]
-        sources = await asyncio.to_thread(lambda: {a.name: Source.of(a) for a in adapters})
+        sources = await self.lookout.sources(adapters)
         folders = [str(p) for p in await asyncio.to_thread(self.store.folders)]
         for path in (self.loaded or {}).values():
             self.unloaded[path] = now
