@@ -114,30 +114,57 @@ GOOD = '{"query": "Q", "response": "A"}\n'
 @pytest.mark.parametrize(
     ("name", "text", "parts"),
     [
-        ("d.jsonl", GOOD * 16 + '{"query": "Q"}\n', ["datasets[0] pvc://c/d.jsonl row 17: no answer: found columns ['query']",
-         "expected a response in one of ['response', 'answer', 'output'", "map it with datasets[0].columns.response"]),
+        (
+            "d.jsonl",
+            GOOD * 16 + '{"query": "Q"}\n',
+            [
+                "datasets[0] pvc://c/d.jsonl row 17: no answer: found columns ['query']",
+                "expected a response in one of ['response', 'answer', 'output'",
+                "map it with datasets[0].columns.response",
+            ],
+        ),
         ("d.jsonl", GOOD + "\n{oops\n", ["row 3: no valid JSON", "one object on one line"]),
         ("d.jsonl", "[1]\n", ["row 1: found a list; expected an object"]),
-        ("d.jsonl", '{"a": "Q", "b": "A"}', ["row 1", "found columns ['a', 'b']", "expected messages, or one of ['query'", "datasets[0].columns"]),
-        ("d.jsonl", '{"response": "A"}', ["row 1: no question: found columns ['response']", "datasets[0].columns.query"]),
+        (
+            "d.jsonl",
+            '{"a": "Q", "b": "A"}',
+            ["row 1", "found columns ['a', 'b']", "expected messages, or one of ['query'", "datasets[0].columns"],
+        ),
+        (
+            "d.jsonl",
+            '{"response": "A"}',
+            ["row 1: no question: found columns ['response']", "datasets[0].columns.query"],
+        ),
         ("d.jsonl", '{"query": "Q", "response": " "}', ["row 1: response is empty", "leave the row out"]),
         ("d.jsonl", '{"query": "Q", "response": null}', ["row 1: response is nothing", "expected text as the answer"]),
         ("d.jsonl", '{"query": "Q", "response": {"a": 1}}', ["row 1: response is an object"]),
         ("d.jsonl", '{"instruction": "Q", "input": "X"}', ["row 1: no answer"]),
         ("d.jsonl", '{"messages": []}', ["row 1: messages is empty", "expected a list of messages"]),
         ("d.jsonl", '{"messages": "hello"}', ["row 1: messages is text"]),
-        ("d.jsonl", '{"messages": [{"role": "boss", "content": "x"}]}', ["row 1: messages[0] has the role 'boss'", "'assistant'"]),
+        (
+            "d.jsonl",
+            '{"messages": [{"role": "boss", "content": "x"}]}',
+            ["row 1: messages[0] has the role 'boss'", "'assistant'"],
+        ),
         ("d.jsonl", '{"messages": [{"content": "x"}]}', ["row 1: messages[0] is no message"]),
-        ("d.jsonl", '{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": ""}]}', ["messages[1] has no content"]),
-        ("d.jsonl", '{"messages": [{"role": "user", "content": [{"type": "image"}]}]}', ["messages[0] has parts that are not text"]),
+        (
+            "d.jsonl",
+            '{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": ""}]}',
+            ["messages[1] has no content"],
+        ),
+        (
+            "d.jsonl",
+            '{"messages": [{"role": "user", "content": [{"type": "image"}]}]}',
+            ["messages[0] has parts that are not text"],
+        ),
         ("d.jsonl", "", ["datasets[0] pvc://c/d.jsonl: there are no rows"]),
         ("d.jsonl", b"\xff\xfe{", ["cannot be read as .jsonl", "utf-8"]),
-        ("d.json", '{"rows": []}', ["found a JSON an object", "list of objects"]),
+        ("d.json", '{"rows": []}', ["found an object; expected a list of objects", "name the file .jsonl"]),
         ("d.csv", "query,response\nQ,A\nQ,\n", ["row 3: response is empty"]),
         ("d.parquet", "nope", ["cannot be read as .parquet"]),
         ("d.txt", "hello", ["unknown type of file '.txt'", ".jsonl, .ndjson, .json, .csv, .parquet"]),
     ],
-)  # fmt: skip
+)
 def test_a_bad_row_is_named_with_what_was_found_and_what_to_do(
     tmp_path: Path, name: str, text: str | bytes, parts: list[str]
 ) -> None:

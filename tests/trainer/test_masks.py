@@ -63,20 +63,31 @@ def learned(tokenizer: Any, row: Row, loss_on: LossOn, max_length: int = 512) ->
     [
         (CHATML, "Assistant", ["hello world<|im_end|>", "I am Xiao Huang.\n<|im_end|>"]),
         (CHATML, "LastAssistant", ["I am Xiao Huang.\n<|im_end|>"]),
-        (CHATML, "All", [
-            "user\nhello<|im_end|>\n<|im_start|>assistant\nhello world<|im_end|>\n<|im_start|>user\nwho are you?<|im_end|>\n"
-            "<|im_start|>assistant\nI am Xiao Huang.\n<|im_end|>\n"]),
+        (
+            CHATML,
+            "All",
+            [
+                "user\nhello<|im_end|>\n<|im_start|>assistant\nhello world<|im_end|>\n"
+                "<|im_start|>user\nwho are you?<|im_end|>\n<|im_start|>assistant\nI am Xiao Huang.\n<|im_end|>\n"
+            ],
+        ),
         (LLAMA3, "Assistant", ["hello world<|eot_id|>", "I am Xiao Huang.<|eot_id|>"]),
         (LLAMA3, "LastAssistant", ["I am Xiao Huang.<|eot_id|>"]),
-        (LLAMA3, "All", [
-            "user<|end_header_id|>\n\nhello<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nhello world<|eot_id|>"
-            "<|start_header_id|>user<|end_header_id|>\n\nwho are you?<|eot_id|><|start_header_id|>assistant<|end_header_id|>"
-            "\n\nI am Xiao Huang.<|eot_id|>"]),
+        (
+            LLAMA3,
+            "All",
+            [
+                "user<|end_header_id|>\n\nhello<|eot_id|>"
+                "<|start_header_id|>assistant<|end_header_id|>\n\nhello world<|eot_id|>"
+                "<|start_header_id|>user<|end_header_id|>\n\nwho are you?<|eot_id|>"
+                "<|start_header_id|>assistant<|end_header_id|>\n\nI am Xiao Huang.<|eot_id|>"
+            ],
+        ),
         (PLAIN, "Assistant", ["hello world\n", " I am Xiao Huang.\n\n<|im_end|>"]),
         (PLAIN, "LastAssistant", [" I am Xiao Huang.\n\n<|im_end|>"]),
         (REWRITING, "LastAssistant", ["I am Xiao Huang.\n<|im_end|>"]),
     ],
-)  # fmt: skip
+)
 def test_learned_text_is_what_the_model_would_write(
     with_template: Any, template: str, loss_on: LossOn, expected: list[str]
 ) -> None:
@@ -155,5 +166,5 @@ def test_a_model_without_a_template_is_refused(with_template: Any) -> None:
 
 
 def test_plain_text_has_no_assistant(with_template: Any) -> None:
-    with pytest.raises(DataError, match="use method PreTraining"):
+    with pytest.raises(DataError, match="use spec.method.type PreTraining"):
         Masker(with_template(CHATML), "Assistant").spans(Row("r", text="x"))

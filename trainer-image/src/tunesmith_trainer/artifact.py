@@ -69,7 +69,7 @@ def publish(
 def save_adapter(model: PeftModel, base_uri: str, folder: Path) -> None:
     """Write adapter_model.safetensors and adapter_config.json, the same bytes for the same weights."""
     model.peft_config["default"].base_model_name_or_path = base_uri
-    model.save_pretrained(folder, save_embedding_layers=False)
+    model.save_pretrained(str(folder), save_embedding_layers=False)
     config = json.loads((folder / "adapter_config.json").read_text())
     # PEFT writes a set in an order that differs from process to process.
     config["target_modules"] = sorted(config["target_modules"])

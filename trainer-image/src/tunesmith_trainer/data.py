@@ -99,7 +99,7 @@ def read_file(path: Path, where: str, uri: str) -> Iterator[tuple[int, dict[str,
                 content = json.loads(path.read_text(encoding="utf-8-sig"))
                 if not isinstance(content, list):
                     raise DataError(
-                        f"{where}: found a JSON {kind_of(content)}; expected a list of objects, or name the file .jsonl"
+                        f"{where}: found {kind_of(content)}; expected a list of objects, or name the file .jsonl"
                     )
                 for number, value in enumerate(content, 1):
                     if not isinstance(value, dict):

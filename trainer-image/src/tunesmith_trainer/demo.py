@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from pathlib import Path
+from typing import Any
 
 from tunesmith_trainer.errors import ModelError
 
@@ -27,7 +28,7 @@ def write_demo_model(out: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=file)
-    model = AutoModelForCausalLM.from_pretrained(source, gguf_file=file, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=file, dtype=torch.float32)
     # The weights are whole now; without these the saved model would claim to be quantised.
     del model.config.quantization_config
     model.hf_quantizer, model.is_quantized = None, False

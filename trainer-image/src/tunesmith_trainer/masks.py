@@ -119,7 +119,8 @@ class Masker:
                 "it is not exact which tokens are learned; split the conversation into single turns, or set "
                 "spec.method.sft.lossOn to LastAssistant or All"
             ) from None
-        texts, marks = render_jinja_template(
+        render: Any = render_jinja_template
+        texts, marks = render(
             [list(row.messages)],
             tools=row.tools,
             chat_template=template,

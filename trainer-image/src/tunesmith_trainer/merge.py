@@ -61,7 +61,7 @@ def merge(plan: MergePlan) -> Ending:
         save_model(merged, plan.model, dtype, folder)
         del model, merged
         gc.collect()
-        saved = load_model(Place(uri="merged", path=str(folder)), dtype)
+        saved: Any = load_model(Place(uri="merged", path=str(folder)), dtype)
         error = logit_error(expected, logits(saved.float(), tokenizer))
         print(f"logit error {error:.3e}, tolerance {plan.tolerance:g}")
         if not error <= plan.tolerance:  # nan is no pass

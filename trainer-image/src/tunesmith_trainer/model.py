@@ -75,7 +75,8 @@ def own_dtype(place: Place) -> torch.dtype:
     name = config.get("dtype") or config.get("torch_dtype")
     if name is None:
         with safe_open(next(iter(sorted(Path(place.path).glob("*.safetensors")))), framework="pt") as file:
-            return file.get_tensor(next(iter(file.keys()))).dtype
+            first: torch.Tensor = file.get_tensor(next(iter(file.keys())))
+        return first.dtype
     dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype):
         raise ModelError(f"model {place.uri}: config.json says dtype {name!r}, which is none of torch's")
@@ -87,7 +88,7 @@ def load_tokenizer(place: Place) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place.path, trust_remote_code=False)
+        tokenizer: Any = AutoTokenizer.from_pretrained(place.path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"model {place.uri}: its tokenizer cannot be loaded: {error}") from error
     if not tokenizer.is_fast:
@@ -96,7 +97,7 @@ def load_tokenizer(place: Place) -> PreTrainedTokenizerFast:
         )
     if tokenizer.eos_token is None:
         raise ModelError(f"model {place.uri}: its tokenizer has no eos_token, so the model could not learn to stop")
-    return tokenizer
+    return tokenizer  # type: ignore[no-any-return]
 
 
 def load_model(
@@ -129,7 +130,8 @@ def save_model(model: PreTrainedModel, base: Place, dtype: torch.dtype, folder: 
     """Write `model` in `dtype` with the configuration, tokenizer, chat template and generation settings of `base`,
     byte by byte but for the dtype's name. The weights of `model` itself are cast.
     """
-    model.to(dtype).save_pretrained(folder)
+    cast: Any = model
+    cast.to(dtype).save_pretrained(folder)
     source = Path(base.path)
     config = json.loads((source / "config.json").read_text())
     config.pop("torch_dtype", None)

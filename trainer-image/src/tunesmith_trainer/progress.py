@@ -73,15 +73,9 @@ class Reporter(TrainerCallback):
         if state.global_step >= state.max_steps:
             control.should_log = True
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float],
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """One log line. A loss that is no number ends the training: nothing good can follow."""
+        logs: dict[str, float] = kwargs["logs"]
         if "loss" not in logs:
             return
         if not math.isfinite(logs["loss"]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tunesmith.training.plan import TrainPlan
 from tunesmith.training.report import Ending
@@ -193,7 +193,7 @@ def finish(plan: TrainPlan, trainer: SFTTrainer, sources: list[SourceFile]) -> E
     )
     if trainer.is_world_process_zero():
         model: Any = trainer.model
-        kind = "models" if plan.tuner.type == "Full" else "adapters"
+        kind: Literal["adapters", "models"] = "models" if plan.tuner.type == "Full" else "adapters"
         with artifact.draft(plan, kind) as folder:
             if kind == "models":
                 save_model(model, plan.model, own_dtype(plan.model), folder)

@@ -84,7 +84,7 @@ def check_tuner(model: torch.nn.Module, tuner: TunerPlan) -> None:
     others = [name for name in trained if ".lora_" not in name]
     if others or not trained:
         raise ConfigError(
-            f"spec.tuner.type: {tuner.type}, but of {len(trained)} trained parameters these are no adapter's: {others[:3]}"
+            f"spec.tuner.type: {tuner.type}, but of {len(trained)} trained ones these are no adapter's: {others[:3]}"
         )
     if tuner.type == "QLoRA":
         kind: type[torch.nn.Module] = (
