@@ -36,11 +36,12 @@ class Vllm:
         self.fail: Callable[[str, str], web.Response | None] = lambda name, path: None
         self.running: dict[str, Any] = {}
         self.api_key = ""
+        self.down = False
         self.runner: Any = None
         self.port = 0
 
     async def start(self) -> None:
-        app = web.Application()
+        app = web.Application(middlewares=[self.gate])
         app.router.add_get("/health", self.health)
         app.router.add_get("/v1/models", self.models)
         app.router.add_post("/v1/load_lora_adapter", self.load)
@@ -53,6 +54,10 @@ class Vllm:
         site = web.TCPSite(self.runner, "127.0.0.1", self.port)
         await site.start()
         self.port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+
+    @web.middleware
+    async def gate(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        return web.Response(status=503) if self.down else await handler(request)
 
     def error(self, status: int, message: str) -> web.Response:
         return web.json_response({"error": {"message": message, "code": status}}, status=status)
@@ -128,12 +133,12 @@ class Pod:
     def adapter(self, name: str) -> Any:
         return next((a for a in self.agent.status().adapters if a.name == name), None)
 
-    async def settle(self, name: str, state: str = "Ready", seconds: float = 5) -> Any:
+    async def settle(self, name: str, state: str = "Ready", seconds: float = 20) -> Any:
         await until(lambda: (a := self.adapter(name)) and a.state == state, seconds, lambda: self.adapter(name))
         return self.adapter(name)
 
 
-async def until(what: Callable[[], Any], seconds: float = 5, says: Callable[[], Any] = lambda: "") -> None:
+async def until(what: Callable[[], Any], seconds: float = 20, says: Callable[[], Any] = lambda: "") -> None:
     end = asyncio.get_running_loop().time() + seconds
     while not what():
         assert asyncio.get_running_loop().time() < end, says()
@@ -256,12 +261,12 @@ async def test_an_engine_that_restarts_gets_everything_back(pod, vllm, tmp_path)
     pod.want(adapter(version(tmp_path / "one"), required=True))
     await pod.settle("a")
     await until(lambda: pod.agent.status().ready)
-    await vllm.runner.cleanup()
+    vllm.down = True
     vllm.loaded.clear()
     await until(lambda: pod.agent.status().engine == "Starting")
     assert not pod.agent.status().ready
     assert pod.adapter("a").state == "Loading"
-    await vllm.start()
+    vllm.down = False
     await until(lambda: pod.agent.status().ready)
     assert list(vllm.loaded) == ["a"]
     assert pod.agent.metrics.registry.get_sample_value("tunesmith_agent_drift_repaired_total") == 1
@@ -289,12 +294,12 @@ async def test_a_fetched_adapter_is_served_and_a_mended_secret_is_noticed(pod, v
     fetched = {"name": "a", "uri": "s3://bucket/a", "path": "/mnt/fetched/1", "fetch": True, "secret": str(secret)}
     pod.want(fetched, adapter(version(tmp_path / "two"), "b"))
     await pod.settle("b")
-    found = await pod.settle("a", "Failed", 15)
+    found = await pod.settle("a", "Failed")
     assert "check the Secret" in found.message
     await asyncio.sleep(0.5)
     assert pod.adapter("a").attempts == 1
     (secret / "accessKeyId").write_text("me")
-    await pod.settle("a", seconds=15)
+    await pod.settle("a", seconds=30)
     assert vllm.loaded.keys() == {"a", "b"}
     seen = len(server.seen)
     again = Agent(pod.agent.settings, pod.agent.engine, Metrics())
@@ -312,7 +317,7 @@ async def test_a_fetch_that_nobody_wants_any_more_is_stopped(pod, server, tmp_pa
     secret.mkdir()
     (secret / "endpoint").write_text(f"http://{server.address}")
     pod.want({"name": "a", "uri": "s3://bucket/a", "path": "/x", "fetch": True, "secret": str(secret)})
-    await until(began.is_set, 15)
+    await until(began.is_set)
     pod.want()
     await until(lambda: not pod.agent.tasks)
     assert pod.adapter("a") is None
