@@ -27,7 +27,10 @@ def train_job(owner: Owner, attempt: int, spec: FineTuneJobSpec, plan: TrainPlan
     launcher = ["python"] if alone else ["python", "-m", "torch.distributed.run"]
     inputs = [
         Input(plan.model.uri, _secret(spec.model)),
-        *(Input(place.uri, _secret(source)) for place, source in zip(plan.datasets, spec.datasets, strict=True)),
+        *(
+            Input(place.uri, _secret(source), kind="dataset")
+            for place, source in zip(plan.datasets, spec.datasets, strict=True)
+        ),
     ]
     return _job(
         owner,

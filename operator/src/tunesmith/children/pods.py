@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from tunesmith.children.meta import Object
 from tunesmith.settings import Settings
 from tunesmith.training.location import CLAIMS, CONFIG_MAPS, FETCHED, locate
+from tunesmith.training.report import TERMINATION_LOG
 
 USER = 65532
 SECRETS = "/mnt/secrets"
@@ -32,6 +34,8 @@ class Input:
     uri: str
     secret: str | None = None
     """Name of the Secret with the credentials to fetch it."""
+    kind: Literal["model", "dataset"] = "model"
+    """What it is, for hubs that keep the two apart."""
     writable: bool = False
 
 
@@ -70,7 +74,8 @@ def mounts(inputs: Iterable[Input], settings: Settings) -> Mounts:
         result.volumes.append({"name": "fetched", "emptyDir": {}})
         result.mounts.append({"name": "fetched", "mountPath": FETCHED, "readOnly": True})
     for number, (one, place) in enumerate(fetched):
-        command = ["python", "-m", "tunesmith.fetching", "--uri", place.uri, "--to", place.path]
+        command = ["python", "-m", "tunesmith.fetching", "--uri", place.uri, "--to", place.path, "--kind", one.kind]
+        command += ["--termination-log", TERMINATION_LOG]
         own: list[Object] = [{"name": "fetched", "mountPath": FETCHED}, {"name": "tmp", "mountPath": "/tmp"}]
         if one.secret:
             folder = f"{SECRETS}/{one.secret}"

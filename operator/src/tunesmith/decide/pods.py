@@ -38,13 +38,16 @@ def problem(pods: Iterable[Object]) -> str | None:
 def ending(pod: Mapping[str, Any]) -> Ending | None:
     """What the trainer's container left in its termination message, if it ended and left one that can be read."""
     for container in pod.get("status", {}).get("containerStatuses", ()):
-        terminated = container.get("state", {}).get("terminated")
-        if terminated:
-            try:
-                return Ending.model_validate_json(terminated.get("message") or "")
-            except ValidationError:
-                return None
+        if terminated := container.get("state", {}).get("terminated"):
+            return _read(terminated)
     return None
+
+
+def _read(terminated: Mapping[str, Any]) -> Ending | None:
+    try:
+        return Ending.model_validate_json(terminated.get("message") or "")
+    except ValidationError:
+        return None
 
 
 def first_failed(pods: Iterable[Object]) -> tuple[Object, Object, Object] | None:
@@ -64,7 +67,7 @@ def failure(pods: Iterable[Object], reason: str, message: str) -> Failure:
     if first is None:
         return Failure(reason=reason, message=message)
     pod, container, terminated = first
-    said = ending(pod)
+    said = _read(terminated)
     if said is not None and said.reason != "Completed":
         return Failure(
             reason=said.reason,
