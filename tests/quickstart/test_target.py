@@ -133,9 +133,19 @@ def test_a_registrys_trainer_image_takes_the_place_of_the_examples_own() -> None
     assert job["spec"]["template"]["spec"]["containers"][0]["image"] == "r.example.com/trainer:1"
 
 
+def test_jobs_that_cannot_be_changed_are_named() -> None:
+    said = (
+        'for: "04.yaml": error when patching "04.yaml": FineTuneJob.tunesmith.io "a" is invalid: spec: Invalid value: '
+        "the spec of a FineTuneJob cannot be changed: create another job with the new settings\n"
+        'The Job "base-model" is invalid: spec.template: Invalid value: {"x": 1}: field is immutable\n'
+    )
+    assert main.refused_changes(said) == ["finetunejob/a", "job/base-model"]
+    assert main.refused_changes('FineTuneJob.tunesmith.io "a" is invalid: spec.nodes: must be positive') == []
+
+
 def test_a_service_is_reached_by_its_cluster_address() -> None:
     with main.reachable(RECORDER, "http://chat.default.svc/v1", direct=True) as address:
-        assert address == "http://10.0.0.7:80/v1"
+        assert address == "http://10.0.0.7/v1"
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:

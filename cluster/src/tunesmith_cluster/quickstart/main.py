@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -56,7 +57,9 @@ class Quickstart:
     """One run."""
 
     def __init__(self, examples: Path) -> None:
-        self._console = Console(highlight=False)
+        terminal = Console(highlight=False)
+        # A log is wide enough for the tables.
+        self._console = terminal if terminal.is_terminal else Console(highlight=False, width=120)
         self._reporter = Reporter(self._console)
         self._examples = examples
         self._resources = read(examples)
@@ -115,12 +118,23 @@ class Quickstart:
         )
 
     def _apply(self, kubectl: Kubectl, namespace: str, trainer_image: str | None) -> None:
-        if trainer_image is None:
-            kubectl("apply", f"--filename={self._examples}", f"--namespace={namespace}")
-            return
-        text = "\n---\n".join(path.read_text(encoding="utf-8") for path in files(self._examples))
-        text = text.replace(f"image: {EXAMPLES_IMAGE}", f"image: {trainer_image}")
-        kubectl("apply", "--filename=-", f"--namespace={namespace}", stdin=text)
+        what, text = f"--filename={self._examples}", None
+        if trainer_image is not None:
+            what = "--filename=-"
+            text = "\n---\n".join(path.read_text(encoding="utf-8") for path in files(self._examples))
+            text = text.replace(f"image: {EXAMPLES_IMAGE}", f"image: {trainer_image}")
+        try:
+            kubectl("apply", what, f"--namespace={namespace}", stdin=text)
+        except ClusterError as error:
+            changed = refused_changes(str(error))
+            if not changed:
+                raise
+            delete = f"{kubectl.binary} --kubeconfig {kubectl.kubeconfig} --namespace {namespace} delete"
+            raise ClusterError(
+                f"{', '.join(changed)}: a job's spec cannot be changed, and {_shown(self._examples)} is no longer "
+                "what was applied here. To train anew, delete the old ones, then run `make quickstart` again:\n"
+                f"  {delete} {' '.join(changed)}"
+            ) from error
 
     def _ask(self, kubectl: Kubectl, namespace: str, target: Target) -> None:
         everything = ask.expectations(self._resources)
@@ -157,10 +171,19 @@ def reachable(kubectl: Kubectl, url: str, *, direct: bool) -> Iterator[str]:
     if direct:
         # The node's Services are this machine's, its cluster DNS is not.
         host = kubectl.object(namespace, "service", service)["spec"]["clusterIP"]
-        yield f"http://{host}:{port}{parts.path}"
+        yield f"http://{host if port == 80 else f'{host}:{port}'}{parts.path}"
     else:
         with kubectl.forwarded(namespace, service, port) as host_and_port:
             yield f"http://{host_and_port}{parts.path}"
+
+
+def refused_changes(message: str) -> list[str]:
+    """The jobs, as kind/name, whose new spec the API server refused since there is an old one."""
+    found = re.findall(
+        r'(\w+)\.\S+ "([^"]+)" is invalid: spec: .*cannot be changed|(?:The )?Job "([^"]+)" is invalid: .*immutable',
+        message,
+    )
+    return [f"{kind.lower() or 'job'}/{name or job}" for kind, name, job in found]
 
 
 def files(folder: Path) -> list[Path]:

@@ -81,7 +81,7 @@ class Local(Target):
         return workloads.load(self.cluster, reporter=self.reporter).helm_values()
 
     def tool(self, name: str) -> Path:
-        return self.cluster.binary(name)  # of the cluster's own version
+        return self.cluster.paths.bin / name  # of the cluster's own version
 
     def remove(self) -> bool:
         self.cluster.down()
