@@ -166,5 +166,5 @@ def test_a_model_without_a_template_is_refused(with_template: Any) -> None:
 
 
 def test_plain_text_has_no_assistant(with_template: Any) -> None:
-    with pytest.raises(DataError, match="use spec.method.type PreTraining"):
+    with pytest.raises(DataError, match=r"use spec\.method\.type PreTraining"):
         Masker(with_template(CHATML), "Assistant").spans(Row("r", text="x"))
