@@ -148,7 +148,8 @@ class _Chain:
         fields: dict[str, Any] = {"artifact": artifact}
         message = f"{artifact.uri if artifact else ''}"
         if isinstance(self.resource, MergeJob):
-            fields["logit_error"] = endings[0].logit_error
+            error = endings[0].logit_error
+            fields["logit_error"] = None if error is None else float(f"{error:.3g}")
         elif self.resource.status.progress:
             total = self.resource.status.progress.total_steps
             fields["progress"] = self.resource.status.progress.model_copy(
