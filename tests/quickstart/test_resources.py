@@ -96,7 +96,7 @@ def test_a_deployment_is_done_with_its_adapters() -> None:
     )
     assert not loading.done
     assert loading.failure is None
-    assert (loading.status, loading.step) == ("WaitingForReference", "0/1 adapters")
+    assert (loading.status, loading.step) == ("WaitingForReference", "0/1")
 
 
 def test_a_failed_adapter_fails_the_quickstart() -> None:

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 from tunesmith_cluster.errors import ClusterError
 from tunesmith_cluster.quickstart import watch
+from tunesmith_cluster.quickstart.resources import Row
 from tunesmith_cluster.quickstart.watch import Watcher
 
 PULLING = "pod a-0, container trainer: ImagePullBackOff: back-off"
@@ -83,3 +84,23 @@ def test_a_pod_that_gets_on_is_forgiven() -> None:
 def test_the_deadline_says_what_is_late() -> None:
     with pytest.raises(ClusterError, match=r"not done in time .*MergeJob a: Running"):
         follow(Story(("Unknown", "Running", "")), seconds=100)
+
+
+def test_the_picture_fits_a_terminal_of_80_columns() -> None:
+    rows = [
+        Row(
+            "ModelDeployment",
+            "xiao-huang-merged",
+            "WaitingForReference",
+            "0/2",
+            message="MergeJob m does not exist yet",
+        ),
+        Row("FineTuneJob", "swift-robot", "Running", "13/20", "0.713", "2m51s", "pod [a] runs"),
+        Row("Job", "base-model", "Completed", done=True),
+    ]
+    output = io.StringIO()
+    Console(file=output, width=80).print(watch.picture(rows))
+    shown = output.getvalue()
+    assert "…" not in shown
+    for word in ("ftj", "swift-robot", "13/20", "2m51s", "pod [a] runs", "MergeJob m does not exist yet"):
+        assert word in shown

