@@ -38,9 +38,7 @@ class Module:
     def digest(self) -> str:
         """The sha256 of go.mod, go.sum and our own code: the same pins always mean the same binaries."""
         if not self.folder.is_dir():
-            raise ClusterError(
-                f"{self.folder} is missing: install tunesmith-cluster from a checkout, as editable"
-            )
+            raise ClusterError(f"{self.folder} is missing: install tunesmith-cluster from a checkout, as editable")
         sources = [self.folder / "go.mod", self.folder / "go.sum", *sorted(self.folder.glob("*.go"))]
         content = b"".join(path.read_bytes() for path in sources if path.exists())
         return hashlib.sha256(content).hexdigest()

@@ -86,9 +86,7 @@ def ensure_signed(pair: KeyPair, subject: Subject, authority: KeyPair) -> None:
             x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
             critical=False,
         )
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False
-        )
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
     )
     if subject.alternative_names:
         names = [_general_name(name) for name in subject.alternative_names]
@@ -108,9 +106,7 @@ def ensure_signing_key(private: Path, public: Path) -> None:
     _write_file(public, public_pem, 0o644)
 
 
-def _builder(
-    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey
-) -> x509.CertificateBuilder:
+def _builder(subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
     # An hour back: a clock that is stepped back after boot must not see certificates from the future.
     start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
     return (

@@ -84,9 +84,7 @@ def main() -> None:
     try:
         app()
     except ClusterError as error:
-        Console(stderr=True, highlight=False).print(
-            f"error: {error}", style="red", markup=False, soft_wrap=True
-        )
+        Console(stderr=True, highlight=False).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(1)
 
 

@@ -153,9 +153,7 @@ class Cluster:
             self.paths.volumes.mkdir(exist_ok=True, mode=0o755)
             build.link_all(self.paths.cache, self.paths.bin)
             credentials.ensure_all(self.paths)
-            spec = node.base_runtime_spec(
-                node.default_runtime_spec(), node.shown_in_containers(self.paths.envs)
-            )
+            spec = node.base_runtime_spec(node.default_runtime_spec(), node.shown_in_containers(self.paths.envs))
             files = {
                 **node.files(self.paths),
                 **controlplane.files(self.paths),
@@ -208,9 +206,7 @@ class Cluster:
 
     def _wait_usable(self) -> None:
         deadline = time.monotonic() + 60
-        while not (
-            self._node_is_ready() and self._kubectl("get", "serviceaccount", "default").returncode == 0
-        ):
+        while not (self._node_is_ready() and self._kubectl("get", "serviceaccount", "default").returncode == 0):
             if time.monotonic() > deadline:
                 raise ClusterError(f"the node is not ready after 60 s; {self._supervisor.tail('kubelet')}")
             self._supervisor.check_alive("kubelet")

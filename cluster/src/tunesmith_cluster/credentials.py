@@ -79,18 +79,14 @@ def ensure_all(paths: Paths) -> None:
     ensure_authority(authority(paths), "tunesmith-cluster")
     ensure_signing_key(*service_account_key(paths))
     ensure_authority(etcd_authority(paths), "tunesmith-cluster-etcd")
-    ensure_signed(
-        pair(paths, "etcd"), Subject("etcd", alternative_names=["127.0.0.1"]), etcd_authority(paths)
-    )
+    ensure_signed(pair(paths, "etcd"), Subject("etcd", alternative_names=["127.0.0.1"]), etcd_authority(paths))
     ensure_signed(pair(paths, "apiserver"), _APISERVER, authority(paths))
     for name, subject in CLIENTS.items():
         ensure_signed(pair(paths, name), subject, authority(paths))
         path = kubeconfig(paths, name)
         if not path.exists():
             text = render_kubeconfig(name, network.API_URL, authority(paths).certificate, pair(paths, name))
-            with open(
-                os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
-            ) as file:
+            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
                 file.write(text)
 
 
@@ -104,9 +100,7 @@ def render_kubeconfig(user: str, server: str, ca: Path, client: KeyPair) -> str:
         {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [
-                {"name": "tunesmith", "cluster": {"server": server, "certificate-authority-data": data(ca)}}
-            ],
+            "clusters": [{"name": "tunesmith", "cluster": {"server": server, "certificate-authority-data": data(ca)}}],
             "users": [
                 {
                     "name": user,

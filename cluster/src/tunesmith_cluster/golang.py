@@ -86,7 +86,5 @@ def _installer() -> list[str]:
         return [sys.executable, "-m", "pip"]
     uv = shutil.which("uv")  # environments made by uv come without pip
     if uv is None:
-        raise ClusterError(
-            "neither pip nor uv is here to install Go with: install Go yourself, then run `up` again"
-        )
+        raise ClusterError("neither pip nor uv is here to install Go with: install Go yourself, then run `up` again")
     return [uv, "pip"]

@@ -83,27 +83,21 @@ def _destination(paths: Paths, text: str) -> PurePosixPath:
         raise ClusterError(f"the destination {text!r} must be an absolute path below /, such as /app")
     for shown in node.shown_in_containers(paths.envs):
         if destination.is_relative_to(shown):
-            raise ClusterError(
-                f"{text} would be hidden by this machine's {shown}; copy to another place, such as /app"
-            )
+            raise ClusterError(f"{text} would be hidden by this machine's {shown}; copy to another place, such as /app")
     return destination
 
 
 def _is_known(paths: Paths, image: oci.Image) -> bool:
     # The label is set by containerd's Kubernetes side: only then does a pod find the image.
     listed = _ctr(paths, "images", "list", f"name=={image.name}")
-    return any(
-        image.digest in line and "io.cri-containerd.image=managed" in line for line in listed.splitlines()
-    )
+    return any(image.digest in line and "io.cri-containerd.image=managed" in line for line in listed.splitlines())
 
 
 def _wait_known(paths: Paths, image: oci.Image) -> None:
     deadline = time.monotonic() + 30
     while not _is_known(paths, image):
         if time.monotonic() > deadline:
-            raise ClusterError(
-                f"containerd imported {image.name} but does not offer it to pods; see containerd.log"
-            )
+            raise ClusterError(f"containerd imported {image.name} but does not offer it to pods; see containerd.log")
         time.sleep(0.1)
 
 

@@ -37,9 +37,7 @@ def create(saved_sysctls: Path) -> None:
     if shutil.which("modprobe"):
         subprocess.run(["modprobe", "-q", "br_netfilter"], check=False)  # built into some kernels: may fail
     if not saved_sysctls.exists():
-        saved_sysctls.write_text(
-            json.dumps({name: _read_sysctl(name) for name in _SYSCTLS}), encoding="utf-8"
-        )
+        saved_sysctls.write_text(json.dumps({name: _read_sysctl(name) for name in _SYSCTLS}), encoding="utf-8")
     for name, value in _SYSCTLS.items():
         try:
             if _read_sysctl(name) != value:
@@ -80,9 +78,7 @@ def _remove_rules(family: str) -> None:
     if wanted != saved:
         done = subprocess.run([restore, "-c"], input=wanted, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise ClusterError(
-                f"{restore} did not accept the rules less the cluster's: {done.stderr.strip()}"
-            )
+            raise ClusterError(f"{restore} did not accept the rules less the cluster's: {done.stderr.strip()}")
 
 
 def _read_sysctl(name: str) -> str | None:

@@ -114,9 +114,7 @@ def cni_config(paths: Paths) -> str:
         "ipam": ipam,
     }
     portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
-    return json.dumps(
-        {"cniVersion": "1.0.0", "name": network.NETWORK, "plugins": [bridge, portmap]}, indent=2
-    )
+    return json.dumps({"cniVersion": "1.0.0", "name": network.NETWORK, "plugins": [bridge, portmap]}, indent=2)
 
 
 def kubelet_config(paths: Paths) -> str:

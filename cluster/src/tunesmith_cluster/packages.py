@@ -33,9 +33,7 @@ def missing() -> list[str]:
 def install(packages: list[str]) -> None:
     """Install the given packages with apt-get."""
     if shutil.which("apt-get") is None:
-        raise ClusterError(
-            f"this machine has no apt-get: install {' '.join(packages)} yourself, then run `up` again"
-        )
+        raise ClusterError(f"this machine has no apt-get: install {' '.join(packages)} yourself, then run `up` again")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in (
         ["apt-get", "update", "-q"],

@@ -65,8 +65,7 @@ def holders(wanted: Iterable[tuple[str, int]]) -> list[Holder]:
     found = conflicts(wanted, listeners)
     owners = _owners({listener.inode for listener in found})
     return [
-        Holder(listener.port, owners.get(listener.inode), _command(owners.get(listener.inode)))
-        for listener in found
+        Holder(listener.port, owners.get(listener.inode), _command(owners.get(listener.inode))) for listener in found
     ]
 
 
@@ -93,9 +92,7 @@ def _owners(inodes: set[int]) -> dict[int, int]:
 
 def _command(pid: int | None) -> str:
     try:
-        words = (
-            Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-        )
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
         return textwrap.shorten(words, 120, placeholder=" …")
     except OSError:
         return "unknown"

@@ -30,9 +30,7 @@ class Identity:
     def of(cls, pid: int) -> Identity | None:
         """The identity of a living process; None if there is none, or only its zombie."""
         try:
-            state, start_time = parse_stat(
-                (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
-            )
+            state, start_time = parse_stat((_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace"))
         except OSError:
             return None
         return None if state in "ZX" else cls(pid, start_time, _boot_id())
@@ -213,9 +211,7 @@ def descendants(roots: set[int], table: Mapping[int, tuple[int, list[str]]]) -> 
 def resident_bytes(pid: int) -> int:
     """How much memory a process occupies; 0 if it is gone."""
     try:
-        return int((_PROC / str(pid) / "statm").read_text(encoding="ascii").split()[1]) * os.sysconf(
-            "SC_PAGE_SIZE"
-        )
+        return int((_PROC / str(pid) / "statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0
 

@@ -60,9 +60,7 @@ def kill_containers(paths: Paths) -> None:
     shims = {
         pid
         for pid, (_, command) in table.items()
-        if command
-        and command[0].endswith("containerd-shim-runc-v2")
-        and str(paths.containerd_socket) in command
+        if command and command[0].endswith("containerd-shim-runc-v2") and str(paths.containerd_socket) in command
     }
     # The shims first: they would report to containerd, which is gone, and wait for it.
     doomed = [Identity.of(pid) for pid in [*shims, *(processes.descendants(shims, table) - shims)]]
@@ -73,9 +71,7 @@ def kill_containers(paths: Paths) -> None:
     while any(identity.is_alive() for identity in alive):
         if time.monotonic() > deadline:
             left = ", ".join(str(identity.pid) for identity in alive if identity.is_alive())
-            raise ClusterError(
-                f"the container processes {left} do not end; see `ps -fp` for what they wait for"
-            )
+            raise ClusterError(f"the container processes {left} do not end; see `ps -fp` for what they wait for")
         time.sleep(0.02)
 
 
@@ -102,9 +98,7 @@ def remove_files(paths: Paths) -> None:
             link.unlink()
     left = mounts_under(paths.state, Path("/proc/self/mountinfo").read_text(encoding="utf-8"))
     if left:  # deleting now could delete what is mounted there
-        raise ClusterError(
-            f"still mounted, so nothing was deleted: {', '.join(left)}; unmount it and run `down` again"
-        )
+        raise ClusterError(f"still mounted, so nothing was deleted: {', '.join(left)}; unmount it and run `down` again")
     _remove_cgroups()
     shutil.rmtree(paths.state, ignore_errors=True)
     if not _is_listened_to(_KUBELET_SOCKET):  # else another kubelet's

@@ -31,19 +31,13 @@ def test_a_component_is_known_by_its_common_name_and_groups(paths: Paths) -> Non
 def test_etcd_trusts_no_certificate_of_the_cluster(paths: Paths) -> None:
     load(credentials.pair(paths, "etcd")).verify_directly_issued_by(load(credentials.etcd_authority(paths)))
     with pytest.raises((InvalidSignature, ValueError)):
-        load(credentials.pair(paths, "kubelet")).verify_directly_issued_by(
-            load(credentials.etcd_authority(paths))
-        )
+        load(credentials.pair(paths, "kubelet")).verify_directly_issued_by(load(credentials.etcd_authority(paths)))
 
 
 def test_the_api_server_is_reachable_under_its_names(paths: Paths) -> None:
-    names = load(credentials.pair(paths, "apiserver")).extensions.get_extension_for_class(
-        x509.SubjectAlternativeName
-    )
+    names = load(credentials.pair(paths, "apiserver")).extensions.get_extension_for_class(x509.SubjectAlternativeName)
     addresses = names.value.get_values_for_type(x509.IPAddress)
-    assert {ipaddress.ip_address(network.NODE_IP), ipaddress.ip_address(network.API_SERVICE_IP)} <= set(
-        addresses
-    )
+    assert {ipaddress.ip_address(network.NODE_IP), ipaddress.ip_address(network.API_SERVICE_IP)} <= set(addresses)
     assert "kubernetes.default.svc" in names.value.get_values_for_type(x509.DNSName)
 
 

@@ -66,9 +66,7 @@ def test_a_later_supervisor_finds_and_stops_what_an_earlier_one_started(supervis
 
 
 def test_what_ignores_a_polite_signal_is_killed(supervisor: Supervisor) -> None:
-    ignoring = (
-        "import signal, time; signal.signal(15, signal.SIG_IGN); print('on', flush=True); time.sleep(60)"
-    )
+    ignoring = "import signal, time; signal.signal(15, signal.SIG_IGN); print('on', flush=True); time.sleep(60)"
     sample = Service(
         "sample",
         [sys.executable, "-c", ignoring],
@@ -83,9 +81,7 @@ def test_what_ignores_a_polite_signal_is_killed(supervisor: Supervisor) -> None:
 def test_the_death_of_a_process_is_told_with_its_last_words(supervisor: Supervisor) -> None:
     failing = service(["sh", "-c", "sleep 0.2; echo address already in use; exit 1"], ready=False)
     supervisor.start(failing)
-    with pytest.raises(
-        ClusterError, match=r"sample died; the end of .*sample\.log:\n(.*\n)*  address already in use"
-    ):
+    with pytest.raises(ClusterError, match=r"sample died; the end of .*sample\.log:\n(.*\n)*  address already in use"):
         supervisor.wait_ready(failing, timeout=20)
 
 

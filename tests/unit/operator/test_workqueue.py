@@ -17,7 +17,7 @@ async def drain(queue: WorkQueue[str], handle: object, until: Callable[[], bool]
     """Work until something holds, and a moment longer, in which nothing more should happen."""
     work = asyncio.ensure_future(queue.run(handle, workers))  # type: ignore[arg-type]
     async with asyncio.timeout(30):
-        while not until():
+        while not until():  # noqa: ASYNC110 - it waits for any condition
             await asyncio.sleep(0.01)
     await asyncio.sleep(0.1)
     work.cancel()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tunesmith.api.finetunejob import FineTuneJobSpec
 from tunesmith.api.mergejob import MergeJobSpec
 from tunesmith.children.meta import ATTEMPT_LABEL, Object, Owner, job_name, plan_name
-from tunesmith.children.pods import OFFLINE, SCRATCH, Input, container, mounts, pod_spec
+from tunesmith.children.pods import ENVIRONMENT, SCRATCH, Input, container, mounts, pod_spec
 from tunesmith.settings import Settings
 from tunesmith.training.plan import MergePlan, Place, TrainPlan
 from tunesmith.training.report import PLAN_FOLDER, PORT
@@ -36,7 +36,7 @@ def train_job(owner: Owner, attempt: int, spec: FineTuneJobSpec, plan: TrainPlan
         owner,
         attempt,
         command=[*launcher, "-m", "tunesmith_trainer", "train"],
-        env=[] if alone else rendezvous(owner, attempt, plan),
+        env=[*threads(plan), *([] if alone else rendezvous(owner, attempt, plan))],
         inputs=inputs,
         plan=plan,
         nodes=plan.nodes,
@@ -62,6 +62,14 @@ def merge_job(owner: Owner, attempt: int, spec: MergeJobSpec, plan: MergePlan, s
         resources=spec.resources.body(),
         settings=settings,
     )
+
+
+def threads(plan: TrainPlan) -> list[Object]:
+    """As many threads as the pod may use cores, where one process has them all; torchrun shares them otherwise."""
+    if plan.processes_per_node > 1:
+        return []
+    cores = {"resourceFieldRef": {"containerName": "trainer", "resource": "limits.cpu"}}
+    return [{"name": "OMP_NUM_THREADS", "valueFrom": cores}]
 
 
 def rendezvous(owner: Owner, attempt: int, plan: TrainPlan) -> list[Object]:
@@ -103,7 +111,7 @@ def _job(
         settings.trainer_image,
         settings,
         command=command,
-        env=[*OFFLINE, *env],
+        env=[*ENVIRONMENT, *env],
         ports=[{"name": "progress", "containerPort": PORT}],
         resources=resources,
         volumeMounts=[

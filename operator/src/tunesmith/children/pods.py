@@ -20,8 +20,10 @@ CONTAINER_SECURITY: Object = {
     "readOnlyRootFilesystem": True,
     "capabilities": {"drop": ["ALL"]},
 }
-OFFLINE = [
+ENVIRONMENT = [
     {"name": "HOME", "value": "/tmp"},
+    # Threads that wait must not spin: pods that share cores would take them from each other.
+    {"name": "OMP_WAIT_POLICY", "value": "PASSIVE"},
     {"name": "HF_HUB_OFFLINE", "value": "1"},
     {"name": "HF_HUB_DISABLE_TELEMETRY", "value": "1"},
 ]

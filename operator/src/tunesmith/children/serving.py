@@ -5,7 +5,7 @@ from __future__ import annotations
 from tunesmith.api.modeldeployment import ModelDeploymentSpec
 from tunesmith.children.meta import ROLE_LABEL, Object, Owner
 from tunesmith.children.pods import (
-    OFFLINE,
+    ENVIRONMENT,
     SCRATCH,
     SECRETS,
     Input,
@@ -156,7 +156,7 @@ def deployment(
         command=["python3", "-m", "vllm.entrypoints.openai.api_server"],
         args=engine_arguments(spec, state),
         env=[
-            *OFFLINE,
+            *ENVIRONMENT,
             {"name": "PYTHONPATH", "value": GUARD_FOLDER},
             {"name": "VLLM_ALLOW_RUNTIME_LORA_UPDATING", "value": "1"},
             {"name": "VLLM_PLUGINS", "value": ""},  # no resolver: it loads whatever a model name points at
