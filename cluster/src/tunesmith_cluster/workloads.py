@@ -78,9 +78,6 @@ def image_environment(environment: Path, with_source: bool) -> Mapping[str, str]
         "HOME": "/tmp",
         "PYTHONUNBUFFERED": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
-        # Threads that wait for others sleep. By default they spin, and where several pods share the cores they take
-        # from each other what they wait for: three trainings on two cores were three times as slow.
-        "OMP_WAIT_POLICY": "PASSIVE",
     }
     return {**variables, "PYTHONPATH": APP} if with_source else variables
 

@@ -73,7 +73,8 @@ async def test_a_failure_is_tried_again_and_further_apart(
     await drain(queue, handle, lambda: len(times) >= 4)
     gaps = [b - a for a, b in itertools.pairwise(times)]
     assert len(times) == 4
-    assert gaps == sorted(gaps)
+    # Never sooner than the back-off less its jitter; a busy machine may be later.
+    assert all(gap >= 0.8 * 0.01 * 2**number for number, gap in enumerate(gaps, 1))
     assert "ValueError: no" in caplog.text
 
 
