@@ -19,7 +19,7 @@ from tunesmith.agent import lookout, loop
 from tunesmith.agent.engine import Engine, classify, message_of
 from tunesmith.agent.loop import Agent, delay
 from tunesmith.agent.metrics import Metrics
-from tunesmith.agent.server import application
+from tunesmith.agent.server import application, missing_model
 from tunesmith.agent.settings import Settings
 from tunesmith.agent.store import Source
 from unit.agent.builders import make, make_base, pair
@@ -467,6 +467,7 @@ async def test_the_agents_port(pod, vllm, tmp_path):
                 return response.status, await response.text()
 
         assert (await ask("GET", "/healthz"))[0] == 200
+        assert (await ask("GET", "/startz"))[0] == 200
         assert (await ask("GET", "/readyz"))[0] == 503
         assert json.loads((await ask("GET", "/status"))[1])["revision"] == 0
         assert (await ask("PUT", "/state", json=state))[0] == 401
@@ -528,3 +529,14 @@ def test_the_engines_errors_are_told_apart(status, message, permanent):
 )
 def test_all_shapes_of_error_are_read(text):
     assert message_of(text) == "m"
+
+
+def test_the_engine_may_start_when_the_model_on_a_claim_was_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("tunesmith.agent.server.CLAIMS", str(tmp_path))
+    state = State(revision=1, model_name="base", model_path=f"{tmp_path}/store/base", max_lora_rank=8)
+    assert missing_model(None) is None
+    assert missing_model(state.model_copy(update={"model_path": "/in/the/image"})) is None
+    assert missing_model(state) == "store/base holds no config.json yet; waiting for a model to be written there"
+    (tmp_path / "store/base").mkdir(parents=True)
+    (tmp_path / "store/base/config.json").write_text("{}")
+    assert missing_model(state) is None

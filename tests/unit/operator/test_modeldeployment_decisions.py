@@ -143,3 +143,9 @@ def test_every_container_is_restricted() -> None:
     assert template["securityContext"]["runAsNonRoot"] is True
     assert template["automountServiceAccountToken"] is False
     assert template["enableServiceLinks"] is False
+
+
+def test_a_model_that_is_yet_to_be_written_is_waited_for() -> None:
+    agent = AgentStatus(revision=1, engine="Starting", ready=False, waiting="store/base holds no config.json yet")
+    decision = decided(world(serve(), pods=(pod("p0"),), agents={"p0": agent}))
+    assert conditions(decision)["Ready"] == ("False", "WaitingForInput")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from pathlib import Path
 
@@ -11,8 +12,18 @@ from pydantic import ValidationError
 
 from tunesmith.agent.loop import Agent
 from tunesmith.serving.contract import State
+from tunesmith.training.location import CLAIMS
 
 AGENT: web.AppKey[Agent] = web.AppKey("agent", Agent)
+
+
+class Start:
+    """What the start of the engine waits for; None: nothing."""
+
+    waiting: str | None = None
+
+
+START: web.AppKey[Start] = web.AppKey("start", Start)
 
 
 def token(path: Path) -> str:
@@ -27,6 +38,8 @@ def application(agent: Agent) -> web.Application:
     """The routes."""
     app = web.Application(client_max_size=2 * 1024 * 1024)
     app[AGENT] = agent
+    app[START] = Start()
+    app.router.add_get("/startz", startz)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/status", status)
@@ -40,6 +53,22 @@ async def healthz(_: web.Request) -> web.Response:
     return web.Response(text="ok\n")
 
 
+def missing_model(state: State | None) -> str | None:
+    """What is to be written to a claim before the engine can start, for people. None: nothing."""
+    if state is None or not state.model_path.startswith(CLAIMS) or Path(state.model_path, "config.json").exists():
+        return None
+    where = state.model_path.removeprefix(f"{CLAIMS}/")
+    return f"{where} holds no config.json yet; waiting for a model to be written there"
+
+
+async def startz(request: web.Request) -> web.Response:
+    """200 when the engine may start: it would end at once where its model is not there yet."""
+    state = request.app[AGENT].desired.state
+    # In a thread: a volume may hang.
+    waiting = request.app[START].waiting = await asyncio.to_thread(missing_model, state)
+    return web.Response(text=f"{waiting or 'ok'}\n", status=503 if waiting else 200)
+
+
 async def readyz(request: web.Request) -> web.Response:
     """200 while the pod serves what it must."""
     ready = request.app[AGENT].status().ready
@@ -48,7 +77,8 @@ async def readyz(request: web.Request) -> web.Response:
 
 async def status(request: web.Request) -> web.Response:
     """AgentStatus."""
-    return web.json_response(text=request.app[AGENT].status().model_dump_json(by_alias=True, exclude_none=True))
+    found = request.app[AGENT].status().model_copy(update={"waiting": request.app[START].waiting})
+    return web.json_response(text=found.model_dump_json(by_alias=True, exclude_none=True))
 
 
 async def metrics(request: web.Request) -> web.Response:

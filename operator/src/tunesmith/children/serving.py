@@ -137,7 +137,8 @@ def deployment(
         env=[{"name": "HOME", "value": "/tmp"}, {"name": "HF_HUB_DISABLE_TELEMETRY", "value": "1"}],
         ports=[{"name": "agent", "containerPort": AGENT_PORT}],
         resources={"requests": {"cpu": "20m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}},
-        startupProbe=_probe("/healthz", AGENT_PORT, period=1, failures=60),
+        # The engine starts when the agent has: not before its model is there.
+        startupProbe=_probe("/startz", AGENT_PORT, period=1, failures=spec.engine.startup_timeout_seconds),
         readinessProbe=_probe("/readyz", AGENT_PORT, period=1, failures=1),
         livenessProbe=_probe("/healthz", AGENT_PORT, period=10, failures=6),
         volumeMounts=[

@@ -213,6 +213,9 @@ def _ready_word(world: World, replicas: int, ready: int) -> Word:
     held = pod_facts.problem(world.pods)
     if ready >= replicas:
         return "True", "Ready", "all pods serve"
+    waiting = next((agent.waiting for agent in world.agents.values() if agent.waiting), None)
+    if waiting and not ready:
+        return "False", "WaitingForInput", waiting
     if ready:
         return "True", "Degraded", held or "some pods do not serve yet"
     return "False", "Starting", held or "no pod serves yet: vLLM is loading the model"

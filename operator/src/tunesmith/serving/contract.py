@@ -63,4 +63,6 @@ class AgentStatus(Model):
     engine: Literal["Starting", "Ready"]
     ready: bool
     """Whether the engine answers and serves every required adapter."""
+    waiting: str | None = None
+    """What the engine waits for before it starts, for people."""
     adapters: list[ObservedAdapter] = []
