@@ -22,6 +22,7 @@ from tunesmith.agent.metrics import Metrics
 from tunesmith.agent.server import application, missing_model
 from tunesmith.agent.settings import Settings
 from tunesmith.agent.store import Source
+from tunesmith.serving.contract import State
 from unit.agent.builders import make, make_base, pair
 
 TOKEN = "secret-token"
