@@ -220,8 +220,8 @@ def test_a_run_keeps_the_plan_that_it_began_with() -> None:
 def test_the_failure_of_the_first_pod_is_told_not_of_those_that_die_of_it() -> None:
     lost = {"reason": "PeerLost", "message": "connection closed by peer"}
     pods = (
-        pod("p1", **terminated(70, json.dumps(lost), "2026-01-02T03:00:09Z")),
-        pod("p0", **terminated(65, json.dumps(FAILED), "2026-01-02T03:00:01Z")),
+        pod("p1", **terminated(69, json.dumps(lost), "2026-01-02T03:00:01Z")),
+        pod("p0", **terminated(65, json.dumps(FAILED), "2026-01-02T03:00:09Z")),
     )
     status = decided(world(train(nodes=2), children=children(job(ended="Failed")), pods=pods)).status.body()
     assert status["failure"] == {**FAILED, "pod": "p0", "exitCode": 65}

@@ -17,7 +17,7 @@ from typing import TextIO
 
 from tunesmith.training.report import TERMINATION_LOG, Ending
 
-from tunesmith_trainer.errors import InternalError, Interrupted, OutOfMemory, TrainerError
+from tunesmith_trainer.errors import InternalError, Interrupted, OutOfMemory, PeerLost, TrainerError
 
 LOG_LINES = 20
 LINE_LENGTH = 512
@@ -77,7 +77,7 @@ def classify(error: BaseException) -> TrainerError:
     if isinstance(error, RuntimeError) and re.search(
         r"Connection (closed|reset) by peer|gloo|NCCL|DistBackendError|recvValue failed", text
     ):
-        return InternalError(f"lost contact with another process (its own message tells why): {text}")
+        return PeerLost(f"lost contact with another process (its own message tells why): {text}")
     return InternalError(text)
 
 

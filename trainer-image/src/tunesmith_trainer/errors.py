@@ -51,6 +51,13 @@ class OutOfMemory(TrainerError):
     exit_code = 68
 
 
+class PeerLost(TrainerError):
+    """Another process of the group went away. Its own message tells why; if it has none, it was taken away."""
+
+    reason = "PeerLost"
+    exit_code = 69
+
+
 class InternalError(TrainerError):
     """Anything else."""
 

@@ -22,7 +22,6 @@ from tunesmith.training.plan import Job, MergePlan, PlanError, TrainPlan, digest
 WAIT_SECONDS = 15.0
 # A pod that was taken away does not fail its job, but something that takes it away every time does.
 MAX_ATTEMPTS = 16
-TAKEN_AWAY = frozenset({"Interrupted", "PeerLost"})
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ class _Chain:
         if not gone and _job_condition(self.live_job, "FailureTarget") is None:
             return None
         failure = pod_facts.failure(self.pods, "Interrupted", "its pods were taken away before they ended")
-        if failure.reason not in TAKEN_AWAY:
+        if failure.reason not in pod_facts.TAKEN_AWAY:
             return self.fail(failure)  # at once, though other pods may still be ending
         if not gone:
             return self.wait("Restarting", f"attempt {self.attempt} was interrupted; its pods are ending")

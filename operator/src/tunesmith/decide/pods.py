@@ -13,6 +13,8 @@ from tunesmith.training.report import Ending
 
 # Reasons of waiting containers that are ordinary and pass by themselves.
 PASSING = frozenset({"ContainerCreating", "PodInitializing"})
+# What a container says that did not fail of itself.
+TAKEN_AWAY = frozenset({"Interrupted", "PeerLost"})
 # The exit code of a program that was ended by SIGTERM, or SIGKILLed after its grace.
 SIGNALS = frozenset({143, 137})
 
@@ -51,14 +53,21 @@ def _read(terminated: Mapping[str, Any]) -> Ending | None:
 
 
 def first_failed(pods: Iterable[Object]) -> tuple[Object, Object, Object] | None:
-    """(pod, container's status, its termination) of the container that failed first. Others die of it."""
+    """(pod, container's status, its termination) of the container that failed first of itself. Those that were ended
+    or lost a peer failed of another, though their clocks may say that they were first.
+    """
     failed = [
         (pod, container, terminated)
         for pod in pods
         for container in _containers(pod)
         if (terminated := container.get("state", {}).get("terminated")) and terminated.get("exitCode", 0) != 0
     ]
-    return min(failed, key=lambda item: (item[2].get("finishedAt") or "", name(item[0])), default=None)
+
+    def order(item: tuple[Object, Object, Object]) -> tuple[bool, str, str]:
+        said = _read(item[2])
+        return said is not None and said.reason in TAKEN_AWAY, item[2].get("finishedAt") or "", name(item[0])
+
+    return min(failed, key=order, default=None)
 
 
 def failure(pods: Iterable[Object], reason: str, message: str) -> Failure:
