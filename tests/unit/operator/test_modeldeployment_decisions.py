@@ -85,7 +85,7 @@ def test_an_adapter_is_ready_when_every_pod_serves_its_newest_version() -> None:
     uri = "pvc://store/adapters/abc"
 
     def agent(state: str, of: str = uri, message: str | None = None) -> AgentStatus:
-        adapter = {"name": "lora1", "uri": of, "state": state, "digest": "sha256:abc", "message": message}
+        adapter = {"name": "lora1", "uri": of, "state": state, "digest": "abc", "message": message}
         return AgentStatus.model_validate({"revision": 1, "engine": "Ready", "ready": True, "adapters": [adapter]})
 
     pods = (pod("p0"), pod("p1"))
@@ -106,12 +106,17 @@ def test_an_adapter_is_ready_when_every_pod_serves_its_newest_version() -> None:
 
 
 def test_ready_speaks_of_pods_and_adapters_ready_of_adapters() -> None:
-    live = mine("Deployment", "x-engine", status={"replicas": 1, "readyReplicas": 1})
+    live = mine("Deployment", "x-engine", status={"replicas": 1, "readyReplicas": 1, "updatedReplicas": 1})
     decision = decided(world(serve(adapters=[LORA1]), references=A_RUNS, children=children(live)))
     assert conditions(decision) == {
         "Ready": ("True", "Ready"),
         "AdaptersReady": ("False", "WaitingForReference"),
     }
+
+
+def test_a_rollout_is_said_while_the_old_pods_serve_on() -> None:
+    live = mine("Deployment", "x-engine", status={"replicas": 2, "readyReplicas": 1, "updatedReplicas": 1})
+    assert conditions(decided(world(serve(), children=children(live))))["Ready"] == ("True", "Updating")
 
 
 def test_credentials_reach_only_the_container_that_fetches() -> None:

@@ -99,7 +99,7 @@ def _job(name: str, status: Mapping[str, Any], conditions: Mapping[str, Any]) ->
 def _deployment(name: str, status: Mapping[str, Any], conditions: Mapping[str, Any]) -> Row:
     ready, adapters = conditions.get("Ready", {}), conditions.get("AdaptersReady", {})
     failed = adapters.get("message") if adapters.get("reason") == "AdapterFailed" else None
-    is_ready = ready.get("status") == "True"
+    is_ready = ready.get("status") == "True" and ready.get("reason") != "Updating"
     word = ready if not is_ready or adapters.get("status") == "True" else adapters
     return Row(
         "ModelDeployment",

@@ -90,7 +90,7 @@ class AdapterStatus(Model):
     uri: Annotated[str, Field(max_length=1024)] | None = None
     """Where it comes from, resolved."""
     digest: Annotated[str, Field(max_length=80)] | None = None
-    """`sha256:` of the version that should be served."""
+    """`sha256:` of the version that is served."""
     ready_pods: int = 0
     """Pods that serve this version."""
     message: Annotated[str, Field(max_length=2048)] | None = None

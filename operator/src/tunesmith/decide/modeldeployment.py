@@ -147,7 +147,7 @@ def observed_status(
     ready = int(counts.get("readyReplicas", 0))
     adapters = adapter_statuses(world, resource, state, found)
     served = sum(adapter.state == "Ready" for adapter in adapters)
-    first, second = _ready_word(world, spec.replicas, ready), _adapters_word(adapters)
+    first, second = _ready_word(world, spec.replicas, ready, counts), _adapters_word(adapters)
     return ModelDeploymentStatus(
         conditions=[
             condition(world, old.conditions, "Ready", *first),
@@ -201,17 +201,20 @@ def _adapter_status(name: str, uri: str, pods: int, seen: dict[str, ObservedAdap
         name=name,
         state=state,
         uri=uri,
-        digest=next((one.digest for one in seen.values() if one.digest), None),
+        digest=next((f"sha256:{one.digest}" for one in seen.values() if one.digest), None),
         ready_pods=ready,
         message=f"pod {pod}: {one.message}"[:2048] if one else None,
     )
 
 
-def _ready_word(world: World, replicas: int, ready: int) -> Word:
+def _ready_word(world: World, replicas: int, ready: int, counts: Object) -> Word:
     if replicas == 0:
         return "False", "ScaledToZero", "spec.replicas is 0"
     held = pod_facts.problem(world.pods)
     if ready >= replicas:
+        updated = int(counts.get("updatedReplicas", 0))
+        if updated < replicas or int(counts.get("replicas", 0)) > replicas:
+            return "True", "Updating", f"{updated} of {replicas} pods run as the spec says now"
         return "True", "Ready", "all pods serve"
     waiting = next((agent.waiting for agent in world.agents.values() if agent.waiting), None)
     if waiting and not ready:

@@ -52,6 +52,7 @@ class ObservedAdapter(Model):
     uri: str
     state: Literal["Loading", "Ready", "Failed"]
     digest: str | None = None
+    """Hex sha256 of the version that the engine serves."""
     message: str | None = None
     attempts: int = 0
 
