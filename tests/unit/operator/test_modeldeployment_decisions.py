@@ -154,3 +154,11 @@ def test_a_model_that_is_yet_to_be_written_is_waited_for() -> None:
     agent = AgentStatus(revision=1, engine="Starting", ready=False, waiting="store/base holds no config.json yet")
     decision = decided(world(serve(), pods=(pod("p0"),), agents={"p0": agent}))
     assert conditions(decision)["Ready"] == ("False", "WaitingForInput")
+
+
+def test_an_adapter_whose_job_was_deleted_is_served_on() -> None:
+    served = {"adapters": [{"name": "lora1", "state": "Ready", "uri": "pvc://store/adapters/abc"}]}
+    decision = decided(world(serve(served, adapters=[LORA1]), references={("FineTuneJob", "a"): None}))
+    assert [a["uri"] for a in state(decision)["adapters"]] == ["pvc://store/adapters/abc"]
+    message = decision.status.body()["adapters"][0]["message"]
+    assert message == "FineTuneJob a does not exist yet; what it made before is served"

@@ -103,12 +103,7 @@ def desired_state(world: World, resource: ModelDeployment, model_path_uri: str, 
     clock and past what any agent has seen, so that a ConfigMap made anew does not fall behind them.
     """
     spec = resource.spec
-    adapters = [
-        _desired(adapter, address(adapter, found.addresses))
-        for index, adapter in enumerate(spec.adapters)
-        if adapter.reference not in found.waiting
-        and not wrong_kind(found, adapter, f"spec.adapters[{index}]", "adapters")
-    ]
+    adapters = [_desired(adapter, uri) for adapter in spec.adapters if (uri := _adapter_uri(resource, adapter, found))]
     new = State(
         revision=0,
         model_name=spec.model_name,
@@ -123,6 +118,17 @@ def desired_state(world: World, resource: ModelDeployment, model_path_uri: str, 
     seen = [agent.revision for agent in world.agents.values()]
     revision = max([int(world.now.timestamp()), *(number + 1 for number in [*seen, old.revision if old else 0])])
     return new.model_copy(update={"revision": revision})
+
+
+def _adapter_uri(resource: ModelDeployment, adapter: Adapter, found: References) -> str | None:
+    """Where the adapter is; None: nowhere yet. What was served under its name is served on while the job that it
+    refers to is away or runs anew: clearing up jobs takes nothing out of service.
+    """
+    if wrong_kind(found, adapter, "", "adapters"):
+        return None
+    if adapter.reference in found.waiting:
+        return next((old.uri for old in resource.status.adapters if old.name == adapter.name), None)
+    return address(adapter, found.addresses)
 
 
 def _desired(adapter: Adapter, uri: str) -> DesiredAdapter:
@@ -186,7 +192,11 @@ def adapter_statuses(world: World, resource: ModelDeployment, state: State, foun
             for one in world.agents[name].adapters
             if one.name == adapter.name and one.uri == uri
         }
-        result.append(_adapter_status(adapter.name, uri, len(pods), seen))
+        status = _adapter_status(adapter.name, uri, len(pods), seen)
+        if status.message is None and adapter.reference in found.waiting:
+            waits = found.waiting[adapter.reference] if adapter.reference else ""
+            status = status.model_copy(update={"message": f"{waits}; what it made before is served"})
+        result.append(status)
     return result
 
 
