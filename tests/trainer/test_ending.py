@@ -52,7 +52,7 @@ class OutOfMemoryError(RuntimeError):
         (Interrupted("x"), "Interrupted", 143),
         (ZeroDivisionError("x"), "Internal", 70),
         (OSError(28, "No space left on device", "store/x"), "Internal", 70),
-        (RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer"), "Internal", 70),
+        (RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer"), "PeerLost", 69),
     ],
 )
 def test_each_failure_has_its_class_and_exit_code(message: Path, error: BaseException, reason: str, code: int) -> None:
@@ -119,7 +119,7 @@ def test_the_tail_passes_everything_on_and_keeps_short_lines() -> None:
 def test_every_class_of_the_contract_has_an_exception() -> None:
     classes = {cls.reason: cls.exit_code for cls in TrainerError.__subclasses__()}
     assert classes == {
-        "ConfigError": 64, "DataError": 65, "ModelError": 66, "CheckFailed": 67, "OutOfMemory": 68, "Internal": 70,
+        "ConfigError": 64, "DataError": 65, "ModelError": 66, "CheckFailed": 67, "OutOfMemory": 68, "PeerLost": 69, "Internal": 70,
         "Interrupted": 143,
     }  # fmt: skip
 
