@@ -119,8 +119,8 @@ def test_the_tail_passes_everything_on_and_keeps_short_lines() -> None:
 def test_every_class_of_the_contract_has_an_exception() -> None:
     classes = {cls.reason: cls.exit_code for cls in TrainerError.__subclasses__()}
     assert classes == {
-        "ConfigError": 64, "DataError": 65, "ModelError": 66, "CheckFailed": 67, "OutOfMemory": 68, "PeerLost": 69, "Internal": 70,
-        "Interrupted": 143,
+        "ConfigError": 64, "DataError": 65, "ModelError": 66, "CheckFailed": 67, "OutOfMemory": 68,
+        "PeerLost": 69, "Internal": 70, "Interrupted": 143,
     }  # fmt: skip
 
 
