@@ -11,7 +11,7 @@ DOCKERFILES := operator/Dockerfile trainer-image/Dockerfile cluster/kind/engine.
 SCRIPTS := hack/run .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check generate verify unit chart integration trainer serving e2e up down clean quiet
+.PHONY: help quickstart test check generate verify unit chart integration trainer serving e2e teardown up down clean quiet
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,7 +30,7 @@ test: ## all tests, on a cluster of their own on this machine
 	@$(MAKE) --no-print-directory e2e
 
 # Never on the cluster that a shell happens to point at.
-test quiet integration e2e: export KUBECONFIG =
+test quiet integration e2e teardown: export KUBECONFIG =
 
 check: verify ## formatting, lint, types, layers, Dockerfiles, scripts
 	$(RUN) ruff format --check .
@@ -67,6 +67,9 @@ serving: ## agent and guard with a real vLLM
 
 e2e: quiet ## the whole way, in pods
 	$(PYTEST) tests/e2e
+
+teardown: ## remove the cluster, and see that nothing of it is left (CI's last step)
+	$(PYTEST) tests/teardown
 
 # Tests bring their own operator; the one of a quickstart would work on their resources, too. `make quickstart` brings
 # it back, and what it made stays.

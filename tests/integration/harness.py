@@ -31,12 +31,13 @@ WAIT_SECONDS = 60
 class Kubectl:
     """kubectl in one namespace."""
 
-    def __init__(self, binary: Path, namespace: str) -> None:
+    def __init__(self, binary: Path, namespace: str, kubeconfig: Path | None = None) -> None:
         self.binary, self.namespace = binary, namespace
+        self.options = [f"--kubeconfig={kubeconfig}"] if kubeconfig else []
 
     def __call__(self, *arguments: str, stdin: object = None, check: bool = True) -> str:
         done = subprocess.run(
-            [self.binary, "-n", self.namespace, *arguments],
+            [self.binary, "-n", self.namespace, *self.options, *arguments],
             input=None if stdin is None else json.dumps(stdin),
             capture_output=True,
             text=True,
