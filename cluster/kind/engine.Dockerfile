@@ -5,6 +5,9 @@
 ARG TRAINER_IMAGE=tunesmith-trainer:dev
 FROM ${TRAINER_IMAGE}
 USER 0
+# vLLM's kernels for CPUs need it.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends libnuma1 && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 COPY pyproject.toml uv.lock ./
 COPY operator/pyproject.toml operator/

@@ -1,4 +1,4 @@
-"""The Debian packages the node needs."""
+"""The Debian packages the node needs, and the libraries that containers find in its /usr."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 from tunesmith_cluster.errors import ClusterError
 
 CNI_PLUGINS = Path("/usr/lib/cni")
+LIBRARIES = Path("/usr/lib/x86_64-linux-gnu")
 
-# What shows that a package is there -> the package. Looking for the program rather than asking dpkg lets a
+# What shows that a package is there -> the package. Looking for the file rather than asking dpkg lets a
 # machine that has, say, Docker's containerd.io keep it.
 _NEEDED = {
     "containerd": "containerd",
@@ -22,12 +23,21 @@ _NEEDED = {
     "ip": "iproute2",
     "mount": "mount",
     str(CNI_PLUGINS / "bridge"): "containernetworking-plugins",
+    # Without them vLLM's kernels for CPUs cannot be loaded, and its wheel does not bring them.
+    str(LIBRARIES / "libnuma.so.1"): "libnuma1",
+    str(LIBRARIES / "libgomp.so.1"): "libgomp1",
 }
 
 
 def missing() -> list[str]:
     """The packages that have to be installed, sorted."""
-    return sorted({package for program, package in _NEEDED.items() if shutil.which(program) is None})
+    return sorted(
+        {
+            package
+            for sign, package in _NEEDED.items()
+            if not (Path(sign).is_file() if sign.startswith("/") else shutil.which(sign))
+        }
+    )
 
 
 def install(packages: list[str]) -> None:
