@@ -7,6 +7,7 @@ from pathlib import Path
 
 from integration.harness import Kubectl, eventually
 from tunesmith_cluster import Cluster
+from tunesmith_cluster.node import PAUSE_IMAGE
 
 POD = {
     "apiVersion": "apps/v1",
@@ -19,7 +20,12 @@ POD = {
             "metadata": {"labels": {"app": "web"}},
             "spec": {
                 "containers": [
-                    {"name": "web", "image": "localhost/pause", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}
+                    {
+                        "name": "web",
+                        "image": PAUSE_IMAGE,
+                        "imagePullPolicy": "IfNotPresent",
+                        "volumeMounts": [{"name": "v", "mountPath": "/v"}],
+                    }
                 ],
                 "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "v"}}],
             },
