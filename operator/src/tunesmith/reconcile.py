@@ -10,7 +10,7 @@ from typing import NamedTuple
 from tunesmith import metrics
 from tunesmith.apply import Applier
 from tunesmith.decide import job, modeldeployment
-from tunesmith.decide.world import Decision, Event, World, rejected
+from tunesmith.decide.world import Decision, Event, World, held
 from tunesmith.kube.client import ApiError
 from tunesmith.observe import MODELS, Observer
 from tunesmith.settings import Settings
@@ -70,7 +70,7 @@ class Reconciler:
             if not error.permanent:
                 raise
             log.warning("%s: %s", key, error)
-            status = rejected(world, MODELS[key.kind].model_validate(world.resource).status, error.message)
+            status = held(world, MODELS[key.kind].model_validate(world.resource).status, "Rejected", error.message)
             event = Event("Warning", "Rejected", error.message)
             await self._applier.apply(world, Decision(status=status, events=(event,)))
             return REJECTED_SECONDS

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from tunesmith.api.base import Failure, JobStatus, Source
+from tunesmith.api.base import Failure, JobStatus
 from tunesmith.api.finetunejob import FineTuneJob, FineTuneJobStatus, Progress
 from tunesmith.api.mergejob import MergeJob, MergeJobStatus
 from tunesmith.children.job import headless_service, merge_job, train_job
 from tunesmith.children.meta import ATTEMPT_LABEL, Object, job_name, plan_name
 from tunesmith.children.plan import plan_config_map
 from tunesmith.decide import pods as pod_facts
-from tunesmith.decide.references import resolve, wrong_kind
+from tunesmith.decide.references import resolve, sources, wrong_kind
 from tunesmith.decide.world import Decision, Event, World, condition, deleting, foreign
 from tunesmith.settings import Settings
 from tunesmith.training.plan import Job, MergePlan, PlanError, TrainPlan, digest, merge_plan, train_plan
+from tunesmith.training.report import duration
 
 WAIT_SECONDS = 15.0
 # A pod that was taken away does not fail its job, but something that takes it away every time does.
@@ -38,14 +39,6 @@ KINDS = {
     "FineTuneJob": Kind(FineTuneJob, TrainPlan, train_plan, train_job),
     "MergeJob": Kind(MergeJob, MergePlan, merge_plan, merge_job),
 }
-
-
-def sources(resource: FineTuneJob | MergeJob) -> list[tuple[str, Source, str]]:
-    """(field, source, wanted kind of artefact) of everything that a job's spec may refer to."""
-    result: list[tuple[str, Source, str]] = [("spec.model", resource.spec.model, "models")]
-    if isinstance(resource, MergeJob):
-        result += [(f"spec.adapters[{i}]", source, "adapters") for i, source in enumerate(resource.spec.adapters)]
-    return result
 
 
 def terminal(status: JobStatus) -> bool:
@@ -167,10 +160,6 @@ class _Chain:
 
     def run(self) -> Decision:
         plan = self.plan()
-        children = [plan_config_map(self.owner, plan)]
-        if isinstance(plan, TrainPlan) and plan.nodes * plan.processes_per_node > 1:
-            children.append(headless_service(self.owner, self.attempt))
-        children.append(self.kind.job(self.owner, self.attempt, self.resource.spec, plan, self.settings))
         nodes = plan.nodes if isinstance(plan, TrainPlan) else 1
         up = sum(pod_facts.running(pod) for pod in self.pods)
         if self.world.report and self.world.report.waiting:
@@ -190,7 +179,7 @@ class _Chain:
                 plan_digest=digest(plan),
                 **self.progress(),
             ),
-            create=tuple(children),
+            create=(plan_config_map(self.owner, plan), *self.group(self.attempt, plan)),
             again=self.settings.poll_seconds if up else WAIT_SECONDS,
             events=(Event("Normal", "Started", f"attempt {self.attempt}: {nodes} pod(s)"),) if first else (),
         )
@@ -212,18 +201,21 @@ class _Chain:
         """Begin the next attempt. A Job has its Failed condition only after every pod of it is gone or ended, so
         that no old process is left to meet the new ones.
         """
-        plan = self.plan()
         following = self.attempt + 1
-        children = [self.kind.job(self.owner, following, self.resource.spec, plan, self.settings)]
-        if isinstance(plan, TrainPlan) and plan.nodes * plan.processes_per_node > 1:
-            children.insert(0, headless_service(self.owner, following))
         message = f"attempt {self.attempt} was interrupted ({failure.message}): attempt {following} begins"
         return Decision(
             status=self.status("Unknown", "Restarting", message),
-            create=tuple(children),
+            create=self.group(following, self.plan()),
             again=WAIT_SECONDS,
             events=(Event("Warning", "Restarting", message),),
         )
+
+    def group(self, attempt: int, plan: TrainPlan | MergePlan) -> tuple[Object, ...]:
+        """The objects of one attempt: its Job, and before it the Service by which several processes meet."""
+        job = self.kind.job(self.owner, attempt, self.resource.spec, plan, self.settings)
+        if isinstance(plan, TrainPlan) and plan.nodes * plan.processes_per_node > 1:
+            return headless_service(self.owner, attempt), job
+        return (job,)
 
     # -- parts of the status ----------------------------------------------------------------------------------
 
@@ -259,7 +251,8 @@ class _Chain:
         values = report.model_dump(exclude={"waiting"})
         for key in ("loss", "tokens_per_second"):
             values[key] = None if values[key] is None else float(f"{values[key]:.4g}")
-        new = Progress(**values, percent=percent, eta=_duration(report.eta_seconds), updated=self.world.stamp)
+        eta = None if report.eta_seconds is None else duration(report.eta_seconds)
+        new = Progress(**values, percent=percent, eta=eta, updated=self.world.stamp)
         unchanged = old is not None and (old.step, old.loss) == (new.step, new.loss)
         return {} if unchanged else {"progress": new}
 
@@ -270,17 +263,3 @@ class _Chain:
 def _job_condition(job: Object | None, type_: str) -> Object | None:
     conditions = ((job or {}).get("status") or {}).get("conditions", ())
     return next((c for c in conditions if c["type"] == type_ and c["status"] == "True"), None)
-
-
-def _duration(seconds: int | None) -> str | None:
-    """Seconds for people: 45s, 3m20s, 2h05m, 3d04h."""
-    if seconds is None:
-        return None
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days}d{hours:02}h"
-    if hours:
-        return f"{hours}h{minutes:02}m"
-    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"

@@ -20,8 +20,8 @@ from tunesmith.children.serving import (
     service,
 )
 from tunesmith.decide import pods as pod_facts
-from tunesmith.decide.references import References, resolve, wrong_kind
-from tunesmith.decide.world import Decision, Event, World, condition, deleting, foreign
+from tunesmith.decide.references import References, resolve, sources, wrong_kind
+from tunesmith.decide.world import Decision, Event, World, condition, deleting, foreign, held
 from tunesmith.serving.contract import ADAPTERS_FOLDER, DesiredAdapter, ObservedAdapter, State
 from tunesmith.settings import Settings
 from tunesmith.training.location import locate
@@ -37,16 +37,11 @@ def decide(world: World, settings: Settings) -> Decision | None:
         return None
     resource = ModelDeployment.model_validate(world.resource)
     spec, owner = resource.spec, world.owner
-    found = resolve(world, [spec.model, *spec.adapters])
+    found = resolve(world, [source for _, source, _ in sources(resource)])
     live = world.children.get(("Deployment", deployment_name(owner)))
 
     def stop(reason: str, message: str) -> Decision:
-        ready = condition(world, resource.status.conditions, "Ready", "False", reason, message)
-        others = [c for c in resource.status.conditions if c.type != "Ready"]
-        status = resource.status.model_copy(
-            update={"conditions": [ready, *others], "observed_generation": world.generation}
-        )
-        return Decision(status=status, again=WAIT_SECONDS)
+        return Decision(status=held(world, resource.status, reason, message), again=WAIT_SECONDS)
 
     if spec.model.reference in found.waiting and spec.model.reference:
         # A model that was served goes on being served while the job that made it is made again.

@@ -103,11 +103,6 @@ def failure(pods: Iterable[Object], reason: str, message: str) -> Failure:
     )
 
 
-def ready(pod: Mapping[str, Any]) -> bool:
-    """Whether the pod is Ready."""
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod.get("status", {}).get("conditions", ()))
-
-
 def running(pod: Mapping[str, Any]) -> bool:
     """Whether the pod runs and is not on its way out."""
     return pod.get("status", {}).get("phase") == "Running" and not pod["metadata"].get("deletionTimestamp")

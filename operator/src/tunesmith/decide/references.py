@@ -6,7 +6,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tunesmith.api.base import Artifact, JobStatus, Source
+from tunesmith.api.finetunejob import FineTuneJob
+from tunesmith.api.mergejob import MergeJob
+from tunesmith.api.modeldeployment import ModelDeployment
 from tunesmith.decide.world import Ref, World
+
+
+def sources(resource: FineTuneJob | MergeJob | ModelDeployment) -> list[tuple[str, Source, str]]:
+    """(field, source, wanted kind of artefact) of all that a spec takes its models and adapters from."""
+    result: list[tuple[str, Source, str]] = [("spec.model", resource.spec.model, "models")]
+    if isinstance(resource, MergeJob | ModelDeployment):
+        result += [(f"spec.adapters[{i}]", source, "adapters") for i, source in enumerate(resource.spec.adapters)]
+    return result
 
 
 @dataclass(frozen=True)

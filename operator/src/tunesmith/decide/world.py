@@ -125,11 +125,11 @@ def deleting(resource: Mapping[str, Any]) -> bool:
     return "deletionTimestamp" in resource["metadata"]
 
 
-def rejected(world: World, status: JobStatus | ModelDeploymentStatus, message: str) -> Model:
-    """The status of a resource one of whose children the API server refuses, for example for a quota."""
+def held(world: World, status: JobStatus | ModelDeploymentStatus, reason: str, message: str) -> Model:
+    """The status of a resource that something outside of it holds up; all else in it stays."""
     if isinstance(status, JobStatus):
-        mine = condition(world, status.conditions, "Succeeded", "Unknown", "Rejected", message)
+        mine = condition(world, status.conditions, "Succeeded", "Unknown", reason, message)
     else:
-        mine = condition(world, status.conditions, "Ready", "False", "Rejected", message)
+        mine = condition(world, status.conditions, "Ready", "False", reason, message)
     others = [c for c in status.conditions if c.type != mine.type]
     return status.model_copy(update={"conditions": [mine, *others], "observed_generation": world.generation})

@@ -13,7 +13,8 @@ import kopf
 
 from tunesmith.api.base import GROUP, VERSION
 from tunesmith.children.meta import KIND_LABEL, NAME_LABEL
-from tunesmith.observe import MODELS, sources
+from tunesmith.decide.references import sources
+from tunesmith.observe import MODELS
 from tunesmith.reconcile import Key
 from tunesmith.settings import Settings
 from tunesmith.workqueue import WorkQueue
@@ -35,7 +36,7 @@ def registry(queue: WorkQueue[Key]) -> kopf.OperatorRegistry:
                 referring.discard(key)
         else:
             queue.add(key)
-            for _, source in sources(MODELS[key.kind].model_validate(dict(body))):
+            for _, source, _ in sources(MODELS[key.kind].model_validate(dict(body))):
                 if source.reference:
                     referrers.setdefault((key.namespace, *source.reference), set()).add(key)
         for referrer in referrers.get((key.namespace, key.kind, key.name), ()):

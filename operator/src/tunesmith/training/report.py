@@ -68,3 +68,15 @@ class Ending(Model):
                 lines = lines[1:]
             else:
                 message = message[: len(message) * 3 // 4]
+
+
+def duration(seconds: float) -> str:
+    """For people: 45s, 3m20s, 2h05m, 3d04h."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d{hours:02}h"
+    if hours:
+        return f"{hours}h{minutes:02}m"
+    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
