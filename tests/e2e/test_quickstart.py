@@ -19,7 +19,8 @@ def short_training(name: str, rows: str, **spec: object) -> dict[str, object]:
         "model": {"uri": BASE},
         "datasets": [{"uri": rows}],
         "method": {"type": "SFT"},
-        "training": {"maxSteps": 12, "globalBatchSize": 2, "maxLength": 64, "checkpointSteps": 2},
+        "training": {"maxSteps": 12, "globalBatchSize": 2, "maxLength": 64},
+        "checkpoint": {"everySteps": 2},
         "resources": {"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"memory": "4Gi"}},
     }
     return custom("FineTuneJob", name, {**base, **spec})

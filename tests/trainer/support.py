@@ -58,6 +58,7 @@ def make_plan(
     tuner: dict[str, Any] | None = None,
     method: dict[str, Any] | None = None,
     processes: int = 1,
+    checkpoint: dict[str, Any] | None = None,
     **training: Any,
 ) -> TrainPlan:
     """A plan over the model `tiny` with data and store in `folder`: keywords set fields of `training`, or parts."""
@@ -68,7 +69,6 @@ def make_plan(
         "epochs": 1, "max_steps": 1, "learning_rate": 1e-3, "global_batch_size": 4, "micro_batch_size": 4,
         "max_length": 128, "packing": False, "scheduler": "Constant", "warmup_ratio": 0.0, "weight_decay": 0.0,
         "max_grad_norm": 1.0, "gradient_checkpointing": False, "dtype": "Float32", "seed": 1, "logging_steps": 1,
-        "checkpoint_steps": 100,
     } | training  # fmt: skip
     values["gradient_accumulation_steps"] = values["global_batch_size"] // (values["micro_batch_size"] * processes)
     return TrainPlan.model_validate(
@@ -81,6 +81,8 @@ def make_plan(
             "training": values,
             "nodes": 1,
             "processes_per_node": processes,
+            "checkpoint": {"uri": f"pvc://store/jobs/{run}", "path": str(store / "jobs" / run)}
+            | (checkpoint or {"every_steps": 100}),
             "output": {"uri": "pvc://store", "path": str(store), "run": str(store / "jobs" / run)},
         }
     )

@@ -95,7 +95,7 @@ def test_one_full_step_equals_adamw_by_hand(make_plan: Make, tiny: Path, tokeniz
 
 
 def test_lora_learns_and_leaves_the_contract_behind(make_plan: Make, tiny: Path) -> None:
-    plan = make_plan(max_steps=12, learning_rate=2e-2, logging_steps=5, checkpoint_steps=5)
+    plan = make_plan(max_steps=12, learning_rate=2e-2, logging_steps=5, checkpoint={"every_steps": 5})
     ending = train(plan)
     run, folder = Path(plan.output.run), artifact_path(plan, ending)
     assert [line["step"] for line in read_log(plan)] == [1, 5, 10, 12]
@@ -214,7 +214,7 @@ def test_sigterm_checkpoints_and_a_second_run_goes_on_as_if_nothing_happened(
 def test_a_killed_run_resumes_from_the_newest_whole_checkpoint(make_plan: Make) -> None:
     from tunesmith_trainer.checkpoint import INCOMPLETE, newest
 
-    options: dict[str, Any] = {"rows": ROWS * 3, "max_steps": 6, "tuner": DROPOUT, "checkpoint_steps": 3}
+    options: dict[str, Any] = {"rows": ROWS * 3, "max_steps": 6, "tuner": DROPOUT, "checkpoint": {"every_steps": 3}}
     plan = make_plan(run="run", **options)
     train(plan)
     run = Path(plan.output.run)

@@ -77,6 +77,10 @@ Quantity = Annotated[
 ]
 
 
+Time = Annotated[str, Field(max_length=32, json_schema_extra={"format": "date-time"})]
+"""RFC 3339 in UTC."""
+
+
 class NameRef(Model):
     """A reference to another object of the same namespace."""
 
@@ -140,10 +144,13 @@ class ModelSource(Source):
     model_config = ConfigDict(json_schema_extra=rules(ONE_SOURCE))
 
 
-class Output(Model):
-    """Where artefacts and checkpoints are written."""
+ClaimUri = Annotated[str, Field(max_length=1024, pattern=r"^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?$")]
 
-    uri: Annotated[str, Field(max_length=1024, pattern=r"^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?$")] | None = None
+
+class Output(Model):
+    """Where artefacts are written."""
+
+    uri: ClaimUri | None = None
     """The store, `pvc://claim/path`. Default: the operator's store (chart value `defaultStore`), which is
     `pvc://tunesmith-store`. Artefacts are written to `<store>/<kind>/<sha256>/` and never changed."""
 
@@ -159,7 +166,7 @@ class Condition(Model):
     """One CamelCase word: why."""
     message: Annotated[str, Field(max_length=8192)]
     """The same for people, and what to do."""
-    last_transition_time: Annotated[str, Field(max_length=32, json_schema_extra={"format": "date-time"})]
+    last_transition_time: Time
     """When `status` last changed."""
     observed_generation: int
     """The generation of the spec that this speaks of."""
@@ -179,39 +186,3 @@ class Artifact(Model):
     """`sha256:` of the artefact's content."""
     base: Annotated[str, Field(max_length=1024)] | None = None
     """The address of the model that it was trained from."""
-
-
-class Failure(Model):
-    """Why a job failed: what the first failing container said of itself."""
-
-    reason: Annotated[str, Field(max_length=63)]
-    """The class: ConfigError, DataError, ModelError, OutOfMemory, CheckFailed, Internal or a Kubernetes reason."""
-    message: Annotated[str, Field(max_length=4096)]
-    """The last line of the error and what to do."""
-    pod: Annotated[str, Field(max_length=253)] | None = None
-    """The pod that failed first."""
-    rank: int | None = None
-    """The failing process's rank among all processes."""
-    exit_code: int | None = None
-    """The container's exit code."""
-    log: Annotated[list[Annotated[str, Field(max_length=512)]], Field(max_length=20, json_schema_extra=ATOMIC)] = []
-    """The last lines that it logged."""
-
-
-class JobStatus(Model):
-    """What both kinds of job report."""
-
-    conditions: Conditions = []
-    """`Succeeded` (Unknown while the job runs) and details."""
-    observed_generation: int | None = None
-    """The generation of the spec that this status speaks of."""
-    start_time: Annotated[str, Field(max_length=32, json_schema_extra={"format": "date-time"})] | None = None
-    """When the pods were first created."""
-    completion_time: Annotated[str, Field(max_length=32, json_schema_extra={"format": "date-time"})] | None = None
-    """When the job ended."""
-    plan_digest: Annotated[str, Field(max_length=80)] | None = None
-    """`sha256:` of the resolved plan, the ConfigMap `<name>-plan`."""
-    artifact: Artifact | None = None
-    """What the job made."""
-    failure: Failure | None = None
-    """Why it failed."""

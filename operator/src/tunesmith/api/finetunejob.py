@@ -8,16 +8,19 @@ from pydantic import ConfigDict, Field
 
 from tunesmith.api.base import (
     ATOMIC,
-    JobStatus,
+    ClaimUri,
     Model,
     ModelSource,
     Output,
+    Quantity,
     Resources,
     SecretRef,
+    Time,
     Uri,
     rule,
     rules,
 )
+from tunesmith.api.job import JobSpec, JobStatus
 
 ColumnName = Annotated[str, Field(min_length=1, max_length=128)]
 
@@ -161,18 +164,90 @@ class Training(Model):
     """Seed of data order, sampling, initialisation and dropout."""
     logging_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 5
     """Optimizer steps between two lines of logging.jsonl."""
-    checkpoint_steps: Annotated[int, Field(ge=1, le=100_000_000)] = 500
-    """Optimizer steps between two checkpoints."""
 
 
-class FineTuneJobSpec(Model):
+class Checkpoint(Model):
+    """What a run can go on from. SIGTERM (a drain, a preemption, spec.suspend) makes one more."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!(has(self.everySteps) && has(self.everyMinutes))",
+                "at most one of everySteps and everyMinutes must be set",
+            )
+        )
+    )
+    every_steps: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    """Optimizer steps between two checkpoints. Default where everyMinutes is not set either: 500."""
+    every_minutes: Annotated[float, Field(gt=0, le=100_000)] | None = None
+    """Minutes between two checkpoints."""
+    keep: Annotated[int, Field(ge=1, le=1000)] = 2
+    """Newest checkpoints that are kept."""
+    storage: ClaimUri | None = None
+    """Where they are written, `pvc://claim/path`. Default: the store of the artefacts."""
+
+
+class Distribution(Model):
+    """How the model is spread over the training processes."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "self.offload == 'None' || self.strategy in ['Auto', 'ZeRO2', 'ZeRO3']",
+                "offload needs strategy Auto, ZeRO2 or ZeRO3",
+            ),
+            rule(
+                "self.offload != 'All' || self.strategy in ['Auto', 'ZeRO3']",
+                "offload All needs strategy Auto or ZeRO3",
+            ),
+        )
+    )
+    strategy: Literal["Auto", "DDP", "ZeRO1", "ZeRO2", "ZeRO3"] = "Auto"
+    """DDP (every process holds everything) or DeepSpeed's ZeRO (arXiv 1910.02054): the optimizer's state (ZeRO1), also
+    the gradients (ZeRO2), also the weights (ZeRO3) are shared out among the processes. Auto: the first of DDP, ZeRO2,
+    ZeRO3, ZeRO3 with offload that fits the memory by its estimate."""
+    offload: Literal["None", "Optimizer", "All"] = "None"
+    """Keep the optimizer's state, or also the weights, in the host's memory."""
+
+
+class Memory(Model):
+    """The estimate of the memory of one device, made from the model's configuration before any GPU is held."""
+
+    check: Literal["Refuse", "Warn", "Disabled"] = "Refuse"
+    """What becomes of a job that does not fit: it is refused, or a condition says so, or no estimate is made."""
+    per_device: Quantity | None = None
+    """Memory of one device, for example 80Gi. Default: of the GPUs, by the label nvidia.com/gpu.memory of the nodes;
+    on CPU, resources.limits.memory divided among the processes."""
+
+
+class Elastic(Model):
+    """Go on with fewer nodes where not all of them can be had. The global batch stays as it is."""
+
+    min_nodes: Annotated[int, Field(ge=1, le=1024)]
+    """Start with no fewer."""
+    wait_seconds: Annotated[int, Field(ge=0, le=86_400)] = 300
+    """How long all nodes are waited for, each time that the pods start."""
+
+
+class Stall(Model):
+    """What counts as a standstill. It is said in the condition Stalled."""
+
+    step_times: Annotated[float, Field(ge=2, le=100_000)] = 20
+    """No step for so many times the usual time of a step…"""
+    min_seconds: Annotated[int, Field(ge=1, le=604_800)] = 300
+    """…and for at least so long."""
+    action: Literal["None", "Restart"] = "None"
+    """Restart: end the attempt, which counts as a failure, and go on from the newest checkpoint."""
+
+
+class FineTuneJobSpec(JobSpec):
     """What to train, on what, how, and on how many nodes."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                "self == oldSelf",
-                "the spec of a FineTuneJob cannot be changed: create another job with the new settings",
+                "!has(self.elastic) || self.elastic.minNodes <= self.nodes",
+                "elastic.minNodes must be at most nodes",
             )
         )
     )
@@ -188,8 +263,18 @@ class FineTuneJobSpec(Model):
     """Optimisation."""
     nodes: Annotated[int, Field(ge=1, le=1024)] = 1
     """Number of pods that train together."""
+    elastic: Elastic | None = None
+    """Go on with fewer nodes where not all of them can be had. Default: all nodes are waited for."""
     processes_per_node: Annotated[int, Field(ge=1, le=64)] | None = None
     """Training processes of a pod. Default: one per GPU in resources.limits, else 1."""
+    distribution: Distribution = Distribution()
+    """How the model is spread over the processes."""
+    memory: Memory = Memory()
+    """The estimate of the memory of one device."""
+    checkpoint: Checkpoint = Checkpoint()
+    """When checkpoints are written, and where."""
+    stall: Stall = Stall()
+    """What counts as a standstill."""
     resources: Resources = Resources()
     """Of one pod."""
     output: Output = Output()
@@ -205,6 +290,8 @@ class Progress(Model):
     """Optimizer steps in all."""
     percent: int
     """Part done, 0 to 100."""
+    text: Annotated[str, Field(max_length=64)] | None = None
+    """The same for people, for example 120/500 (24%)."""
     loss: float | None = None
     """Training loss of the newest log line."""
     learning_rate: float | None = None
@@ -217,13 +304,53 @@ class Progress(Model):
     """The same for people, for example 3m20s."""
     peak_memory_bytes: int | None = None
     """Largest memory of rank 0: of its GPU where it has one, else of the process."""
-    updated: Annotated[str, Field(max_length=32, json_schema_extra={"format": "date-time"})] | None = None
+    step_seconds: float | None = None
+    """Usual time of one step."""
+    updated: Time | None = None
     """When the operator read this."""
+
+
+class CheckpointStatus(Model):
+    """The newest checkpoint."""
+
+    step: int
+    """Optimizer steps done in it."""
+    uri: Annotated[str, Field(max_length=1024)]
+    """Where it lies."""
+    time: Time
+    """When it was seen."""
+
+
+class MemoryStatus(Model):
+    """The estimate of the memory of one device, in bytes."""
+
+    strategy: Annotated[str, Field(max_length=63)]
+    """The distribution that was chosen or asked for, for example ZeRO3."""
+    weights_bytes: int
+    """Weights of the base and of the adapters."""
+    gradients_bytes: int
+    """Gradients of the trained weights."""
+    optimizer_bytes: int
+    """AdamW's two moments, and float32 copies of the weights where the strategy keeps some."""
+    activations_bytes: int
+    """Activations of one micro-batch, logits included."""
+    overhead_bytes: int
+    """Libraries, communication buffers and fragmentation."""
+    total_bytes: int
+    """The sum."""
+    available_bytes: int | None = None
+    """Memory of one device; absent where it is not known."""
+    summary: Annotated[str, Field(max_length=2048)]
+    """The same for people, and what would fit where it does not."""
 
 
 class FineTuneJobStatus(JobStatus):
     """What the operator and the trainer report."""
 
+    memory: MemoryStatus | None = None
+    """The estimate of the memory of one device."""
+    checkpoint: CheckpointStatus | None = None
+    """The newest checkpoint."""
     progress: Progress | None = None
     """How far the training is."""
 

@@ -8,7 +8,6 @@ from pydantic import ConfigDict, Field
 
 from tunesmith.api.base import (
     ATOMIC,
-    JobStatus,
     Model,
     ModelSource,
     Output,
@@ -17,6 +16,7 @@ from tunesmith.api.base import (
     rule,
     rules,
 )
+from tunesmith.api.job import JobSpec, JobStatus
 
 
 class MergeAdapter(Source):
@@ -40,17 +40,9 @@ class Check(Model):
     adapters, in float32 on the rows of a fixed prompt set. A larger one fails the job."""
 
 
-class MergeJobSpec(Model):
+class MergeJobSpec(JobSpec):
     """Which adapters to merge into which model."""
 
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule(
-                "self == oldSelf",
-                "the spec of a MergeJob cannot be changed: create another job with the new settings",
-            )
-        )
-    )
     model: ModelSource
     """The base that the adapters were trained from."""
     adapters: Annotated[list[MergeAdapter], Field(min_length=1, max_length=8, json_schema_extra=ATOMIC)]

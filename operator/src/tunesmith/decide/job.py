@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from tunesmith.api.base import Failure, JobStatus
 from tunesmith.api.finetunejob import FineTuneJob, FineTuneJobStatus, Progress
+from tunesmith.api.job import Failure, JobStatus
 from tunesmith.api.mergejob import MergeJob, MergeJobStatus
 from tunesmith.children.job import headless_service, merge_job, train_job
 from tunesmith.children.meta import ATTEMPT_LABEL, Object, job_name, plan_name

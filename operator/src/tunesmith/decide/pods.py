@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tunesmith.api.base import Failure
+from tunesmith.api.job import Failure
 from tunesmith.children.meta import Object
 from tunesmith.training.report import Ending
 

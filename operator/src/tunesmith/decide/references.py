@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from tunesmith.api.base import Artifact, JobStatus, Source
+from tunesmith.api.base import Artifact, Source
 from tunesmith.api.finetunejob import FineTuneJob
+from tunesmith.api.job import JobStatus
 from tunesmith.api.mergejob import MergeJob
 from tunesmith.api.modeldeployment import ModelDeployment
 from tunesmith.decide.world import Ref, World

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from tunesmith.api.base import Condition, JobStatus, Model
+from tunesmith.api.base import Condition, Model
+from tunesmith.api.job import JobStatus
 from tunesmith.api.modeldeployment import ModelDeploymentStatus
 from tunesmith.children.meta import Object, Owner
 from tunesmith.serving.contract import AgentStatus, State

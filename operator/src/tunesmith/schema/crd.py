@@ -7,6 +7,7 @@ from typing import Any
 
 from tunesmith.api.base import GROUP, MAX_NAME, VERSION, Model, rule
 from tunesmith.api.finetunejob import FineTuneJob
+from tunesmith.api.job import MUTABLE, JobSpec
 from tunesmith.api.mergejob import MergeJob
 from tunesmith.api.modeldeployment import ModelDeployment
 from tunesmith.schema.structural import structural
@@ -49,7 +50,7 @@ KINDS = (
         "ftj",
         (
             ("Status", "string", _reason("Succeeded")),
-            ("Percent", "integer", ".status.progress.percent"),
+            ("Progress", "string", ".status.progress.text"),
             ("Loss", "number", ".status.progress.loss"),
             ("ETA", "string", ".status.progress.eta"),
             ("Age", "date", ".metadata.creationTimestamp"),
@@ -58,6 +59,8 @@ KINDS = (
             ("Method", "string", ".spec.method.type"),
             ("Tuner", "string", ".spec.tuner.type"),
             ("Nodes", "integer", ".spec.nodes"),
+            ("Strategy", "string", ".status.memory.strategy"),
+            ("Restarts", "integer", ".status.restarts"),
             ("Message", "string", _message("Succeeded")),
         ),
     ),
@@ -87,6 +90,19 @@ KINDS = (
 )
 
 
+def fixed(kind: str, properties: dict[str, Any]) -> dict[str, str]:
+    """The CEL rule that a job's spec cannot be changed, but for MUTABLE."""
+    names = [name for name in properties if name not in MUTABLE]
+    same = " && ".join(
+        f"has(self.{n}) == has(oldSelf.{n}) && (!has(self.{n}) || self.{n} == oldSelf.{n})" for n in names
+    )
+    return rule(
+        same,
+        f"the spec of a {kind} cannot be changed, but for {' and '.join(MUTABLE)}: "
+        "create another job with the new settings",
+    )
+
+
 def crd(kind: Kind) -> dict[str, Any]:
     """The CustomResourceDefinition of `kind`."""
     schema = structural(kind.model)
@@ -97,6 +113,10 @@ def crd(kind: Kind) -> dict[str, Any]:
         **schema["properties"],
     }
     schema["properties"]["status"].pop("default", None)
+    spec = schema["properties"]["spec"]
+    spec_model = kind.model.model_fields["spec"].annotation
+    if isinstance(spec_model, type) and issubclass(spec_model, JobSpec):
+        spec.setdefault("x-kubernetes-validations", []).append(fixed(kind.name, spec["properties"]))
     schema["x-kubernetes-validations"] = [
         rule(
             f"size(self.metadata.name) <= {MAX_NAME}",

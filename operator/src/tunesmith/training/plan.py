@@ -80,21 +80,37 @@ class TrainingPlan(Model):
     dtype: Literal["Auto", "BFloat16", "Float32"]
     seed: int
     logging_steps: int
-    checkpoint_steps: int
+
+
+class CheckpointPlan(Place):
+    """Where checkpoints lie, the folder of this run, and when they are written: exactly one of the two is set."""
+
+    every_steps: int | None = None
+    every_minutes: float | None = None
+    keep: int = 2
+
+
+class DistributionPlan(Model):
+    """How the model is spread over the processes."""
+
+    strategy: Literal["DDP", "ZeRO1", "ZeRO2", "ZeRO3"] = "DDP"
+    offload: Literal["None", "Optimizer", "All"] = "None"
 
 
 class OutputPlan(Place):
-    """The store, and the folder of this run in it (checkpoints, logs, curves)."""
+    """The store, and the folder of this run in it (logs, curves)."""
 
     run: str
     """Path of the run's folder."""
 
 
 class TrainPlan(Model):
-    """All that the trainer needs to know of a FineTuneJob."""
+    """All that the trainer needs to know of one attempt of a FineTuneJob."""
 
     kind: Literal["FineTuneJob"] = "FineTuneJob"
     job: Job
+    attempt: int = 1
+    """An attempt may not write a checkpoint any more once a later one has begun."""
     model: Place
     datasets: list[DatasetPlan]
     method: MethodPlan
@@ -102,7 +118,14 @@ class TrainPlan(Model):
     training: TrainingPlan
     nodes: int
     processes_per_node: int
+    distribution: DistributionPlan = DistributionPlan()
+    checkpoint: CheckpointPlan
     output: OutputPlan
+
+    @property
+    def world_size(self) -> int:
+        """Training processes in all."""
+        return self.nodes * self.processes_per_node
 
 
 class MergePlan(Model):
@@ -144,28 +167,38 @@ def processes_per_node(spec: FineTuneJobSpec) -> int:
     return next((int(limits[name]) for name in GPU_RESOURCES if name in limits), 1)
 
 
+def run_folder(job: Job, store: str) -> str:
+    """Address of a run's folder, which carries the uid: a job made again under its name starts anew."""
+    return join(store, "jobs", job.namespace, f"{job.name}-{job.uid[:8]}")
+
+
 def output(job: Job, store: str) -> OutputPlan:
-    """The store and the run's folder, which carries the uid: a job made again under its name starts anew."""
-    run = locate(join(store, "jobs", job.namespace, f"{job.name}-{job.uid[:8]}")).path
-    return OutputPlan(uri=store, path=locate(store).path, run=run)
+    """The store and the run's folder in it."""
+    return OutputPlan(**place(store).model_dump(), run=locate(run_folder(job, store)).path)
+
+
+def accumulation(field: str, batch: int, nodes: int, processes: int, micro: int) -> int:
+    """Micro-batches of one optimizer step. Raises PlanError where the global batch cannot be divided."""
+    per_step = nodes * processes * micro
+    if batch % per_step:
+        below = max(1, batch // per_step)
+        raise PlanError(
+            f"{field}: {batch} rows cannot be divided among {nodes} node(s) x {processes} process(es) x "
+            f"microBatchSize {micro}: use {per_step * below} or {per_step * (below + 1)}"
+        )
+    return batch // per_step
 
 
 def train_plan(job: Job, spec: FineTuneJobSpec, resolved: Resolved, default_store: str) -> TrainPlan:
-    """Resolve a FineTuneJob's spec. Raises PlanError."""
-    tuner, training = spec.tuner, spec.training
+    """Resolve a FineTuneJob's spec, for its first attempt. Strategy Auto is DDP until an estimate says otherwise.
+    Raises PlanError.
+    """
+    tuner, training, method, kept = spec.tuner, spec.training, spec.method, spec.checkpoint
     processes = processes_per_node(spec)
-    world = spec.nodes * processes
-    per_step = world * training.micro_batch_size
-    if training.global_batch_size % per_step:
-        below = max(1, training.global_batch_size // per_step)
-        raise PlanError(
-            f"spec.training.globalBatchSize: {training.global_batch_size} rows cannot be divided among "
-            f"{spec.nodes} node(s) x {processes} process(es) x microBatchSize {training.micro_batch_size}: "
-            f"use {per_step * below} or {per_step * (below + 1)}"
-        )
     adapters = tuner.type != "Full"
     rank = tuner.rank or 8
-    method = spec.method
+    store = spec.output.uri or default_store
+    strategy = spec.distribution.strategy
     return TrainPlan(
         job=job,
         model=place(address(spec.model, resolved)),
@@ -193,14 +226,45 @@ def train_plan(job: Job, spec: FineTuneJobSpec, resolved: Resolved, default_stor
         training=TrainingPlan(
             **training.model_dump(exclude={"packing", "gradient_checkpointing", "learning_rate"}),
             learning_rate=training.learning_rate or (1e-4 if adapters else 1e-5),
-            gradient_accumulation_steps=training.global_batch_size // per_step,
+            gradient_accumulation_steps=accumulation(
+                "spec.training.globalBatchSize",
+                training.global_batch_size,
+                spec.nodes,
+                processes,
+                training.micro_batch_size,
+            ),
             packing=training.packing == "Always" or (training.packing == "Auto" and method.type == "PreTraining"),
             gradient_checkpointing=training.gradient_checkpointing == "Enabled",
         ),
         nodes=spec.nodes,
         processes_per_node=processes,
-        output=output(job, spec.output.uri or default_store),
+        distribution=DistributionPlan(
+            strategy="DDP" if strategy == "Auto" else strategy, offload=spec.distribution.offload
+        ),
+        checkpoint=CheckpointPlan(
+            **place(run_folder(job, kept.storage or store)).model_dump(),
+            every_steps=None if kept.every_minutes else (kept.every_steps or 500),
+            every_minutes=kept.every_minutes,
+            keep=kept.keep,
+        ),
+        output=output(job, store),
     )
+
+
+def for_attempt(plan: TrainPlan, attempt: int, nodes: int, micro_batch_size: int) -> TrainPlan:
+    """The plan of a later attempt: other nodes or micro-batches, the same global batch. Raises PlanError."""
+    batch = plan.training.global_batch_size
+    steps = accumulation("nodes", batch, nodes, plan.processes_per_node, micro_batch_size)
+    training = plan.training.model_copy(
+        update={"micro_batch_size": micro_batch_size, "gradient_accumulation_steps": steps}
+    )
+    return plan.model_copy(update={"attempt": attempt, "nodes": nodes, "training": training})
+
+
+def nodes_that_divide(plan: TrainPlan, most: int, least: int) -> int | None:
+    """The largest number of nodes in [least, most] among which the global batch can be divided, if there is one."""
+    per_node = plan.processes_per_node * plan.training.micro_batch_size
+    return next((n for n in range(most, least - 1, -1) if plan.training.global_batch_size % (n * per_node) == 0), None)
 
 
 def merge_plan(job: Job, spec: MergeJobSpec, resolved: Resolved, default_store: str) -> MergePlan:

@@ -22,9 +22,13 @@ FailureClass = Literal[
     "DataError",  # a dataset is missing, empty, or has a bad row
     "ModelError",  # a model or adapter is missing or does not fit
     "CheckFailed",  # the merged model differs from base + adapter
+    "LossDiverged",  # the loss is not a number
     "OutOfMemory",
+    "DiskFull",
+    "CollectiveTimeout",  # the processes waited for each other in vain
     "Interrupted",  # SIGTERM
     "PeerLost",  # another process of the group went away
+    "Superseded",  # a later attempt has begun
     "Internal",
 ]
 
@@ -36,6 +40,14 @@ class Report(Model):
     total_steps: int = 0
     waiting: str | None = None
     """What it waits for before it begins, for people."""
+    resumed_step: int | None = None
+    """Step of the checkpoint that it began from; 0: from the start."""
+    checkpoint_step: int | None = None
+    """Step of its newest whole checkpoint."""
+    step_seconds: float | None = None
+    """Usual (median) time of one step."""
+    idle_seconds: float | None = None
+    """Time since the last step ended, or since the training began; by the clock of the request."""
     loss: float | None = None
     learning_rate: float | None = None
     tokens_per_second: float | None = None
@@ -49,6 +61,10 @@ class Ending(Model):
     reason: FailureClass | Literal["Completed"]
     message: str = ""
     rank: int = 0
+    step: int | None = None
+    """The last step that was made."""
+    checkpoint_step: int | None = None
+    """Step of the newest whole checkpoint."""
     artifact: Artifact | None = None
     logit_error: float | None = None
     log: list[str] = []
