@@ -1,4 +1,4 @@
-"""A real single-node Kubernetes without Docker, for tunesmith's quickstart and tests."""
+"""A real Kubernetes without Docker, for tunesmith's quickstart and tests."""
 
 from tunesmith_cluster.cluster import Cluster, ProcessStatus, Status
 from tunesmith_cluster.errors import ClusterError

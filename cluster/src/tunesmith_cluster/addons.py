@@ -37,25 +37,30 @@ def manifests(volumes: Path) -> list[dict[str, Any]]:
     return [*_dns(), *_kubelet_api(), *_storage_rights(), _storage_config(volumes), _storage_class()]
 
 
-def apply(paths: Paths) -> None:
+def apply(paths: Paths, objects: list[dict[str, Any]]) -> None:
     """Create or update every object."""
+    kubectl(
+        paths,
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+        "--field-manager=tunesmith-cluster",
+        "--filename=-",
+        stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}),
+    )
+
+
+def kubectl(paths: Paths, *arguments: str, stdin: str | None = None) -> None:
+    """Run kubectl as the administrator."""
     done = subprocess.run(
-        [
-            str(build.binary(paths.cache, "kubectl")),
-            f"--kubeconfig={paths.admin_kubeconfig}",
-            "apply",
-            "--server-side",
-            "--force-conflicts",
-            "--field-manager=tunesmith-cluster",
-            "--filename=-",
-        ],
-        input=json.dumps({"apiVersion": "v1", "kind": "List", "items": manifests(paths.volumes)}),
+        [str(build.binary(paths.cache, "kubectl")), f"--kubeconfig={paths.admin_kubeconfig}", *arguments],
+        input=stdin,
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode:
-        raise ClusterError(f"the API server refused the cluster's own objects: {done.stderr.strip()}")
+        raise ClusterError(f"`kubectl {arguments[0]}` of the cluster's own objects failed: {done.stderr.strip()}")
 
 
 def _dns() -> list[dict[str, Any]]:
@@ -125,7 +130,7 @@ def _storage_config(volumes: Path) -> dict[str, Any]:
         "kind": "ConfigMap",
         "metadata": {"name": STORAGE_CONFIG, "namespace": STORAGE_NAMESPACE},
         "data": {
-            # With one node every folder is shared by all of them: that is what makes ReadWriteMany possible.
+            # All nodes are on this machine and share every folder: that is what makes ReadWriteMany possible.
             "config.json": json.dumps({"sharedFileSystemPath": str(volumes)}),
             "helperPod.yaml": json.dumps(helper),
             "setup": _SETUP,

@@ -16,6 +16,8 @@ from tunesmith_cluster.paths import GO_MODULES
 
 KUBERNETES_VERSION = "1.36.3"
 HELM_VERSION = "4.2.4"
+KUEUE_VERSION = "0.19.2"
+KUEUE_CHART = Path("charts/kueue")
 _VERSION_PACKAGE = "k8s.io/component-base/version"
 
 
@@ -29,6 +31,8 @@ class Module:
     usual_seconds: int
     """How long a build without any cache takes on two cores; said to the user, nothing else."""
     ldflags: str = "-s -w"
+    kept: tuple[str, Path] | None = None
+    """A Go module among the pins, and the folder of its source that is kept beside the binaries."""
 
     @property
     def folder(self) -> Path:
@@ -81,13 +85,24 @@ MODULES = (
     ),
 )
 
+KUEUE = Module(
+    name="kueue",
+    commands={"kueue": "sigs.k8s.io/kueue/cmd/kueue"},
+    usual_seconds=300,
+    ldflags=f"-s -w -X sigs.k8s.io/kueue/pkg/version.GitVersion=v{KUEUE_VERSION}",
+    kept=("sigs.k8s.io/kueue", KUEUE_CHART),
+)
+"""Only built when it is asked for."""
+
+_ALL = (*MODULES, KUEUE)
+
 
 def binary(cache: Path, name: str) -> Path:
     """Where the binary of this name is, or will be once built."""
-    for module in MODULES:
+    for module in _ALL:
         if name in module.commands:
             return _folder(cache, module) / name
-    known = ", ".join(sorted(name for module in MODULES for name in module.commands))
+    known = ", ".join(sorted(name for module in _ALL for name in module.commands))
     raise ClusterError(f"no binary is called {name!r}; there are: {known}")
 
 
@@ -123,6 +138,9 @@ def build(cache: Path, module: Module, go: Path) -> None:
                 f"building {module.name} failed (see whether the Go module proxy can be reached, and "
                 f"that there are 6 GB of free disk), the end of the output was:\n{done.stdout[-3000:]}"
             )
+        if module.kept is not None:
+            name, folder = module.kept
+            shutil.copytree(_source(module, name, go) / folder, output / folder)
         try:
             output.rename(target)
         except OSError:
@@ -131,12 +149,23 @@ def build(cache: Path, module: Module, go: Path) -> None:
 
 
 def link_all(cache: Path, folder: Path) -> None:
-    """Make `folder` hold a link to every binary, so that one PATH entry is enough."""
+    """Make `folder` hold a link to every binary that is built, so that one PATH entry is enough."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for module in MODULES:
+    for module in filter(lambda module: is_built(cache, module), _ALL):
         for name in module.commands:
             os.symlink(_folder(cache, module) / name, folder / name)
+
+
+def _source(module: Module, name: str, go: Path) -> Path:
+    """Where Go keeps the source of a Go module that `module` pins."""
+    command = [str(go), "list", "-m", "-f", "{{.Dir}}", name]
+    done = subprocess.run(
+        command, cwd=module.folder, env=golang.environment(go), capture_output=True, text=True, check=False
+    )
+    if done.returncode or not done.stdout.strip():
+        raise ClusterError(f"`go list` does not know where the source of {name} is: {done.stderr.strip()}")
+    return Path(done.stdout.strip())
 
 
 def _folder(cache: Path, module: Module) -> Path:

@@ -14,16 +14,17 @@ from tunesmith_cluster.cluster import Cluster, Status
 from tunesmith_cluster.errors import ClusterError
 from tunesmith_cluster.progress import Reporter
 
-app = typer.Typer(
-    help="A real single-node Kubernetes without Docker.", no_args_is_help=True, pretty_exceptions_enable=False
-)
+app = typer.Typer(help="A real Kubernetes without Docker.", no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 @app.command()
-def up() -> None:
+def up(
+    nodes: Annotated[int, typer.Option(help="At least so many nodes; more than that are left alone.")] = 1,
+    kueue: Annotated[bool, typer.Option("--kueue", help="With Kueue, which stays until `down`.")] = False,
+) -> None:
     """Build what is missing, start what does not run; the first time takes 12 minutes, later seconds."""
     cluster = Cluster(reporter=Reporter())
-    cluster.up()
+    cluster.up(nodes, with_kueue=kueue)
     typer.echo(f"export KUBECONFIG={cluster.kubeconfig} PATH={cluster.paths.bin}:$PATH")
 
 
@@ -35,11 +36,13 @@ def down() -> None:
 
 @app.command()
 def status() -> None:
-    """Show the processes and the node; exits with 0 only if all is well."""
+    """Show the processes and the nodes; exits with 0 only if all is well."""
     cluster = Cluster()
     result = cluster.status()
     Console().print(_table(result))
-    typer.echo(f"node: {'Ready' if result.node_ready else 'not ready'}; logs: {cluster.paths.logs}")
+    for name, ready in result.nodes.items():
+        typer.echo(f"{name}: {'Ready' if ready else 'not ready'}")
+    typer.echo(f"logs: {cluster.paths.logs}")
     raise typer.Exit(0 if result.is_well else 1)
 
 
@@ -67,7 +70,7 @@ def image(
     workdir: Annotated[str, typer.Option(help="The working directory.")] = "",
     user: Annotated[str, typer.Option(help="Such as 65532:65532; root by default.")] = "",
 ) -> None:
-    """Make an image known to the node and print its digest; at once if it is there already."""
+    """Make an image known to all nodes and print its digest; at once if it is there already."""
     digest = Cluster().load_image(
         name,
         [_copy(text) for text in copy or []],

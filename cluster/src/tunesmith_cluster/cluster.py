@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunesmith_cluster import (
-    addons,
     build,
+    cgroups,
+    components,
     controlplane,
     credentials,
     golang,
     images,
+    kueue,
     network,
     node,
     packages,
@@ -27,6 +29,7 @@ from tunesmith_cluster import (
     teardown,
 )
 from tunesmith_cluster.errors import ClusterError
+from tunesmith_cluster.nodes import Node, at_least, existing, named
 from tunesmith_cluster.paths import Paths
 from tunesmith_cluster.processes import Service, Supervisor
 from tunesmith_cluster.progress import Reporter, Silent
@@ -47,16 +50,17 @@ class Status:
     """How the cluster is."""
 
     processes: Sequence[ProcessStatus]
-    node_ready: bool
+    nodes: Mapping[str, bool]
+    """Each node's name, and whether it is ready."""
 
     @property
     def is_well(self) -> bool:
-        """Whether all processes run and the node is ready."""
-        return self.node_ready and all(process.pid is not None for process in self.processes)
+        """Whether all processes run and all nodes are ready."""
+        return all(self.nodes.values()) and all(process.pid is not None for process in self.processes)
 
 
 class Cluster:
-    """A single-node Kubernetes made of processes on this machine. Needs root."""
+    """A Kubernetes made of processes on this machine. Needs root."""
 
     def __init__(self, paths: Paths | None = None, reporter: Reporter | None = None) -> None:
         self.paths = paths or Paths.from_environment()
@@ -72,40 +76,78 @@ class Cluster:
         """The path of a binary, such as kubectl or helm, that `up` has built."""
         return build.binary(self.paths.cache, name)
 
-    def up(self) -> None:
-        """Build, install and start what is missing; what is there already is not touched."""
+    def up(self, nodes: int = 1, *, with_kueue: bool = False) -> None:
+        """Build, install and start what is missing; what is there already, a further node included, is not touched."""
         _require_root()
         with self._locked():
-            self._build()
-            if self.status().is_well:
+            wanted = at_least(self.paths, nodes)
+            with_kueue = with_kueue or kueue.is_added(self.paths)
+            self._build(with_kueue)
+            services = components.services(self.paths, wanted, with_kueue=with_kueue)
+            to_start = [service for service in services if not self._supervisor.is_alive(service.name)]
+            if not to_start and self._are_ready(wanted):
                 self._reporter.say("the cluster is up already")
                 return
-            services = controlplane.services(self.paths)
-            to_start = [service for service in services if not self._supervisor.is_alive(service.name)]
             self._require_startable(to_start)
-            self._configure()
-            self._start(services, to_start)
+            self._configure(wanted, with_kueue)
+            self._start(services, to_start, wanted)
+
+    def add_kueue(self) -> None:
+        """Start Kueue, and whatever else of the cluster does not run; does nothing if all of it does."""
+        self.up(with_kueue=True)
 
     def down(self) -> None:
         """End and remove everything but the cache."""
         _require_root()
         with self._locked():
             with self._reporter.step("stop processes"):
-                # The kubelet first, or it would start anew what ends; containerd last of all.
-                for name in sorted(self._supervisor.started(), key=_stop_order):
+                for name in sorted(self._supervisor.started(), key=components.stop_order):
                     self._supervisor.stop(name)
                 teardown.kill_strays(self.paths)
-                teardown.kill_containers(self.paths)
+                for each in existing(self.paths):
+                    teardown.kill_containers(each)
             with self._reporter.step("remove network, mounts and files"):
                 # There is one pod network per machine: a cluster with another state folder may be using it.
-                if not ports.holders([(network.NODE_IP, network.API_PORT)]):
+                if not ports.holders([(network.HOST_IP, network.API_PORT)]):
                     teardown.remove_network(self.paths)
                 teardown.remove_files(self.paths)
 
     def status(self) -> Status:
-        """Look at every process and at the node; starts nothing."""
-        names = [service.name for service in controlplane.services(self.paths)]
-        return Status([self._process_status(name) for name in names], self._node_is_ready())
+        """Look at every process and at the nodes; starts nothing."""
+        wanted = at_least(self.paths, 1)
+        services = components.services(self.paths, wanted, with_kueue=kueue.is_added(self.paths))
+        ready = self._ready_nodes()
+        return Status(
+            [self._process_status(service.name) for service in services],
+            {each.name: each.name in ready for each in wanted},
+        )
+
+    def kill_node(self, name: str) -> None:
+        """End a node as a loss of power would, its containers included; `start_node` switches it on again.
+
+        To the API server it has fallen silent: its Node and its pods are still there.
+        """
+        with self._locked():
+            lost = named(self.paths, name)
+            self._supervisor.kill(lost.kubelet_service)
+            self._supervisor.kill(lost.containerd_service)
+            teardown.kill_containers(lost)
+            teardown.remove_pod_networks(lost)
+
+    def kill_kubelet(self, name: str) -> None:
+        """Silence a node whose containers go on, as a cut connection would; `start_node` mends it."""
+        with self._locked():
+            self._supervisor.kill(named(self.paths, name).kubelet_service)
+
+    def start_node(self, name: str) -> None:
+        """Start what was killed of a node, and wait until its kubelet answers."""
+        _require_root()
+        with self._locked():
+            found = named(self.paths, name)
+            services = node.services(found)
+            to_start = [service for service in services if not self._supervisor.is_alive(service.name)]
+            self._require_startable(to_start)
+            self._start(services, to_start, [found])
 
     def load_image(
         self,
@@ -117,7 +159,7 @@ class Cluster:
         working_directory: str = "",
         user: str = "",
     ) -> str:
-        """Make an image of the given (source, destination) pairs known to the node; returns its digest."""
+        """Make an image of the given (source, destination) pairs known to all nodes; returns its digest."""
         return images.load(
             self.paths,
             name,
@@ -128,12 +170,13 @@ class Cluster:
             user=user,
         )
 
-    def _build(self) -> None:
+    def _build(self, with_kueue: bool) -> None:
         missing = packages.missing()
         if missing:
             with self._reporter.step(f"install Debian packages: {' '.join(missing)}", usual_seconds=30):
                 packages.install(missing)
-        modules = [module for module in build.MODULES if not build.is_built(self.paths.cache, module)]
+        wanted = [*build.MODULES, *([build.KUEUE] if with_kueue else [])]
+        modules = [module for module in wanted if not build.is_built(self.paths.cache, module)]
         if not modules:
             return
         go = golang.ensure(self.paths, self._reporter)
@@ -141,7 +184,7 @@ class Cluster:
             with self._reporter.step(f"build {', '.join(module.commands)}", module.usual_seconds):
                 build.build(self.paths.cache, module, go)
 
-    def _configure(self) -> None:
+    def _configure(self, wanted: Sequence[Node], with_kueue: bool) -> None:
         with self._reporter.step("write certificates and configuration"):
             self.paths.state.mkdir(parents=True, exist_ok=True)
             self.paths.state.chmod(0o755)
@@ -149,18 +192,21 @@ class Cluster:
             self.paths.envs.mkdir(parents=True, exist_ok=True, mode=0o755)
             self.paths.volumes.mkdir(exist_ok=True, mode=0o755)
             build.link_all(self.paths.cache, self.paths.bin)
-            credentials.ensure_all(self.paths)
+            credentials.ensure_all(self.paths, wanted)
             spec = node.base_runtime_spec(node.default_runtime_spec(), node.shown_in_containers(self.paths.envs))
-            files = {
-                **node.files(self.paths),
-                **controlplane.files(self.paths),
-                self.paths.base_spec: json.dumps(spec, indent=2),
-            }
+            files = {**controlplane.files(self.paths), self.paths.base_spec: json.dumps(spec, indent=2)}
+            for each in wanted:
+                files |= node.files(each)
             for path, text in files.items():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text, encoding="utf-8")
-            self.paths.containerd_socket.parent.mkdir(parents=True, exist_ok=True)
-            network.create(self.paths.state / "sysctls.json")
+            for each in wanted:
+                each.containerd_socket.parent.mkdir(parents=True, exist_ok=True)
+                if each.cgroup is not None:
+                    cgroups.create(each.cgroup)
+            network.create(self.paths.state / "sysctls.json", len(wanted))
+            if with_kueue:
+                kueue.configure(self.paths)
 
     def _require_startable(self, services: Sequence[Service]) -> None:
         if self._supervisor.is_from_earlier_boot():
@@ -176,45 +222,49 @@ class Cluster:
                     "from an earlier cluster, run `down` first"
                 )
 
-    def _start(self, services: Sequence[Service], to_start: Sequence[Service]) -> None:
+    def _start(self, services: Sequence[Service], to_start: Sequence[Service], wanted: Sequence[Node]) -> None:
         started: list[str] = []
         try:
             for service in services:
                 if service in to_start:
                     started.append(service.name)
                     with self._reporter.step(f"start {service.name}"):
+                        components.before_start(self.paths, service.name)
                         self._supervisor.start(service)
                         self._supervisor.wait_ready(service)
-                if service.name == "kube-apiserver":
-                    addons.apply(self.paths)
-                elif service.name == "containerd":
-                    images.load_base(self.paths)
-            with self._reporter.step("wait for the node"):
-                self._wait_usable()
+                components.when_ready(self.paths, wanted, service.name)
+            with self._reporter.step("wait for the nodes"):
+                self._wait_usable(wanted)
             # A process may die a moment after it said it was ready: look at all of them once more.
             for service in services:
                 self._supervisor.check_alive(service.name)
         except BaseException:
             for name in reversed(started):
                 self._supervisor.stop(name)
-            if "containerd" in started:
-                teardown.kill_containers(self.paths)
+            for each in wanted:
+                if each.containerd_service in started:
+                    teardown.kill_containers(each)
             raise
 
-    def _wait_usable(self) -> None:
+    def _wait_usable(self, wanted: Sequence[Node]) -> None:
         deadline = time.monotonic() + 60
-        while not (self._node_is_ready() and self._kubectl("get", "serviceaccount", "default").returncode == 0):
+        while not (self._are_ready(wanted) and self._kubectl("get", "serviceaccount", "default").returncode == 0):
+            late = wanted[-1].kubelet_service
             if time.monotonic() > deadline:
-                raise ClusterError(f"the node is not ready after 60 s; {self._supervisor.tail('kubelet')}")
-            self._supervisor.check_alive("kubelet")
+                raise ClusterError(f"the nodes are not ready after 60 s; {self._supervisor.tail(late)}")
+            self._supervisor.check_alive(late)
             time.sleep(0.2)
 
-    def _node_is_ready(self) -> bool:
-        if not self._supervisor.is_alive("kube-apiserver"):
-            return False
-        condition = '{.status.conditions[?(@.type=="Ready")].status}'
-        answer = self._kubectl("get", "node", credentials.NODE_NAME, f"--output=jsonpath={condition}")
-        return answer.returncode == 0 and answer.stdout == "True"
+    def _are_ready(self, wanted: Sequence[Node]) -> bool:
+        return {each.name for each in wanted} <= self._ready_nodes()
+
+    def _ready_nodes(self) -> set[str]:
+        """The names of the nodes that the API server calls ready."""
+        if not self._supervisor.is_alive(controlplane.APISERVER):
+            return set()
+        ready = '{.metadata.name}={.status.conditions[?(@.type=="Ready")].status}'
+        answer = self._kubectl("get", "nodes", f"--output=jsonpath={{range .items[*]}}{ready} {{end}}")
+        return {word.removesuffix("=True") for word in answer.stdout.split() if word.endswith("=True")}
 
     def _kubectl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [
@@ -246,11 +296,3 @@ class Cluster:
 def _require_root() -> None:
     if os.geteuid() != 0:
         raise ClusterError("only root may start and stop containers: run this with sudo")
-
-
-def _stop_order(name: str) -> int:
-    order = ["kubelet", "local-path-provisioner", "kube-controller-manager", "kube-scheduler", "kube-proxy"]
-    last = ["kube-apiserver", "etcd", "containerd"]
-    if name in last:
-        return len(order) + 1 + last.index(name)
-    return order.index(name) if name in order else len(order)

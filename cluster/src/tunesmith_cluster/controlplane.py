@@ -1,23 +1,24 @@
-"""The command lines of all processes, in the order in which they start."""
+"""The command lines of the processes that serve all nodes, in the order in which they start."""
 
 from __future__ import annotations
 
-import socket
-import ssl
-import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 import yaml
 
-from tunesmith_cluster import addons, build, credentials, images, network, node
-from tunesmith_cluster.certificates import KeyPair, Subject
+from tunesmith_cluster import addons, build, credentials, images, network
+from tunesmith_cluster.certificates import Subject
+from tunesmith_cluster.nodes import Node
 from tunesmith_cluster.paths import Paths
+from tunesmith_cluster.probes import answers
 from tunesmith_cluster.processes import Service
 
+APISERVER = "kube-apiserver"
 _LOOPBACK = "127.0.0.1"
 _ETCD_PORT, _ETCD_PEER_PORT = 2379, 2380
 _DNS_READY_PORT = 8181
+NODE_GRACE_SECONDS = 20
+"""How long a node may be silent until it is NotReady: six of its kubelet's signs of life may get lost."""
 
 
 def files(paths: Paths) -> dict[Path, str]:
@@ -29,7 +30,7 @@ def corefile(paths: Paths) -> str:
     """The configuration of cluster DNS: it answers at once that nothing exists but the cluster."""
     return f"""\
 cluster.local in-addr.arpa {{
-  bind {network.NODE_IP}
+  bind {network.HOST_IP}
   errors
   ready {_LOOPBACK}:{_DNS_READY_PORT}
   kubernetes {{
@@ -40,7 +41,7 @@ cluster.local in-addr.arpa {{
   }}
 }}
 . {{
-  bind {network.NODE_IP}
+  bind {network.HOST_IP}
   errors
   template ANY ANY {{
     rcode NXDOMAIN
@@ -69,19 +70,20 @@ def audit_policy() -> str:
     )
 
 
-def services(paths: Paths) -> list[Service]:
-    """All processes of the cluster, each of which may rely on those before it being ready."""
+def services_before_nodes(paths: Paths) -> list[Service]:
+    """What nodes need, each of which may rely on those before it being ready."""
     return [
         _etcd(paths),
         _apiserver(paths),
         _controller_manager(paths),  # gives up at once if the API server is not ready
         _scheduler(paths),
-        _containerd(paths),
         _coredns(paths),
-        _kubelet(paths),
-        _proxy(paths),
-        _provisioner(paths),
     ]
+
+
+def services_after_nodes(paths: Paths) -> list[Service]:
+    """What needs a node. One proxy does: the nodes have one kernel, and with it one packet filter."""
+    return [_proxy(paths), _provisioner(paths)]
 
 
 def _etcd(paths: Paths) -> Service:
@@ -107,7 +109,7 @@ def _etcd(paths: Paths) -> Service:
     return Service(
         "etcd",
         command,
-        _answers(f"{client}/health", authority.certificate, pair),
+        answers(f"{client}/health", authority.certificate, pair),
         listens=[(_LOOPBACK, _ETCD_PORT), (_LOOPBACK, _ETCD_PEER_PORT)],
     )
 
@@ -124,8 +126,8 @@ def _apiserver(paths: Paths) -> Service:
         f"--etcd-cafile={credentials.etcd_authority(paths).certificate}",
         f"--etcd-certfile={etcd.certificate}",
         f"--etcd-keyfile={etcd.key}",
-        f"--bind-address={network.NODE_IP}",
-        f"--advertise-address={network.NODE_IP}",
+        f"--bind-address={network.HOST_IP}",
+        f"--advertise-address={network.HOST_IP}",
         f"--secure-port={network.API_PORT}",
         f"--service-cluster-ip-range={network.SERVICE_CIDR}",
         f"--client-ca-file={authority.certificate}",
@@ -147,8 +149,8 @@ def _apiserver(paths: Paths) -> Service:
         "--audit-log-maxsize=200",
         "--audit-log-maxbackup=1",
     ]
-    ready = _answers(f"{network.API_URL}/readyz", authority.certificate, credentials.pair(paths, "admin"))
-    return Service("kube-apiserver", command, ready, listens=[(network.NODE_IP, network.API_PORT)])
+    ready = answers(f"{network.API_URL}/readyz", authority.certificate, credentials.pair(paths, "admin"))
+    return Service(APISERVER, command, ready, listens=[(network.HOST_IP, network.API_PORT)])
 
 
 def _controller_manager(paths: Paths) -> Service:
@@ -165,11 +167,13 @@ def _controller_manager(paths: Paths) -> Service:
         f"--cluster-signing-cert-file={authority.certificate}",
         f"--cluster-signing-key-file={authority.key}",
         f"--flex-volume-plugin-dir={paths.volume_plugins}",
+        f"--node-monitor-grace-period={NODE_GRACE_SECONDS}s",
+        "--node-monitor-period=2s",
         "--use-service-account-credentials",
         "--leader-elect=false",
         "--profiling=false",
     ]
-    ready = _answers(f"https://{_LOOPBACK}:10257/healthz")
+    ready = answers(f"https://{_LOOPBACK}:10257/healthz")
     return Service("kube-controller-manager", command, ready, listens=[(_LOOPBACK, 10257)])
 
 
@@ -184,41 +188,21 @@ def _scheduler(paths: Paths) -> Service:
         "--leader-elect=false",
         "--profiling=false",
     ]
-    ready = _answers(f"https://{_LOOPBACK}:10259/healthz")
+    ready = answers(f"https://{_LOOPBACK}:10259/healthz")
     return Service("kube-scheduler", command, ready, listens=[(_LOOPBACK, 10259)])
-
-
-def _containerd(paths: Paths) -> Service:
-    command = ["containerd", "--config", str(paths.config / "containerd.toml")]
-    return Service("containerd", command, _accepts(paths.containerd_socket))
 
 
 def _coredns(paths: Paths) -> Service:
     command = [str(build.binary(paths.cache, "coredns")), "-conf", str(paths.config / "Corefile")]
-    ready = _answers(f"http://{_LOOPBACK}:{_DNS_READY_PORT}/ready")
-    return Service("coredns", command, ready, listens=[(network.NODE_IP, 53), (_LOOPBACK, _DNS_READY_PORT)])
-
-
-def _kubelet(paths: Paths) -> Service:
-    command = [
-        str(build.binary(paths.cache, "kubelet")),
-        f"--config={paths.config / 'kubelet.yaml'}",
-        f"--kubeconfig={credentials.kubeconfig(paths, 'kubelet')}",
-        f"--root-dir={paths.state / 'kubelet'}",
-        f"--cert-dir={paths.state / 'kubelet' / 'pki'}",
-        f"--hostname-override={credentials.NODE_NAME}",
-        f"--node-ip={network.NODE_IP}",
-    ]
-    ready = _answers(f"http://{_LOOPBACK}:{node.KUBELET_HEALTH_PORT}/healthz")
-    listens = [(network.NODE_IP, 10250), (_LOOPBACK, node.KUBELET_HEALTH_PORT)]
-    return Service("kubelet", command, ready, listens=listens)
+    ready = answers(f"http://{_LOOPBACK}:{_DNS_READY_PORT}/ready")
+    return Service("coredns", command, ready, listens=[(network.HOST_IP, 53), (_LOOPBACK, _DNS_READY_PORT)])
 
 
 def _proxy(paths: Paths) -> Service:
     command = [
         str(build.binary(paths.cache, "kube-proxy")),
         f"--kubeconfig={credentials.kubeconfig(paths, 'proxy')}",
-        f"--hostname-override={credentials.NODE_NAME}",
+        f"--hostname-override={Node(paths, 0).name}",
         f"--cluster-cidr={network.POD_CIDR}",
         "--proxy-mode=iptables",  # Debian 12's nft is too old for the nftables mode
         # Lets nothing but this machine's own processes reach what listens on its loopback.
@@ -227,7 +211,7 @@ def _proxy(paths: Paths) -> Service:
         f"--healthz-bind-address={_LOOPBACK}:10256",
         f"--metrics-bind-address={_LOOPBACK}:10249",
     ]
-    ready = _answers(f"http://{_LOOPBACK}:10256/healthz")
+    ready = answers(f"http://{_LOOPBACK}:10256/healthz")
     return Service("kube-proxy", command, ready, listens=[(_LOOPBACK, 10256), (_LOOPBACK, 10249)])
 
 
@@ -247,33 +231,3 @@ def _provisioner(paths: Paths) -> Service:
 
 def _components() -> list[Subject]:
     return [subject for name, subject in credentials.CLIENTS.items() if name != "admin"]
-
-
-def _answers(url: str, ca: Path | None = None, client: KeyPair | None = None) -> Callable[[], bool]:
-    """A readiness question: does an HTTP GET succeed?"""
-
-    def ask() -> bool:
-        context = ssl.create_default_context(cafile=ca)
-        if ca is None:  # the component made its certificate up when it started
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        if client is not None:
-            context.load_cert_chain(client.certificate, client.key)
-        opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
-        )
-        with opener.open(url, timeout=2) as answer:
-            return bool(answer.status == 200)
-
-    return ask
-
-
-def _accepts(path: Path) -> Callable[[], bool]:
-    """A readiness question: does somebody listen on this Unix socket?"""
-
-    def ask() -> bool:
-        with socket.socket(socket.AF_UNIX) as client:
-            client.connect(str(path))
-        return True
-
-    return ask

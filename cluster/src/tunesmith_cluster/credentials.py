@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
@@ -16,9 +17,8 @@ from tunesmith_cluster.certificates import (
     ensure_signed,
     ensure_signing_key,
 )
+from tunesmith_cluster.nodes import Node
 from tunesmith_cluster.paths import Paths
-
-NODE_NAME = "node-0"
 
 # The users below get their rights from Kubernetes' built-in bindings, or from addons.py.
 CLIENTS = {
@@ -28,8 +28,8 @@ CLIENTS = {
     "proxy": Subject("system:kube-proxy"),
     "coredns": Subject("system:coredns"),
     "local-path-provisioner": Subject("system:local-path-provisioner"),
-    "kubelet": Subject(f"system:node:{NODE_NAME}", ["system:nodes"], [NODE_NAME, network.NODE_IP]),
     "apiserver-kubelet-client": Subject("kube-apiserver-kubelet-client"),
+    "kueue": Subject("system:kueue"),
 }
 
 _APISERVER = Subject(
@@ -41,7 +41,7 @@ _APISERVER = Subject(
         "kubernetes.default.svc",
         "kubernetes.default.svc.cluster.local",
         "127.0.0.1",
-        network.NODE_IP,
+        network.HOST_IP,
         network.API_SERVICE_IP,
     ],
 )
@@ -72,7 +72,12 @@ def service_account_key(paths: Paths) -> tuple[Path, Path]:
     return paths.pki / "service-account.key", paths.pki / "service-account.pub"
 
 
-def ensure_all(paths: Paths) -> None:
+def kubelet(node: Node) -> Subject:
+    """Whom a kubelet's certificate names; it serves with it, too."""
+    return Subject(f"system:node:{node.name}", ["system:nodes"], [node.name, node.address])
+
+
+def ensure_all(paths: Paths, nodes: Iterable[Node]) -> None:
     """Create whatever key, certificate or kubeconfig is missing."""
     paths.pki.mkdir(parents=True, exist_ok=True, mode=0o700)
     paths.kubeconfigs.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -81,7 +86,7 @@ def ensure_all(paths: Paths) -> None:
     ensure_authority(etcd_authority(paths), "tunesmith-cluster-etcd")
     ensure_signed(pair(paths, "etcd"), Subject("etcd", alternative_names=["127.0.0.1"]), etcd_authority(paths))
     ensure_signed(pair(paths, "apiserver"), _APISERVER, authority(paths))
-    for name, subject in CLIENTS.items():
+    for name, subject in {**CLIENTS, **{node.kubelet_service: kubelet(node) for node in nodes}}.items():
         ensure_signed(pair(paths, name), subject, authority(paths))
         path = kubeconfig(paths, name)
         if not path.exists():

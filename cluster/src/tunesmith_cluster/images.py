@@ -11,15 +11,18 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from tunesmith_cluster import build, node, oci
+from tunesmith_cluster import build, node, nodes, oci
 from tunesmith_cluster.errors import ClusterError
+from tunesmith_cluster.nodes import Node
 from tunesmith_cluster.paths import Paths
+from tunesmith_cluster.probes import is_listened_to
 
 HOST_IMAGE = "localhost/host:1"
 """An image with nothing but the base: a shell and this machine's programs."""
 
 NONROOT = "65532:65532"
 
+_LABEL = "io.cri-containerd.image=managed"
 _FOLDERS = ("dev", "etc/alternatives", "etc/ssl", "proc", "root", "run", "sys", "var")
 _WRITABLE = ("tmp", "var/tmp")
 _FILES = {
@@ -50,9 +53,9 @@ def load(
     working_directory: str = "",
     user: str = "",
 ) -> str:
-    """Make an image out of the given (source, destination) pairs known to the node; returns its digest.
+    """Make an image out of the given (source, destination) pairs known to all nodes that run; returns its digest.
 
-    Does nothing if the node already knows the same content under this name.
+    Does nothing where a node already knows the same content under this name.
     """
     name = oci.full_name(name)
     entries = skeleton()
@@ -63,11 +66,12 @@ def load(
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         image = oci.make_image(name, entries, config, Path(temporary, "layer.tar"))
-        if not _is_known(paths, image):
+        lacking = [each for each in _running(paths) if not _is_known(each, image.name, image.digest)]
+        if lacking:
             archive = Path(temporary, "image.tar")
             image.write_archive(archive)
-            _ctr(paths, "images", "import", str(archive))
-            _wait_known(paths, image)
+            for target in lacking:
+                _import(target, archive, {image.name: image.digest})
     return image.digest
 
 
@@ -87,26 +91,50 @@ def _destination(paths: Paths, text: str) -> PurePosixPath:
     return destination
 
 
-def _is_known(paths: Paths, image: oci.Image) -> bool:
+def copy_missing(target: Node) -> None:
+    """Make known to a node what the others know: it may be new, or was down when images were loaded."""
+    for source in _running(target.paths):
+        missing = dict(sorted(_known(source).items() - _known(target).items()))
+        if missing:
+            with tempfile.TemporaryDirectory(dir=target.paths.state) as temporary:
+                archive = Path(temporary, "images.tar")
+                _ctr(source, "images", "export", str(archive), *missing)
+                _import(target, archive, missing)
+
+
+def _running(paths: Paths) -> list[Node]:
+    running = [each for each in nodes.existing(paths) if is_listened_to(each.containerd_socket)]
+    if not running:
+        raise ClusterError("no containerd runs; start the cluster with `python -m tunesmith_cluster up`")
+    return running
+
+
+def _known(node: Node) -> dict[str, str]:
+    """The names of the images that the node offers to pods, and their digests."""
     # The label is set by containerd's Kubernetes side: only then does a pod find the image.
-    listed = _ctr(paths, "images", "list", f"name=={image.name}")
-    return any(image.digest in line and "io.cri-containerd.image=managed" in line for line in listed.splitlines())
+    lines = [line.split() for line in _ctr(node, "images", "list").splitlines() if _LABEL in line]
+    # Under its digest alone that side knows each image once more.
+    return {fields[0]: fields[2] for fields in lines if not fields[0].startswith("sha256:")}
 
 
-def _wait_known(paths: Paths, image: oci.Image) -> None:
+def _is_known(node: Node, name: str, digest: str) -> bool:
+    return _known(node).get(name) == digest
+
+
+def _import(node: Node, archive: Path, images: Mapping[str, str]) -> None:
+    _ctr(node, "images", "import", str(archive))
     deadline = time.monotonic() + 30
-    while not _is_known(paths, image):
+    while lacking := [name for name, digest in images.items() if not _is_known(node, name, digest)]:
         if time.monotonic() > deadline:
-            raise ClusterError(f"containerd imported {image.name} but does not offer it to pods; see containerd.log")
+            raise ClusterError(
+                f"containerd of {node.name} imported {', '.join(lacking)} but does not offer it to pods; see its log"
+            )
         time.sleep(0.1)
 
 
-def _ctr(paths: Paths, *arguments: str) -> str:
-    command = ["ctr", "--address", str(paths.containerd_socket), "--namespace", "k8s.io", *arguments]
+def _ctr(node: Node, *arguments: str) -> str:
+    command = ["ctr", "--address", str(node.containerd_socket), "--namespace", "k8s.io", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        reason = done.stderr.strip()
-        if not paths.containerd_socket.exists():
-            reason = "containerd does not run; start the cluster with `python -m tunesmith_cluster up`"
-        raise ClusterError(f"`ctr {' '.join(arguments)}` failed: {reason}")
+        raise ClusterError(f"`ctr {' '.join(arguments)}` failed: {done.stderr.strip()}")
     return done.stdout

@@ -1,4 +1,4 @@
-"""The pod network: its addresses, its bridge, and removing every trace of it from the kernel."""
+"""The pod network: its addresses, its bridges, and removing every trace of it from the kernel."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 
 from tunesmith_cluster.errors import ClusterError
 
-NETWORK = "tunesmith"
-BRIDGE = "tunesmith0"
+NAME = "tunesmith"
 POD_CIDR = "10.222.0.0/16"
-NODE_IP = "10.222.0.1"
-"""The bridge's own address. Pods reach the API server and DNS here; nothing outside this machine can."""
+"""All pods' addresses; each node has a part of it."""
+HOST_IP = "10.222.0.1"
+"""The first bridge's own address. Pods reach the API server and DNS here; nothing outside this machine can."""
 SERVICE_CIDR = "10.223.0.0/16"
 API_SERVICE_IP = "10.223.0.1"
 API_PORT = 6443
-API_URL = f"https://{NODE_IP}:{API_PORT}"
+API_URL = f"https://{HOST_IP}:{API_PORT}"
 
 _SYSCTLS = {
     "net/ipv4/ip_forward": "1",
@@ -26,14 +26,33 @@ _SYSCTLS = {
     "net/bridge/bridge-nf-call-iptables": "1",
 }
 _PROC_SYS = Path("/proc/sys")
+_LINKS = Path("/sys/class/net")
+_CHAIN = "TUNESMITH-POSTROUTING"
 
 
-def create(saved_sysctls: Path) -> None:
-    """Create the bridge and set the kernel's switches; what they were is kept in `saved_sysctls`."""
-    if not Path(f"/sys/class/net/{BRIDGE}").exists():
-        _run("ip", "link", "add", BRIDGE, "type", "bridge")
-        _run("ip", "address", "add", f"{NODE_IP}/16", "dev", BRIDGE)
-    _run("ip", "link", "set", BRIDGE, "up")
+def bridge(index: int) -> str:
+    """The link that the pods of the node with this number are on."""
+    return f"{NAME}{index}"
+
+
+def node_address(index: int) -> str:
+    """The address of that bridge, which is the node's."""
+    return f"10.222.{index}.1"
+
+
+def node_cidr(index: int) -> str:
+    """The addresses of that node's pods."""
+    return f"10.222.{index}.0/24"
+
+
+def create(saved_sysctls: Path, nodes: int) -> None:
+    """Create the bridges and set the kernel's switches; what they were is kept in `saved_sysctls`."""
+    for index in range(nodes):
+        if not (_LINKS / bridge(index)).exists():
+            _run("ip", "link", "add", bridge(index), "type", "bridge")
+            _run("ip", "address", "add", f"{node_address(index)}/24", "dev", bridge(index))
+        _run("ip", "link", "set", bridge(index), "up")
+    _hide_pods_outside()
     if shutil.which("modprobe"):
         subprocess.run(["modprobe", "-q", "br_netfilter"], check=False)  # built into some kernels: may fail
     if not saved_sysctls.exists():
@@ -50,10 +69,10 @@ def create(saved_sysctls: Path) -> None:
 
 def remove(saved_sysctls: Path) -> None:
     """Undo `create`, and remove the links and packet filter rules that Kubernetes made since."""
-    members = Path(f"/sys/class/net/{BRIDGE}/brif")
-    for link in sorted(members.iterdir()) if members.is_dir() else []:
+    for link in sorted(path for path in _LINKS.glob(f"{NAME}[0-9]*") if (path / "bridge").is_dir()):
+        for member in sorted((link / "brif").iterdir()):
+            subprocess.run(["ip", "link", "delete", member.name], capture_output=True, check=False)
         subprocess.run(["ip", "link", "delete", link.name], capture_output=True, check=False)
-    subprocess.run(["ip", "link", "delete", BRIDGE], capture_output=True, check=False)
     for family in ("iptables", "ip6tables"):
         _remove_rules(family)
     if saved_sysctls.exists():
@@ -63,10 +82,20 @@ def remove(saved_sysctls: Path) -> None:
 
 
 def without_cluster_rules(saved: str) -> str:
-    """The output of iptables-save less the chains of Kubernetes and CNI, and the rules that name one."""
+    """The output of iptables-save less the chains of Kubernetes, CNI and ours, and the rules that name one."""
     # A chain's own line is ":KUBE-SERVICES - [0:0]"; a rule names chains after -A and -j.
-    mentions = re.compile(r"^:(?:KUBE|CNI)-|(?:^|\s)-[Ajg] (?:KUBE|CNI)-")
+    mentions = re.compile(r"^:(?:KUBE|CNI|TUNESMITH)-|(?:^|\s)-[Ajg] (?:KUBE|CNI|TUNESMITH)-")
     return "".join(line for line in saved.splitlines(keepends=True) if not mentions.search(line))
+
+
+def _hide_pods_outside() -> None:
+    """Give what pods send elsewhere this machine's address. CNI's own rule would hide nodes' pods from each other."""
+    nat = ("iptables", "--wait", "--table", "nat")
+    if subprocess.run([*nat, "--list", _CHAIN, "--numeric"], capture_output=True, check=False).returncode == 0:
+        return
+    _run(*nat, "--new-chain", _CHAIN)
+    _run(*nat, "--append", _CHAIN, "--source", POD_CIDR, "!", "--destination", POD_CIDR, "--jump", "MASQUERADE")
+    _run(*nat, "--append", "POSTROUTING", "--jump", _CHAIN)
 
 
 def _remove_rules(family: str) -> None:

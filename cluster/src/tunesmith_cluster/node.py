@@ -1,4 +1,4 @@
-"""The node's configuration: containerd, the pod network, the kubelet. Everything here only renders text."""
+"""A node's configuration and processes: containerd, the pod network, the kubelet. Everything here only renders."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from typing import Any
 
 import yaml
 
-from tunesmith_cluster import credentials, network
+from tunesmith_cluster import build, credentials, network, probes
 from tunesmith_cluster.errors import ClusterError
+from tunesmith_cluster.nodes import Node
 from tunesmith_cluster.packages import CNI_PLUGINS
-from tunesmith_cluster.paths import Paths
+from tunesmith_cluster.processes import Service
 
 PAUSE_IMAGE = "localhost/pause:1"
-KUBELET_HEALTH_PORT = 10248
+
+_KUBELET_PORT, _HEALTH_PORT = 10250, 10248
+_LEASE_SECONDS = 12
+"""A kubelet renews its lease after a quarter of it; see `controlplane.NODE_GRACE_SECONDS`."""
 
 HOST_USERLAND = (
     "/usr",
@@ -66,18 +70,18 @@ def base_runtime_spec(
     return {**default, "process": process, "mounts": [*default["mounts"], *mounts]}
 
 
-def containerd_config(paths: Paths) -> str:
+def containerd_config(node: Node) -> str:
     """The containerd daemon's config.toml."""
     return f"""\
 version = 2
-root = "{paths.state}/containerd"
-state = "{paths.containerd_run}"
+root = "{node.state}/containerd"
+state = "{node.containerd_run}"
 
 [grpc]
-  address = "{paths.containerd_socket}"
+  address = "{node.containerd_socket}"
 
 [plugins."io.containerd.internal.v1.opt"]
-  path = "{paths.state}/containerd/opt"
+  path = "{node.state}/containerd/opt"
 
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{PAUSE_IMAGE}"
@@ -86,64 +90,65 @@ state = "{paths.containerd_run}"
 
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{CNI_PLUGINS}"
-    conf_dir = "{paths.cni_config}"
+    conf_dir = "{node.cni_config}"
 
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
-    base_runtime_spec = "{paths.base_spec}"
+    base_runtime_spec = "{node.paths.base_spec}"
 
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-      Root = "{paths.state}/run/runc"
+      Root = "{node.state}/run/runc"
 """
 
 
-def cni_config(paths: Paths) -> str:
+def cni_config(node: Node) -> str:
     """The pod network: a bridge whose own address is the node's."""
     ipam = {
         "type": "host-local",
-        "dataDir": str(paths.state / "cni"),
-        "ranges": [[{"subnet": network.POD_CIDR, "gateway": network.NODE_IP}]],
+        "dataDir": str(node.state / "cni"),
+        "ranges": [[{"subnet": node.pod_cidr, "gateway": node.address}]],
         "routes": [{"dst": "0.0.0.0/0"}],
     }
     bridge = {
         "type": "bridge",
-        "bridge": network.BRIDGE,
+        "bridge": node.bridge,
         "isGateway": True,
-        "ipMasq": True,
         "hairpinMode": True,  # a pod can reach itself through its Service
         "ipam": ipam,
     }
     portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
-    return json.dumps({"cniVersion": "1.0.0", "name": network.NETWORK, "plugins": [bridge, portmap]}, indent=2)
+    return json.dumps({"cniVersion": "1.0.0", "name": node.bridge, "plugins": [bridge, portmap]}, indent=2)
 
 
-def kubelet_config(paths: Paths) -> str:
+def kubelet_config(node: Node) -> str:
     """A KubeletConfiguration."""
-    pair = credentials.pair(paths, "kubelet")
+    pair = credentials.pair(node.paths, node.kubelet_service)
     return yaml.safe_dump(
         {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
-            "address": network.NODE_IP,
-            "healthzBindAddress": "127.0.0.1",
-            "healthzPort": KUBELET_HEALTH_PORT,
+            "address": node.address,
+            "healthzBindAddress": node.address,
+            "healthzPort": _HEALTH_PORT,
             "authentication": {
                 "anonymous": {"enabled": False},
                 "webhook": {"enabled": True},
-                "x509": {"clientCAFile": str(credentials.authority(paths).certificate)},
+                "x509": {"clientCAFile": str(credentials.authority(node.paths).certificate)},
             },
             "authorization": {"mode": "Webhook"},
             "tlsCertFile": str(pair.certificate),
             "tlsPrivateKeyFile": str(pair.key),
+            "nodeLeaseDurationSeconds": _LEASE_SECONDS,
             "cgroupDriver": "cgroupfs",
+            "cgroupRoot": f"/{node.cgroup or ''}",
             "failCgroupV1": False,  # some machines still mount cgroup v1
             "failSwapOn": False,
-            "clusterDNS": [network.NODE_IP],
+            "clusterDNS": [network.HOST_IP],
             "clusterDomain": "cluster.local",
-            "resolvConf": str(paths.config / "resolv.conf"),
-            "containerRuntimeEndpoint": f"unix://{paths.containerd_socket}",
-            "podLogsDir": str(paths.logs / "pods"),
-            "volumePluginDir": str(paths.volume_plugins),
+            "resolvConf": str(node.config / "resolv.conf"),
+            "containerRuntimeEndpoint": f"unix://{node.containerd_socket}",
+            "podLogsDir": str(node.pod_logs),
+            "volumePluginDir": str(node.paths.volume_plugins),
             "containerLogMaxSize": "10Mi",
             "maxPods": 110,
             "serializeImagePulls": False,
@@ -159,11 +164,38 @@ def kubelet_config(paths: Paths) -> str:
     )
 
 
-def files(paths: Paths) -> dict[Path, str]:
-    """Every configuration file of the node but the base spec, which needs containerd's own default."""
+def files(node: Node) -> dict[Path, str]:
+    """Every configuration file of the node but the base spec, which all nodes share."""
     return {
-        paths.config / "containerd.toml": containerd_config(paths),
-        paths.cni_config / "10-tunesmith.conflist": cni_config(paths),
-        paths.config / "kubelet.yaml": kubelet_config(paths),
-        paths.config / "resolv.conf": "",  # pods ask cluster DNS and nobody else
+        node.config / "containerd.toml": containerd_config(node),
+        node.cni_config / "10-tunesmith.conflist": cni_config(node),
+        node.config / "kubelet.yaml": kubelet_config(node),
+        node.config / "resolv.conf": "",  # pods ask cluster DNS and nobody else
     }
+
+
+def services(node: Node) -> list[Service]:
+    """The node's processes, in the order in which they start."""
+    return [_containerd(node), _kubelet(node)]
+
+
+def _containerd(node: Node) -> Service:
+    command = ["containerd", "--config", str(node.config / "containerd.toml")]
+    return Service(node.containerd_service, command, probes.accepts(node.containerd_socket))
+
+
+def _kubelet(node: Node) -> Service:
+    command = [
+        str(build.binary(node.paths.cache, "kubelet")),
+        f"--config={node.config / 'kubelet.yaml'}",
+        f"--kubeconfig={credentials.kubeconfig(node.paths, node.kubelet_service)}",
+        f"--root-dir={node.kubelet_root}",
+        f"--cert-dir={node.kubelet_root / 'pki'}",
+        f"--hostname-override={node.name}",
+        f"--node-ip={node.address}",
+        # As a cloud would: what spreads over zones must not find as many as there are nodes.
+        "--node-labels=topology.kubernetes.io/region=local,topology.kubernetes.io/zone=local",
+    ]
+    ready = probes.answers(f"http://{node.address}:{_HEALTH_PORT}/healthz")
+    listens = [(node.address, _KUBELET_PORT), (node.address, _HEALTH_PORT)]
+    return Service(node.kubelet_service, command, ready, listens=listens)

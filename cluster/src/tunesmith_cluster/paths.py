@@ -83,19 +83,14 @@ class Paths:
         return self.state / "volume-plugins"
 
     @property
-    def containerd_socket(self) -> Path:
-        """Where containerd listens."""
-        return self.state / "run" / "containerd.sock"
+    def nodes(self) -> Path:
+        """One folder per node."""
+        return self.state / "nodes"
 
     @property
-    def containerd_run(self) -> Path:
-        """The containerd daemon's run-time state: one bundle per container."""
-        return self.state / "run" / "containerd"
-
-    @property
-    def cni_config(self) -> Path:
-        """The folder containerd reads the pod network from."""
-        return self.config / "cni"
+    def kueue(self) -> Path:
+        """What belongs to Kueue; it is there only if Kueue was added."""
+        return self.state / "kueue"
 
     @property
     def base_spec(self) -> Path:

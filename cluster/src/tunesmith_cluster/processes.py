@@ -152,6 +152,14 @@ class Supervisor:
             end(identity, grace)
         (self.pids / f"{name}.json").unlink(missing_ok=True)
 
+    def kill(self, name: str) -> None:
+        """End a service's process as a loss of power would; does nothing if it does not run."""
+        identity = self.identity(name)
+        if identity is not None:
+            identity.send(signal.SIGKILL)
+            _wait_gone(identity, 10)
+        (self.pids / f"{name}.json").unlink(missing_ok=True)
+
     def log(self, name: str) -> Path:
         """The file that takes the service's output."""
         return self.logs / f"{name}.log"

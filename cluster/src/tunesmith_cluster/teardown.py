@@ -6,20 +6,20 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tunesmith_cluster import network, processes
+from tunesmith_cluster import cgroups, network, nodes, processes
 from tunesmith_cluster.errors import ClusterError
+from tunesmith_cluster.nodes import Node
 from tunesmith_cluster.paths import Paths
+from tunesmith_cluster.probes import is_listened_to
 from tunesmith_cluster.processes import Identity
 
 _CNI_CACHE = Path("/var/lib/cni")
-_CGROUPS = Path("/sys/fs/cgroup")
 _LOG_LINKS = Path("/var/log/containers")
 _KUBELET_SOCKET = Path("/var/lib/kubelet/device-plugins/kubelet.sock")
 _NETWORK_NAMESPACES = Path("/run/netns")
@@ -34,6 +34,7 @@ _DAEMONS = {
     "coredns",
     "local-path-provisioner",
     "containerd",
+    "kueue",
 }
 
 
@@ -54,13 +55,13 @@ def is_stray(command: list[str], paths: Paths) -> bool:
     )
 
 
-def kill_containers(paths: Paths) -> None:
-    """Kill every container and the shim that watches it; containerd must have ended before."""
+def kill_containers(node: Node) -> None:
+    """Kill every container of a node and the shim that watches it; its containerd must have ended before."""
     table = processes.running()
     shims = {
         pid
         for pid, (_, command) in table.items()
-        if command and command[0].endswith("containerd-shim-runc-v2") and str(paths.containerd_socket) in command
+        if command and command[0].endswith("containerd-shim-runc-v2") and str(node.containerd_socket) in command
     }
     # The shims first: they would report to containerd, which is gone, and wait for it.
     doomed = [Identity.of(pid) for pid in [*shims, *(processes.descendants(shims, table) - shims)]]
@@ -75,22 +76,29 @@ def kill_containers(paths: Paths) -> None:
         time.sleep(0.02)
 
 
-def remove_network(paths: Paths) -> None:
-    """Remove the pods' network namespaces, the bridge, and the packet filter rules."""
-    for namespace in sorted(_network_namespaces(paths)):
+def remove_pod_networks(node: Node) -> None:
+    """Remove the network namespaces of a node's pods, and with them the pods' links."""
+    for namespace in sorted(_network_namespaces(node)):
         _unmount(namespace)
         Path(namespace).unlink(missing_ok=True)
+
+
+def remove_network(paths: Paths) -> None:
+    """Remove the pods' network namespaces, the bridges, and the packet filter rules."""
+    for node in nodes.existing(paths):
+        remove_pod_networks(node)
     network.remove(paths.state / "sysctls.json")
 
 
 def remove_files(paths: Paths) -> None:
     """Unmount and delete the state folder, and what the kubelet, containerd and CNI keep elsewhere."""
-    for address in paths.containerd_run.glob("io.containerd.runtime.v2.task/*/*/address"):
-        path = Path(address.read_text(encoding="utf-8").strip().removeprefix("unix://"))
-        if path.parent == _SHIM_SOCKETS:
+    for node in nodes.existing(paths):
+        for address in node.containerd_run.glob("io.containerd.runtime.v2.task/*/*/address"):
+            path = Path(address.read_text(encoding="utf-8").strip().removeprefix("unix://"))
+            if path.parent == _SHIM_SOCKETS:
+                path.unlink(missing_ok=True)
+        for path in _cni_results(node):
             path.unlink(missing_ok=True)
-    for path in _cni_results():
-        path.unlink(missing_ok=True)
     for mount in mounts_under(paths.state, Path("/proc/self/mountinfo").read_text(encoding="utf-8")):
         _unmount(mount)
     for link in _LOG_LINKS.glob("*.log"):
@@ -99,9 +107,9 @@ def remove_files(paths: Paths) -> None:
     left = mounts_under(paths.state, Path("/proc/self/mountinfo").read_text(encoding="utf-8"))
     if left:  # deleting now could delete what is mounted there
         raise ClusterError(f"still mounted, so nothing was deleted: {', '.join(left)}; unmount it and run `down` again")
-    _remove_cgroups()
+    cgroups.remove()
     shutil.rmtree(paths.state, ignore_errors=True)
-    if not _is_listened_to(_KUBELET_SOCKET):  # else another kubelet's
+    if not is_listened_to(_KUBELET_SOCKET):  # else another kubelet's
         _KUBELET_SOCKET.unlink(missing_ok=True)
     _remove_if_empty(
         _KUBELET_SOCKET.parent,
@@ -122,14 +130,14 @@ def mounts_under(folder: Path, mountinfo: str) -> list[str]:
     return sorted(inside, key=lambda point: (-point.count("/"), point))
 
 
-def _network_namespaces(paths: Paths) -> set[str]:
+def _network_namespaces(node: Node) -> set[str]:
     """The files of the pods' network namespaces, as the container bundles and CNI's results name them."""
     found: set[str] = set()
-    for bundle in paths.containerd_run.glob("io.containerd.runtime.v2.task/*/*/config.json"):
+    for bundle in node.containerd_run.glob("io.containerd.runtime.v2.task/*/*/config.json"):
         for namespace in _read_json(bundle).get("linux", {}).get("namespaces", []):
             if namespace.get("type") == "network" and "path" in namespace:
                 found.add(namespace["path"])
-    for path in _cni_results():
+    for path in _cni_results(node):
         for interface in _read_json(path).get("result", {}).get("interfaces", []):
             if interface.get("sandbox"):
                 found.add(interface["sandbox"])
@@ -137,31 +145,15 @@ def _network_namespaces(paths: Paths) -> set[str]:
     return {path for path in found if "/netns/cni-" in path}
 
 
-def _cni_results() -> Iterable[Path]:
-    """What CNI's library remembers of our pods: the files of our network and of their loopbacks."""
+def _cni_results(node: Node) -> Iterable[Path]:
+    """What CNI's library remembers of a node's pods: the files of its network and of their loopbacks."""
     results = _CNI_CACHE / "results"
-    ours = list(results.glob(f"{network.NETWORK}-*"))
-    containers = {path.name.removeprefix(f"{network.NETWORK}-").rpartition("-")[0] for path in ours}
+    ours = list(results.glob(f"{node.bridge}-*"))
+    containers = {path.name.removeprefix(f"{node.bridge}-").rpartition("-")[0] for path in ours}
     return [
         *ours,
         *(path for path in results.glob("cni-loopback-*-lo") if path.name.split("-")[2] in containers),
     ]
-
-
-def _remove_cgroups() -> None:
-    """Remove the kubelet's empty control groups, in every hierarchy."""
-    for root in (*_CGROUPS.glob("kubepods"), *_CGROUPS.glob("*/kubepods")):
-        for folder, _, _ in os.walk(root, topdown=False):
-            _remove_if_empty(Path(folder))
-
-
-def _is_listened_to(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as client:
-        try:
-            client.connect(str(path))
-        except OSError:
-            return False
-    return True
 
 
 def _remove_if_empty(*folders: Path) -> None:

@@ -9,12 +9,13 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from tunesmith_cluster import Paths, credentials, network
 from tunesmith_cluster.certificates import KeyPair
+from tunesmith_cluster.nodes import Node, at_least
 
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> Paths:
     paths = Paths(cache=tmp_path_factory.mktemp("cache"), state=tmp_path_factory.mktemp("state"))
-    credentials.ensure_all(paths)
+    credentials.ensure_all(paths, at_least(paths, 2))
     return paths
 
 
@@ -23,21 +24,23 @@ def load(pair: KeyPair) -> x509.Certificate:
 
 
 def test_a_component_is_known_by_its_common_name_and_groups(paths: Paths) -> None:
-    certificate = load(credentials.pair(paths, "kubelet"))
-    assert certificate.subject.rfc4514_string() == "CN=system:node:node-0,O=system:nodes"
+    certificate = load(credentials.pair(paths, Node(paths, 1).kubelet_service))
+    assert certificate.subject.rfc4514_string() == "CN=system:node:node-1,O=system:nodes"
     certificate.verify_directly_issued_by(load(credentials.authority(paths)))
 
 
 def test_etcd_trusts_no_certificate_of_the_cluster(paths: Paths) -> None:
     load(credentials.pair(paths, "etcd")).verify_directly_issued_by(load(credentials.etcd_authority(paths)))
     with pytest.raises((InvalidSignature, ValueError)):
-        load(credentials.pair(paths, "kubelet")).verify_directly_issued_by(load(credentials.etcd_authority(paths)))
+        load(credentials.pair(paths, "kubelet-node-0")).verify_directly_issued_by(
+            load(credentials.etcd_authority(paths))
+        )
 
 
 def test_the_api_server_is_reachable_under_its_names(paths: Paths) -> None:
     names = load(credentials.pair(paths, "apiserver")).extensions.get_extension_for_class(x509.SubjectAlternativeName)
     addresses = names.value.get_values_for_type(x509.IPAddress)
-    assert {ipaddress.ip_address(network.NODE_IP), ipaddress.ip_address(network.API_SERVICE_IP)} <= set(addresses)
+    assert {ipaddress.ip_address(network.HOST_IP), ipaddress.ip_address(network.API_SERVICE_IP)} <= set(addresses)
     assert "kubernetes.default.svc" in names.value.get_values_for_type(x509.DNSName)
 
 
@@ -50,7 +53,7 @@ def test_secrets_are_for_their_owner_only(paths: Paths) -> None:
 def test_a_second_run_changes_nothing(paths: Paths) -> None:
     files = [*paths.pki.iterdir(), *paths.kubeconfigs.iterdir()]
     before = {path: path.read_bytes() for path in files}
-    credentials.ensure_all(paths)
+    credentials.ensure_all(paths, at_least(paths, 2))
     assert {path: path.read_bytes() for path in files} == before
 
 

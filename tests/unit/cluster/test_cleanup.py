@@ -8,7 +8,7 @@ from tunesmith_cluster import Paths, golang, network, ports, teardown
 PATHS = Paths(cache=Path("/cache"), state=Path("/state"))
 
 
-def test_only_the_rules_of_kubernetes_and_cni_are_removed() -> None:
+def test_only_the_rules_of_kubernetes_cni_and_ours_are_removed() -> None:
     mine = (
         "*nat\n"
         ":PREROUTING ACCEPT [5:300]\n"
@@ -24,6 +24,9 @@ def test_only_the_rules_of_kubernetes_and_cni_are_removed() -> None:
         '[0:0] -A PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES\n',
         "[0:0] -A KUBE-SERVICES -d 10.223.0.1/32 -j KUBE-SVC-NPX46M4PTMTKRN6Y\n",
         "[0:0] -A CNI-0a1b2c -d 10.222.0.0/16 -j ACCEPT\n",
+        ":TUNESMITH-POSTROUTING - [0:0]\n",
+        "[0:0] -A POSTROUTING -j TUNESMITH-POSTROUTING\n",
+        "[0:0] -A TUNESMITH-POSTROUTING -s 10.222.0.0/16 ! -d 10.222.0.0/16 -j MASQUERADE\n",
     ]
     assert network.without_cluster_rules("".join([*lines[:3], *cluster, *lines[3:]])) == mine
     assert network.without_cluster_rules(mine) == mine
@@ -70,7 +73,7 @@ def test_a_listener_on_all_addresses_is_in_the_way_too() -> None:
     everywhere = ports.Listener("0.0.0.0", 6443, 1)
     elsewhere = ports.Listener("192.0.2.1", 6443, 2)
     other_port = ports.Listener("0.0.0.0", 6444, 3)
-    found = ports.conflicts([(network.NODE_IP, 6443)], [everywhere, elsewhere, other_port])
+    found = ports.conflicts([(network.HOST_IP, 6443)], [everywhere, elsewhere, other_port])
     assert found == [everywhere]
 
 

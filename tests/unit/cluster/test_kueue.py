@@ -1,0 +1,69 @@
+"""Kueue's objects, as a controller manager outside the cluster needs them."""
+
+from pathlib import Path
+
+import yaml
+from tunesmith_cluster import Paths, credentials, kueue
+
+PATHS = Paths(cache=Path("/cache"), state=Path("/state"))
+URL, CA = "https://127.0.0.1:9443", "Q0E="
+
+
+def service(path: str) -> dict[str, object]:
+    return {"service": {"name": "kueue-webhook-service", "namespace": "kueue-system", "path": path}}
+
+
+RENDERED = [
+    {"kind": "Deployment", "metadata": {"name": "kueue-controller-manager"}},
+    {"kind": "APIService", "metadata": {"name": "v1beta2.visibility.kueue.x-k8s.io"}},
+    {
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": "workloads.kueue.x-k8s.io"},
+        "spec": {"conversion": {"strategy": "Webhook", "webhook": {"clientConfig": service("/convert")}}},
+    },
+    {
+        "kind": "MutatingWebhookConfiguration",
+        "metadata": {"name": "kueue"},
+        "webhooks": [{"name": "mjob.kb.io", "clientConfig": service("/mutate-batch-v1-job")}],
+    },
+    {
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": "kueue-manager-rolebinding"},
+        "subjects": [{"kind": "ServiceAccount", "name": "kueue-controller-manager", "namespace": "kueue-system"}],
+    },
+]
+
+
+def test_what_runs_in_the_cluster_is_left_out_and_the_namespace_is_added() -> None:
+    kinds = [item["kind"] for item in kueue.adapted(RENDERED, URL, CA)]
+    assert kinds == ["Namespace", "CustomResourceDefinition", "MutatingWebhookConfiguration", "ClusterRoleBinding"]
+
+
+def test_the_api_server_asks_a_url_with_our_authority() -> None:
+    _, kind, webhooks, _ = kueue.adapted(RENDERED, URL, CA)
+    assert kind["spec"]["conversion"]["webhook"]["clientConfig"] == {"url": f"{URL}/convert", "caBundle": CA}
+    [webhook] = webhooks["webhooks"]
+    assert webhook == {"name": "mjob.kb.io", "clientConfig": {"url": f"{URL}/mutate-batch-v1-job", "caBundle": CA}}
+
+
+def test_the_rights_go_to_the_user_of_its_kubeconfig() -> None:
+    *_, binding = kueue.adapted(RENDERED, URL, CA)
+    assert [subject["name"] for subject in binding["subjects"]] == [credentials.CLIENTS["kueue"].common_name]
+
+
+def test_it_listens_where_its_configuration_says() -> None:
+    config = yaml.safe_load(kueue.configuration(PATHS))
+    said = {
+        config["health"]["healthProbeBindAddress"],
+        config["metrics"]["bindAddress"],
+        f"{config['webhook']['host']}:{config['webhook']['port']}",
+    }
+    assert said == {f"{address}:{port}" for address, port in kueue.service(PATHS).listens}
+    assert config["integrations"]["frameworks"] == ["batch/job"]
+
+
+def test_a_cluster_has_kueue_once_it_was_added(tmp_path: Path) -> None:
+    paths = Paths(cache=tmp_path, state=tmp_path)
+    assert not kueue.is_added(paths)
+    paths.kueue.mkdir()
+    assert kueue.is_added(paths)
