@@ -1,0 +1,139 @@
+"""What a training takes of one device's memory. Pure arithmetic; every term and its source is in docs/memory.md."""
+
+from __future__ import annotations
+
+from tunesmith.api.base import Model
+from tunesmith.training.activations import Widths, peak
+from tunesmith.training.architecture import ModelFacts
+from tunesmith.training.plan import DistributionPlan, TrainPlan
+
+GIB = 2**30
+ADAM = 8  # two float32 moments of each trained weight (arXiv 1711.05101)
+MASTER = 4  # float32 copy of each trained weight that DeepSpeed keeps (arXiv 1910.02054, section 3.1)
+# NF4: half a byte, one byte of scale for 64 weights, one float32 of scale for 256 of those (arXiv 2305.14314).
+NF4 = 1 / 2 + 1 / 64 + 4 / (64 * 256)
+INT8 = 1.0  # and a float32 of scale for each row (arXiv 2208.07339)
+CONTEXT = int(0.8 * GIB)  # CUDA's context and the libraries' kernels and workspaces
+COMMUNICATION = GIB // 2  # NCCL's channels
+LIBRARIES = int(0.9 * GIB)  # of a trainer on CPU, before it loads a model
+FRAGMENTATION = 0.05  # of all that torch's allocator holds
+BUCKET = 500_000_000  # DeepSpeed's reduce_bucket_size, in elements
+LIVE = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters, in elements
+GROUP = 1_000_000_000  # DeepSpeed's sub_group_size, in elements
+
+
+class Estimate(Model):
+    """Bytes of one device, and of the host where something is kept there."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    """What comes and goes within a step: activations, logits, casts of weights, the optimizer's temporaries."""
+    overhead: int
+    """Libraries, communication buffers and fragmentation."""
+    host: int = 0
+    """Of one pod's processes together."""
+
+    @property
+    def total(self) -> int:
+        """Bytes of one device."""
+        return self.weights + self.gradients + self.optimizer + self.activations + self.overhead
+
+
+def trained(plan: TrainPlan, facts: ModelFacts) -> int:
+    """How many weights are trained."""
+    if plan.tuner.type == "Full":
+        return facts.parameters
+    wanted = {target.rsplit(".", 1)[-1] for target in plan.tuner.target_modules}
+    return plan.tuner.rank * sum(sides for name, (_, sides) in facts.linears.items() if not wanted or name in wanted)
+
+
+def base_bytes(plan: TrainPlan, facts: ModelFacts, compute: int) -> int:
+    """Bytes of the model's own weights where they are held whole. bitsandbytes quantises linear modules only."""
+    match plan.tuner.quantization:
+        case "NF4":
+            return int(facts.linear * NF4) + (facts.parameters - facts.linear) * compute
+        case "Int8":
+            rows = sum(sides for _, sides in facts.linears.values()) // 2
+            return int(facts.linear * INT8) + 4 * rows + (facts.parameters - facts.linear) * compute
+        case _:
+            return facts.parameters * compute
+
+
+def estimate(plan: TrainPlan, facts: ModelFacts, distribution: DistributionPlan, cpu: bool = False) -> Estimate:
+    """Memory of one device under `distribution`. With `cpu` the processes share the host's, without accelerators."""
+    float32 = plan.training.dtype == "Float32" or (plan.training.dtype == "Auto" and cpu)
+    compute, full = 4 if float32 else 2, plan.tuner.type == "Full"
+    sharded = distribution.strategy != "DDP"
+    # Full, unsharded: float32 weights under autocast, whose casts live as long as the forward pass.
+    held = 4 if full and not sharded else compute
+    widths = Widths(compute, held if full else compute)
+    number = trained(plan, facts)
+    passing = peak(plan, facts, widths, cpu)
+    if full and not sharded and compute == 2:
+        passing += 2 * (facts.linear + facts.experts)
+    if plan.tuner.quantization:
+        passing += compute * facts.hidden * max(facts.intermediate, facts.heads * facts.head_dim)
+    adapters = 0 if full else number
+    if sharded:
+        return _zero(plan, facts, distribution, cpu, compute, number, adapters, passing)
+    # AdamW over lists of tensors makes one more of their size (torch.optim: foreach). On CPU it goes one by one.
+    temporary = 4 * (facts.largest if full else 0) if cpu else 4 * number
+    buckets = 4 * number if plan.world_size > 1 else 0  # DistributedDataParallel without gradient_as_bucket_view
+    weights, gradients, optimizer = base_bytes(plan, facts, held) + 4 * adapters, 4 * number, ADAM * number
+    activations = max(passing, temporary)
+    return Estimate(
+        weights=weights,
+        gradients=gradients,
+        optimizer=optimizer,
+        activations=activations,
+        overhead=_overhead(plan, cpu, buckets, weights + gradients + optimizer + activations),
+    )
+
+
+def _zero(
+    plan: TrainPlan,
+    facts: ModelFacts,
+    distribution: DistributionPlan,
+    cpu: bool,
+    compute: int,
+    number: int,
+    adapters: int,
+    passing: int,
+) -> Estimate:
+    """ZeRO: weights in the compute type, and each process keeps its part of the rest (arXiv 1910.02054, figure 1)."""
+    world, stage = plan.world_size, int(distribution.strategy[-1])
+    whole = base_bytes(plan, facts, compute) + compute * adapters
+    weights = whole // world if stage == 3 else whole
+    gradients = compute * number // (1 if stage == 1 else world)
+    optimizer = (ADAM + MASTER) * number // world
+    # Buckets of gradients on their way, made at full size; two where communication overlaps (stages 1 and 2).
+    buckets = compute * (min(BUCKET, number) if cpu else BUCKET) * (1 if stage == 3 else 2)
+    if stage == 3:  # weights that are gathered at a time
+        buckets += min(whole, compute * (LIVE + facts.largest))
+    # At the step: the part's float32 gradients, and as many temporaries of AdamW. ZeRO-3 goes by groups.
+    temporary = 8 * min(number // world, GROUP if stage == 3 else number)
+    host = 0
+    if distribution.offload != "None" and not cpu:
+        # float32 weights, moments and gradients, and a copy in the compute type on its way back.
+        host = optimizer + (4 + compute) * number // world
+        gradients = optimizer = temporary = 0
+        buckets += 2 * compute * facts.largest
+        if distribution.offload == "All":
+            host += weights
+            weights = 0
+    activations = max(passing, temporary)
+    return Estimate(
+        weights=weights,
+        gradients=gradients,
+        optimizer=optimizer,
+        activations=activations,
+        overhead=_overhead(plan, cpu, buckets, weights + gradients + optimizer + activations),
+        host=host * plan.processes_per_node,
+    )
+
+
+def _overhead(plan: TrainPlan, cpu: bool, buckets: int, allocated: int) -> int:
+    fixed = LIBRARIES if cpu else CONTEXT + (COMMUNICATION if plan.world_size > 1 else 0)
+    return fixed + buckets + int(FRAGMENTATION * (allocated + buckets))
