@@ -40,14 +40,14 @@ check: verify ## formatting, lint, types, layers, Dockerfiles, scripts
 	$(RUN) hadolint $(DOCKERFILES)
 	$(RUN) shellcheck $(SCRIPTS)
 
-generate: ## write the CRDs from the models, to crds/ and the chart
+generate: ## write the CRDs from the models, to crds/ and the chart, and tables of the docs
 	$(PYTHON) -m tunesmith.schema .
 
 verify: ## fail if a generated file is not what `make generate` would write
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && $(PYTHON) -m tunesmith.schema "$$folder" && \
-	for generated in crds helm/tunesmith/templates/crds; do \
+	for generated in crds helm/tunesmith/templates/crds docs/reliability.md; do \
 	  diff -ru "$$generated" "$$folder/$$generated" || \
-	    { echo "$$generated does not fit operator/src/tunesmith/api: run \`make generate\`" >&2; exit 1; }; \
+	    { echo "$$generated does not fit operator/src/tunesmith: run \`make generate\`" >&2; exit 1; }; \
 	done
 
 unit: ## tests without a cluster

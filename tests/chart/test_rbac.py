@@ -25,7 +25,7 @@ def roles(manifests: Manifests, kind: str) -> dict[tuple[str | None, str], dict[
 
 def test_cluster_wide(render: Render) -> None:
     manifests = render()
-    binding = one(manifests, "ClusterRoleBinding")
+    binding = one(manifests, "ClusterRoleBinding", "tunesmith")
     assert binding["roleRef"]["name"] == "tunesmith"
     account = one(manifests, "ServiceAccount")
     assert binding["subjects"] == [
@@ -42,7 +42,27 @@ def test_namespaces_get_the_same_rules_and_nothing_beyond(render: Render) -> Non
     assert found.keys() == {("team-a", "tunesmith"), ("team-b", "tunesmith"), (NAMESPACE, "tunesmith-lease")}
     assert found["team-a", "tunesmith"]["rules"] == everywhere
     assert roles(manifests, "RoleBinding").keys() == found.keys()
-    assert not [m for m in manifests if m["kind"] == "ClusterRoleBinding"]
+    assert [m["metadata"]["name"] for m in manifests if m["kind"] == "ClusterRoleBinding"] == ["tunesmith-nodes"]
+    alone = render({"watchNamespaces": ["team-a"], "rbac": {"nodes": False}})
+    assert not [m for m in alone if m["kind"] == "ClusterRoleBinding"]
+
+
+def test_of_nodes_the_operator_only_reads(render: Render) -> None:
+    rules = one(render(), "ClusterRole", "tunesmith-nodes")["rules"]
+    assert granted(rules) == {("", "nodes", "get"), ("", "nodes", "list")}
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "groups"),
+    [("None", set()), ("Volcano", {"scheduling.volcano.sh"}), ("Coscheduling", {"scheduling.x-k8s.io"})],
+)
+def test_pod_groups_are_made_only_for_the_scheduler_that_the_cluster_has(
+    render: Render, scheduler: str, groups: set[str]
+) -> None:
+    rights = granted(one(render({"gangScheduler": scheduler}), "ClusterRole", "tunesmith")["rules"])
+    assert {(group, verb) for group, resource, verb in rights if resource == "podgroups"} == {
+        (group, "create") for group in groups
+    }
 
 
 def test_least_privilege(render: Render) -> None:
@@ -53,9 +73,10 @@ def test_least_privilege(render: Render) -> None:
         right for right in rights if right[1] in {"pods/exec", "pods/log", "nodes", "serviceaccounts", "namespaces"}
     ]
     assert not [right for right in rights if right[0] == "rbac.authorization.k8s.io"]
-    # A resource's spec is its owner's: the operator only writes its status.
-    kinds = {"finetunejobs", "mergejobs", "modeldeployments"}
-    assert {verb for _, resource, verb in rights if resource in kinds} == {"get", "list", "watch"}
+    # A resource's spec is its owner's: the operator only writes its status, and deletes jobs whose time to live is over.
+    reads = {"get", "list", "watch"}
+    assert {verb for _, resource, verb in rights if resource == "modeldeployments"} == reads
+    assert {verb for _, resource, verb in rights if resource in {"finetunejobs", "mergejobs"}} == {*reads, "delete"}
 
 
 def test_the_lease_is_the_only_right_at_home(render: Render) -> None:

@@ -49,6 +49,8 @@ MATRIX: dict[str, dict[str, Any]] = {
             {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
         ],
     },
+    "volcano": {"gangScheduler": "Volcano", "prices": {"nvidia.com/gpu": 2.5, "cpu": 0.01}},
+    "coscheduling-no-nodes": {"gangScheduler": "Coscheduling", "rbac": {"nodes": False}},
     "names": {"nameOverride": "tuner", "fullnameOverride": "llm-tuner"},
     "marked-pods": {"podLabels": {"team": "a"}, "podAnnotations": {"note": "b"}},
     "subchart": {"global": {"imageRegistry": "other"}},

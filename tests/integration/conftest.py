@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -22,7 +23,9 @@ def cluster() -> Cluster:
     cluster.up()
     os.environ["KUBECONFIG"] = str(cluster.kubeconfig)
     cluster.load_image(
-        IMAGE, copies=[(HERE / "scripted", "/scripted")], environment={"PATH": "/scripted:/usr/bin:/bin"}
+        IMAGE,
+        copies=[(HERE / "scripted", "/scripted")],
+        environment={"PATH": f"/scripted:{sys.base_prefix}/bin:/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"},
     )
     for name in ("finetunejobs", "mergejobs", "modeldeployments"):
         subprocess.run(

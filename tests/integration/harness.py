@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -69,6 +70,9 @@ class Kubectl:
             lambda: self("get", "pods"),
         )
 
+    def running_pods(self) -> list[str]:
+        return [pod["metadata"]["name"] for pod in self.list("pod") if pod["status"].get("phase") == "Running"]
+
     def condition(self, kind: str, name: str, type_: str = "Succeeded") -> dict[str, Any]:
         conditions = self.get(kind, name).get("status", {}).get("conditions", [])
         return next((c for c in conditions if c["type"] == type_), {})
@@ -92,22 +96,31 @@ def eventually(probe: Callable[[], Any], say: Callable[[], str], seconds: float 
         time.sleep(0.3)
 
 
+def evidence(cluster: Cluster, kubectl: Kubectl, name: str) -> list[dict[str, Any]]:
+    """What the scripted trainer's pods wrote of every step, in the order of writing."""
+    [path] = cluster.paths.volumes.glob(f"*/jobs/{kubectl.namespace}/{name}-*/evidence.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 @contextmanager
-def operator(cluster: Cluster, namespace: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The operator's own process, which watches one namespace."""
+def operator(
+    cluster: Cluster, namespace: str, log: Path, kubeconfig: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The operator's own process, which watches one namespace. However the test left it, it is gone afterwards."""
     values = SETTINGS.model_dump() | {"watch_namespaces": namespace, "namespace": namespace, "pod_name": uuid4().hex}
     values |= {"health_port": 0, "metrics_port": 0}
     environment = {f"TUNESMITH_{name.upper()}": str(value) for name, value in values.items()}
     with log.open("ab") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "tunesmith"],
-            env={**os.environ, **environment, "KUBECONFIG": str(cluster.kubeconfig)},
+            env={**os.environ, **environment, "KUBECONFIG": str(kubeconfig or cluster.kubeconfig)},
             stdout=file,
             stderr=subprocess.STDOUT,
         )
     try:
         yield process
     finally:
+        process.send_signal(signal.SIGCONT)
         process.terminate()
         try:
             process.wait(20)

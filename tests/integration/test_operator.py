@@ -120,19 +120,6 @@ def test_the_columns_that_a_user_sees(kubectl: Kubectl, running: object) -> None
     assert table.count("Completed") == 2
 
 
-def test_the_standby_leads_when_the_leader_goes(cluster: Cluster, kubectl: Kubectl, tmp_path: Path) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    with operator(cluster, kubectl.namespace, first) as leader:
-        eventually(lambda: "leading" in first.read_text(), first.read_text)
-        with operator(cluster, kubectl.namespace, second):
-            eventually(lambda: "another replica leads" in second.read_text(), second.read_text)
-            leader.terminate()
-            assert leader.wait(20) == 0
-            eventually(lambda: "leading" in second.read_text(), second.read_text, 10)
-            kubectl.apply(train("x"))
-            kubectl.wait("finetunejob", "x", "Completed")
-
-
 def test_the_operators_memory_stays_under_100_megabytes(kubectl: Kubectl, running: subprocess.Popen[bytes]) -> None:
     kubectl.apply(train("x"), serve("chat"))
     kubectl.wait("finetunejob", "x", "Completed")

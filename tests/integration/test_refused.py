@@ -29,6 +29,22 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         "globalBatchSize must be a multiple of microBatchSize",
     ),
     ("a learning rate of zero", train("x", training={"learningRate": 0}), "spec.training.learningRate"),
+    (
+        "two ways to say when to write checkpoints",
+        train("x", checkpoint={"everySteps": 5, "everyMinutes": 5}),
+        "at most one of everySteps and everyMinutes must be set",
+    ),
+    (
+        "a variable that is ours",
+        train("x", podTemplate={"env": [{"name": "MASTER_ADDR", "value": "x"}]}),
+        "this variable is set by tunesmith",
+    ),
+    ("more nodes at least than at most", train("x", elastic={"minNodes": 2}), "elastic.minNodes must be at most nodes"),
+    (
+        "offload without ZeRO",
+        train("x", distribution={"strategy": "DDP", "offload": "All"}),
+        "offload needs strategy Auto, ZeRO2 or ZeRO3",
+    ),
     ("a name too long for its children", train("x" * 44), "metadata.name is too long: at most 43 characters"),
     ("a name with a dot", train("a.b"), "metadata.name must be a DNS label"),
     ("two adapters of one name", serve("x", adapters=[ADAPTER, ADAPTER]), "Duplicate value"),

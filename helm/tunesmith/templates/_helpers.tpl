@@ -37,8 +37,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- /* All that the operator may do where it watches, and it needs all of it. Secrets are only got by name. */}}
 {{- define "tunesmith.operatorRules" -}}
 - apiGroups: [tunesmith.io]
-  resources: [finetunejobs, mergejobs, modeldeployments]
+  resources: [modeldeployments]
   verbs: [get, list, watch]
+# ttlSecondsAfterFinished deletes jobs.
+- apiGroups: [tunesmith.io]
+  resources: [finetunejobs, mergejobs]
+  verbs: [get, list, watch, delete]
 - apiGroups: [tunesmith.io]
   resources: [finetunejobs/status, mergejobs/status, modeldeployments/status]
   verbs: [patch]
@@ -49,7 +53,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 # Children are written by server-side apply, which needs patch and, for a new object, create.
 - apiGroups: [batch]
   resources: [jobs]
-  verbs: [get, list, watch, create, patch]
+  verbs: [get, list, watch, create, delete]
 - apiGroups: [apps]
   resources: [deployments]
   verbs: [get, list, watch, create, patch]
@@ -62,15 +66,33 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, create]
+# Deleted are only pods that are on their way out, on a node that cannot say that they are gone.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [list, watch]
+  verbs: [list, watch, delete]
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
   verbs: [get]
+# The Job controller says why it cannot make pods in Events only.
 - apiGroups: [""]
   resources: [events]
+  verbs: [list, create]
+# Why Kueue lets a job wait.
+- apiGroups: [kueue.x-k8s.io]
+  resources: [workloads]
+  verbs: [list]
+{{- if ne .Values.gangScheduler "None" }}
+- apiGroups: [{{ ternary "scheduling.volcano.sh" "scheduling.x-k8s.io" (eq .Values.gangScheduler "Volcano") }}]
+  resources: [podgroups]
   verbs: [create]
+{{- end }}
+{{- end }}
+
+{{- /* Nodes: whether one that holds a pod up still answers, and how large its GPUs are. */}}
+{{- define "tunesmith.nodeRules" -}}
+- apiGroups: [""]
+  resources: [nodes]
+  verbs: [get, list]
 {{- end }}
 
 {{- /* For the Lease that decides which replica works, in the release's own namespace. */}}

@@ -36,6 +36,7 @@ async def run(settings: Settings) -> None:
         if not await _first(lease.acquire(), stop.wait()):
             return
         metrics.LEADER.set(1)
+        client.require = lease.require
         observer = Observer(client, http, settings)
         reconciler = Reconciler(observer, Applier(client, http, observer.admin_token), settings)
         try:

@@ -38,9 +38,9 @@ class Applier:
             if live is None or not covers(live, body):
                 await self._client.apply(body)
         for live in decision.delete:
-            await self._client.delete(
-                live["kind"], meta["namespace"], live["metadata"]["name"], live["metadata"]["uid"]
-            )
+            await self._client.delete(live)
+        for live in decision.kill:
+            await self._client.delete(live, at_once=True)
         if decision.push:
             await self._push(world, decision)
         status = decision.status.body()

@@ -5,23 +5,25 @@ from __future__ import annotations
 import asyncio
 import base64
 import secrets
-from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
 from pydantic import ValidationError
 
+from tunesmith import prerequisites
 from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.api.mergejob import MergeJob
 from tunesmith.api.modeldeployment import ModelDeployment
-from tunesmith.children.meta import ATTEMPT_LABEL, Object, Owner, job_name, plan_name
+from tunesmith.children.inspect import ROLE, inspect_name
+from tunesmith.children.meta import ATTEMPT_LABEL, ROLE_LABEL, Object, Owner, job_name
 from tunesmith.children.serving import adapters_name, admin_name, deployment_name
-from tunesmith.decide import job as jobs
+from tunesmith.decide import attempts, lifecycle, preflight
 from tunesmith.decide import pods as pod_facts
 from tunesmith.decide.references import sources
 from tunesmith.decide.world import Ref, World
-from tunesmith.kube.client import Client
+from tunesmith.kube.client import ApiError, Client
 from tunesmith.serving.contract import AGENT_PORT, AgentStatus
 from tunesmith.settings import Settings
 from tunesmith.training.location import locate
@@ -33,6 +35,8 @@ MODELS: dict[str, type[FineTuneJob] | type[MergeJob] | type[ModelDeployment]] = 
     "ModelDeployment": ModelDeployment,
 }
 ASK_SECONDS = 2.0
+# MiB. https://github.com/NVIDIA/k8s-device-plugin/tree/main/docs/gpu-feature-discovery
+GPU_MEMORY_LABEL = "nvidia.com/gpu.memory"
 
 
 class Observer:
@@ -47,18 +51,22 @@ class Observer:
         if resource is None or "deletionTimestamp" in resource["metadata"]:
             return None
         parsed = MODELS[kind].model_validate(resource)
-        if not isinstance(parsed, ModelDeployment) and jobs.terminal(parsed.status):
-            return None
         owner = Owner.of(resource)
-        children, pods, references, (missing, store_exists) = await asyncio.gather(
-            self._children(owner),
+        if not isinstance(parsed, ModelDeployment) and lifecycle.terminal(parsed.status):
+            if not lifecycle.has_aftermath(parsed):
+                return None
+            jobs = await self._client.list("Job", namespace, owner.selector)
+            return World(resource, datetime.now(UTC), {(job["kind"], job["metadata"]["name"]): job for job in jobs})
+        store, default_store = locate(self._settings.default_store).claim or "", self._settings.default_store
+        children, pods, references, missing, store_exists = await asyncio.gather(
+            self._children(owner, parsed),
             self._client.list("Pod", namespace, owner.selector),
             self._references(namespace, parsed),
-            self._missing(namespace, parsed),
+            prerequisites.missing(self._client, namespace, parsed, default_store),
+            self._client.exists("PersistentVolumeClaim", namespace, store),
         )
         pods.sort(key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
-        report, agents = await asyncio.gather(self._report(kind, pods), self._agents(kind, pods))
-        return World(
+        world = World(
             resource=resource,
             now=datetime.now(UTC),
             children=children,
@@ -66,9 +74,24 @@ class Observer:
             references=references,
             missing=missing,
             store_exists=store_exists,
-            report=report,
-            agents=agents,
             token=secrets.token_urlsafe(32),
+        )
+        if isinstance(parsed, ModelDeployment):
+            return replace(world, agents=await self._agents(pods))
+        report, refusals, lost_nodes, gpu_memory, workload = await asyncio.gather(
+            self._report(pods),
+            self._refusals(world, parsed),
+            self._lost_nodes(pods),
+            self._gpu_memory(parsed),
+            self._workload(world, parsed),
+        )
+        return replace(
+            world,
+            report=report,
+            refusals=refusals,
+            lost_nodes=lost_nodes,
+            gpu_memory=gpu_memory,
+            workload=workload,
         )
 
     async def admin_token(self, namespace: str, deployment: str) -> str:
@@ -77,8 +100,8 @@ class Observer:
         secret = await self._client.get("Secret", namespace, admin_name(owner))
         return base64.b64decode(secret["data"]["token"]).decode() if secret else ""
 
-    async def _children(self, owner: Owner) -> dict[Ref, Object]:
-        if owner.kind == "ModelDeployment":
+    async def _children(self, owner: Owner, resource: FineTuneJob | MergeJob | ModelDeployment) -> dict[Ref, Object]:
+        if isinstance(resource, ModelDeployment):
             names = [
                 ("Deployment", deployment_name(owner)),
                 ("Service", owner.name),
@@ -89,10 +112,12 @@ class Observer:
             found: list[Object] = []
         else:
             found = await self._client.list("Job", owner.namespace, owner.selector)
-            attempt = max((int(job["metadata"]["labels"][ATTEMPT_LABEL]) for job in found), default=1)
-            names = [("ConfigMap", plan_name(owner)), ("Service", job_name(owner, attempt))]
-            if not found:
-                names.append(("Job", job_name(owner, attempt)))
+            number = attempts.number(resource.status)
+            names = [("ConfigMap", job_name(owner, n)) for n in (number, number - 1) if n > 0]
+            names += [("Service", job_name(owner, number)), ("Job", job_name(owner, number))]
+            if not resource.status.attempts:
+                names.append(("Job", inspect_name(owner)))
+            names = [ref for ref in names if ref not in {(job["kind"], job["metadata"]["name"]) for job in found}]
         got = await asyncio.gather(*(self._client.get(kind, owner.namespace, name) for kind, name in names))
         result = {(job["kind"], job["metadata"]["name"]): job for job in found}
         return result | {ref: live for ref, live in zip(names, got, strict=True) if live is not None}
@@ -104,51 +129,64 @@ class Observer:
         found = await asyncio.gather(*(self._client.get(kind, namespace, name) for kind, name in refs))
         return dict(zip(refs, found, strict=True))
 
-    async def _missing(
-        self, namespace: str, resource: FineTuneJob | MergeJob | ModelDeployment
-    ) -> tuple[tuple[str, ...], bool]:
-        """Messages about what the spec names and is not there; and whether the default store's claim is."""
-        store = locate(self._settings.default_store).claim or ""
-        wanted: list[tuple[str, str, str, str | None]] = []
-        for field, source in [*((field, source) for field, source, _ in sources(resource)), *_datasets(resource)]:
-            if source.uri:
-                place = locate(source.uri)
-                if place.claim:
-                    wanted.append((field, "PersistentVolumeClaim", place.claim, None))
-                if place.config_map:
-                    wanted.append((field, "ConfigMap", place.config_map, source.uri.rsplit("/", 1)[1]))
-            if source.secret_ref:
-                wanted.append((field, "Secret", source.secret_ref.name, None))
-        if not isinstance(resource, ModelDeployment):
-            field = "spec.output.uri" if resource.spec.output.uri else "the default store"
-            claim = locate(resource.spec.output.uri or self._settings.default_store).claim or ""
-            wanted.append((field, "PersistentVolumeClaim", claim, None))
-        checks = (self._look_for(namespace, *one) for one in dict.fromkeys(wanted))
-        messages, store_exists = await asyncio.gather(
-            asyncio.gather(*checks), self._client.exists("PersistentVolumeClaim", namespace, store)
-        )
-        return tuple(message for message in messages if message), store_exists
+    async def _refusals(self, world: World, resource: FineTuneJob | MergeJob) -> tuple[str, ...]:
+        """Why pods of the newest Job could not be made. The Job controller says so in Events only."""
+        number = attempts.number(resource.status)
+        job = world.children.get(("Job", job_name(world.owner, number)))
+        made = sum(pod["metadata"]["labels"].get(ATTEMPT_LABEL) == str(number) for pod in world.pods)
+        if job is None or job["spec"].get("suspend") or made >= job["spec"]["parallelism"]:
+            return ()
+        selector = f"involvedObject.uid={job['metadata']['uid']},reason=FailedCreate"
+        events = await self._client.list("Event", world.owner.namespace, fields=selector)
+        return tuple(event["message"] for event in events[-1:])
 
-    async def _look_for(self, namespace: str, field: str, kind: str, name: str, key: str | None) -> str | None:
-        if key is not None:
-            found = await self._client.get(kind, namespace, name)
-            if found is None:
-                return f"{field}: {kind} {name} does not exist: create it in namespace {namespace}"
-            keys = [*(found.get("data") or {}), *(found.get("binaryData") or {})]
-            return (
-                None if key in keys else f"{field}: {kind} {name} has no key {key}; it has {', '.join(keys) or 'none'}"
-            )
-        if await self._client.exists(kind, namespace, name):
+    async def _lost_nodes(self, pods: list[Object]) -> frozenset[str]:
+        """Nodes of pods on their way out which do not answer any more, or are gone."""
+        going = (p for p in pods if "deletionTimestamp" in p["metadata"] and not pod_facts.is_over(p))
+        names = sorted({str(p["spec"]["nodeName"]) for p in going if p["spec"].get("nodeName")})
+        try:
+            nodes = await asyncio.gather(*(self._client.get("Node", "", name) for name in names))
+        except ApiError as error:
+            if error.status == 403:  # a cluster may keep its nodes to itself
+                return frozenset()
+            raise
+        return frozenset(name for name, node in zip(names, nodes, strict=True) if node is None or not answers(node))
+
+    async def _gpu_memory(self, resource: FineTuneJob | MergeJob) -> int | None:
+        """Bytes of the smallest GPU among the nodes that the pods may run on, by the labels of NVIDIA's GPU feature
+        discovery. None: not told, or not needed.
+        """
+        if not isinstance(resource, FineTuneJob) or not preflight.needs_gpu_memory(resource):
             return None
-        return f"{field}: {kind} {name} does not exist: create it in namespace {namespace}"
+        selector = ",".join(f"{k}={v}" for k, v in sorted((resource.spec.pod_template.node_selector or {}).items()))
+        try:
+            nodes = await self._client.list("Node", "", selector)
+        except ApiError as error:
+            if error.status == 403:
+                return None
+            raise
+        sizes = [int(size) for n in nodes if (size := n["metadata"].get("labels", {}).get(GPU_MEMORY_LABEL))]
+        return min(sizes) * 2**20 if sizes else None
 
-    async def _report(self, kind: str, pods: list[Object]) -> Report | None:
+    async def _workload(self, world: World, resource: FineTuneJob | MergeJob) -> Object | None:
+        """Kueue's Workload of a Job that it has not admitted."""
+        job = world.children.get(("Job", job_name(world.owner, attempts.number(resource.status))))
+        if not resource.spec.queue_name or job is None or not job["spec"].get("suspend"):
+            return None
+        selector = f"kueue.x-k8s.io/job-uid={job['metadata']['uid']}"
+        try:
+            found = await self._client.list("Workload", world.owner.namespace, selector)
+        except ApiError as error:
+            if error.status in {403, 404}:  # Kueue is not there, or is none of our business
+                return None
+            raise
+        return found[0] if found else None
+
+    async def _report(self, pods: list[Object]) -> Report | None:
         """Progress, from rank 0 of the newest attempt."""
-        if kind == "ModelDeployment":
-            return None
-        index = "batch.kubernetes.io/job-completion-index"
         for pod in reversed(pods):
-            if pod["metadata"].get("annotations", {}).get(index) == "0" and pod_facts.running(pod):
+            first = pod_facts.rank(pod) == 0 or pod["metadata"]["labels"].get(ROLE_LABEL) == ROLE
+            if first and pod_facts.running(pod):
                 body = await self._ask(pod, PORT, "/progress")
                 try:
                     return Report.model_validate(body) if body else None
@@ -156,9 +194,7 @@ class Observer:
                     return None
         return None
 
-    async def _agents(self, kind: str, pods: list[Object]) -> dict[str, AgentStatus]:
-        if kind != "ModelDeployment":
-            return {}
+    async def _agents(self, pods: list[Object]) -> dict[str, AgentStatus]:
         asked = [
             pod for pod in pods if pod.get("status", {}).get("podIP") and "deletionTimestamp" not in pod["metadata"]
         ]
@@ -179,7 +215,6 @@ class Observer:
             return None
 
 
-def _datasets(resource: FineTuneJob | MergeJob | ModelDeployment) -> Iterator[tuple[str, Any]]:
-    if isinstance(resource, FineTuneJob):
-        for number, dataset in enumerate(resource.spec.datasets):
-            yield f"spec.datasets[{number}]", dataset
+def answers(node: Object) -> bool:
+    """Whether the node's kubelet still says that it is there."""
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in node.get("status", {}).get("conditions", ()))

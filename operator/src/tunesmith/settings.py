@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, Json
 
 PREFIX = "TUNESMITH_"
 
@@ -26,6 +26,10 @@ class Settings(BaseModel):
     """Of all three."""
     default_store: str = Field(default="pvc://tunesmith-store", pattern=r"^pvc://.+$")
     """Where artefacts go if spec.output.uri is not set."""
+    gang_scheduler: Literal["None", "Volcano", "Coscheduling"] = "None"
+    """Who starts the pods of a group together or not at all: a PodGroup is made for it."""
+    prices: Json[dict[str, float]] | dict[str, float] = {}
+    """Price of one device for one hour, by resource name, as JSON: {"nvidia.com/gpu": 2.5}."""
     watch_namespaces: str = ""
     """Comma-separated. Empty: the whole cluster."""
     namespace: str = "default"

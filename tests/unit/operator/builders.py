@@ -27,6 +27,7 @@ def train(status: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
         "model": {"uri": "pvc://store/base"},
         "datasets": [{"uri": "configmap://data/train.jsonl"}],
         "method": {"type": "SFT"},
+        "memory": {"check": "Disabled"},
     }
     return resource("FineTuneJob", {**base, **spec}, status)
 
@@ -53,17 +54,43 @@ def mine(kind: str, name: str, **body: Any) -> dict[str, Any]:
 def job(attempt: int = 1, ended: str | None = None, kind: str = "train") -> dict[str, Any]:
     conditions = [{"type": ended, "status": "True"}] if ended else []
     return mine(
-        "Job", f"x-{kind}-{attempt}", labels={"tunesmith.io/attempt": str(attempt)}, status={"conditions": conditions}
+        "Job",
+        f"x-{kind}-{attempt}",
+        labels={"tunesmith.io/attempt": str(attempt)},
+        spec={"parallelism": 1},
+        status={"conditions": conditions},
     )
 
 
-def pod(name: str = "p0", attempt: int = 1, **status: Any) -> dict[str, Any]:
-    return mine(
+def pod(name: str = "p0", attempt: int = 1, rank: int = 0, **status: Any) -> dict[str, Any]:
+    body = mine(
         "Pod",
         name,
         labels={"tunesmith.io/attempt": str(attempt)},
+        spec={"nodeName": "node-1"},
         status={"phase": "Running", "podIP": "10.0.0.9", **status},
     )
+    body["metadata"]["annotations"] = {"batch.kubernetes.io/job-completion-index": str(rank)}
+    return body
+
+
+def going(pod: dict[str, Any], reason: str | None = None, since: str = STAMP) -> dict[str, Any]:
+    """A pod that is being deleted, with the condition that says who did it."""
+    pod["metadata"]["deletionTimestamp"] = since
+    if reason:
+        condition = {"type": "DisruptionTarget", "status": "True", "reason": reason, "message": f"because of {reason}"}
+        pod["status"]["conditions"] = [*pod["status"].get("conditions", []), condition]
+    return pod
+
+
+def attempt(number: int = 1, **fields: Any) -> dict[str, Any]:
+    """A record of an attempt; open unless it has an endTime."""
+    return {"number": number, "nodes": 1, "microBatchSize": 1, **fields}
+
+
+def begun(*attempts: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    """The status of a job that has begun."""
+    return {"attempts": list(attempts or [attempt()]), "startTime": STAMP, **fields}
 
 
 def terminated(code: int, message: str = "", finished: str = STAMP, reason: str = "Error") -> dict[str, Any]:

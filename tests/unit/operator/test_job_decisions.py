@@ -7,14 +7,27 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from tunesmith.decide.job import MAX_ATTEMPTS, decide
+from tunesmith.decide.job import decide
 from tunesmith.decide.world import Decision, World
 from tunesmith.settings import Settings
 from tunesmith.training.report import Report
-from unit.operator.builders import NOW, STAMP, children, finished, job, merge, mine, pod, terminated, train, world
+from unit.operator.builders import (
+    NOW,
+    STAMP,
+    attempt,
+    begun,
+    children,
+    finished,
+    job,
+    merge,
+    mine,
+    pod,
+    terminated,
+    train,
+    world,
+)
 
 SETTINGS = Settings()
-FAILED = {"reason": "DataError", "message": "row 17: no answer", "rank": 1, "log": ["a", "b"]}
 DONE = {
     "reason": "Completed",
     "artifact": {"kind": "adapters", "uri": "pvc://store/adapters/abc", "digest": "sha256:abc"},
@@ -112,62 +125,6 @@ def kinds(objects: tuple[dict[str, Any], ...]) -> list[tuple[str, str]]:
             "WaitingForInput",
             "pvc://store/base is not there",
         ),
-        (
-            world(train(), children=children(job(ended="Failed")), pods=(pod(**terminated(65, json.dumps(FAILED))),)),
-            "False",
-            "DataError",
-            "row 17: no answer",
-        ),
-        (
-            world(
-                train(),
-                children=children(job(ended="Failed")),
-                pods=(pod(**terminated(137, "", reason="OOMKilled")),),
-            ),
-            "False",
-            "OutOfMemory",
-            "raise spec.resources.limits.memory",
-        ),
-        (
-            world(
-                train(),
-                children=children(job(ended="Failed")),
-                pods=(pod(**terminated(1, "Traceback\nValueError: no")),),
-            ),
-            "False",
-            "Internal",
-            "ended with exit code 1: ValueError: no",
-        ),
-        (
-            world(train(), children=children(job(ended="Complete")), pods=(pod(**terminated(0, json.dumps(DONE))),)),
-            "True",
-            "Completed",
-            "pvc://store/adapters/abc",
-        ),
-        (
-            world(train(), children=children(job(ended="Complete")), pods=(pod(**terminated(0, "hello")),)),
-            "False",
-            "Internal",
-            "reported no artefact",
-        ),
-        (world(train(), children=children(job(ended="Failed"))), "Unknown", "Restarting", "attempt 2 begins"),
-        (world(train(), children=children(job(ended="FailureTarget"))), "Unknown", "Restarting", "its pods are ending"),
-        (
-            world(
-                train(),
-                children=children(job(ended="FailureTarget")),
-                pods=(pod("a"), pod("b", **terminated(65, json.dumps(FAILED)))),
-            ),
-            "False",
-            "DataError",
-            "row 17",
-        ),
-        (
-            world(train(), children=children(job(MAX_ATTEMPTS, ended="Failed"))),
-            "False",
-            "Interrupted",
-            f"attempt {MAX_ATTEMPTS}, the last",
-        ),
     ],
 )
 def test_each_state_has_one_condition(observed: World, status: str, reason: str, message: str) -> None:
@@ -184,9 +141,9 @@ def test_nothing_is_made_while_something_is_missing() -> None:
 
 
 def test_a_single_process_gets_no_service_and_a_group_does() -> None:
-    assert kinds(decided(world(train())).create) == [("ConfigMap", "x-train-plan"), ("Job", "x-train-1")]
+    assert kinds(decided(world(train())).create) == [("ConfigMap", "x-train-1"), ("Job", "x-train-1")]
     assert kinds(decided(world(train(nodes=2))).create) == [
-        ("ConfigMap", "x-train-plan"),
+        ("ConfigMap", "x-train-1"),
         ("Service", "x-train-1"),
         ("Job", "x-train-1"),
     ]
@@ -208,7 +165,7 @@ def test_a_run_keeps_the_plan_that_it_began_with() -> None:
     begun = decided(world(train()))
     plan = next(o for o in begun.create if o["kind"] == "ConfigMap")
     observed = world(
-        train(), children=children(mine("ConfigMap", "x-train-plan", data=plan["data"]), job()), pods=(pod(),)
+        train(), children=children(mine("ConfigMap", "x-train-1", data=plan["data"]), job()), pods=(pod(),)
     )
     later = decide(observed, SETTINGS.model_copy(update={"default_store": "pvc://elsewhere"}))
     assert later is not None
@@ -217,31 +174,9 @@ def test_a_run_keeps_the_plan_that_it_began_with() -> None:
     assert "elsewhere" not in json.dumps(later.create)
 
 
-def test_the_failure_of_the_first_pod_is_told_not_of_those_that_die_of_it() -> None:
-    lost = {"reason": "PeerLost", "message": "connection closed by peer"}
-    pods = (
-        pod("p1", **terminated(69, json.dumps(lost), "2026-01-02T03:00:01Z")),
-        pod("p0", **terminated(65, json.dumps(FAILED), "2026-01-02T03:00:09Z")),
-    )
-    status = decided(world(train(nodes=2), children=children(job(ended="Failed")), pods=pods)).status.body()
-    assert status["failure"] == {**FAILED, "pod": "p0", "exitCode": 65}
-
-
-def test_a_restart_runs_under_new_names_so_that_old_pods_cannot_meet_new_ones() -> None:
-    decision = decided(world(train(nodes=2), children=children(job(ended="Failed"))))
-    assert kinds(decision.create) == [("Service", "x-train-2"), ("Job", "x-train-2")]
-    env = decision.create[1]["spec"]["template"]["spec"]["containers"][0]["env"]
-    assert {"name": "MASTER_ADDR", "value": "x-train-2-0.x-train-2"} in env
-
-
-def test_only_the_newest_attempt_counts() -> None:
-    observed = world(train(), children=children(job(1, ended="Failed"), job(2)), pods=(pod("q", attempt=2),))
-    assert succeeded(decided(observed))[1] == "Running"
-
-
 def test_a_merge_reports_the_error_of_its_logits() -> None:
     observed = world(
-        merge(),
+        merge(begun()),
         children=children(job(ended="Complete", kind="merge")),
         pods=(pod(**terminated(0, json.dumps(DONE))),),
     )
@@ -256,6 +191,7 @@ def test_progress_is_written_at_most_every_ten_seconds() -> None:
         "step": 50,
         "totalSteps": 200,
         "percent": 25,
+        "text": "50/200 (25%)",
         "loss": 1.235,
         "etaSeconds": 3700,
         "eta": "1h01m",
@@ -266,6 +202,22 @@ def test_progress_is_written_at_most_every_ten_seconds() -> None:
     assert early["progress"]["step"] == 50
     late = decided(world(train(first), now=NOW + timedelta(seconds=10), **later)).status.body()
     assert late["progress"]["step"] == 51
+
+
+def test_what_a_job_made_ends_it() -> None:
+    done = pod(**terminated(0, json.dumps(DONE)))
+    decision = decided(world(train(begun()), children=children(job(ended="Complete")), pods=(done,)))
+    assert succeeded(decision) == ("True", "Completed", "pvc://store/adapters/abc")
+    assert decision.status.body()["attempts"][0] == {
+        **attempt(), "endTime": STAMP, "reason": "Completed", "counted": False
+    }  # fmt: skip
+
+
+def test_a_job_without_an_artefact_failed() -> None:
+    other = pod(**terminated(0, "hello"))
+    found = succeeded(decided(world(train(begun()), children=children(job(ended="Complete")), pods=(other,))))
+    assert found[:2] == ("False", "Internal")
+    assert "reported no artefact" in found[2]
 
 
 def test_the_transition_time_moves_only_with_the_status() -> None:

@@ -151,6 +151,8 @@ class Attempt(Model):
     """Counted from 1; part of the pods' names."""
     nodes: int
     """Pods that it was made for."""
+    scheduled_nodes: int | None = None
+    """Pods that got a node, where those were too few."""
     micro_batch_size: int | None = None
     """Rows that one process held at a time."""
     start_time: Time | None = None
@@ -192,6 +194,8 @@ class Accounting(Model):
     """Device-hours of work that was done again, or never: from the last checkpoint to the end of an attempt."""
     cost: float | None = None
     """askedHours times the price of the chart's table (values `prices`)."""
+    updated: Time
+    """Up to when it is counted."""
 
 
 class JobStatus(Model):

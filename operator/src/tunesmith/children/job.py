@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from tunesmith.api.finetunejob import FineTuneJobSpec
+from tunesmith.api.job import JobSpec
 from tunesmith.api.mergejob import MergeJobSpec
-from tunesmith.children.meta import ATTEMPT_LABEL, Object, Owner, job_name, plan_name
+from tunesmith.children.gang import in_gang
+from tunesmith.children.meta import ATTEMPT_LABEL, Object, Owner, job_name
 from tunesmith.children.pods import ENVIRONMENT, SCRATCH, Input, container, mounts, pod_spec
+from tunesmith.children.template import customised
 from tunesmith.settings import Settings
 from tunesmith.training.plan import MergePlan, Place, TrainPlan
 from tunesmith.training.report import PLAN_FOLDER, PORT
@@ -14,6 +17,9 @@ MASTER_PORT = 29500
 INDEX = {"fieldRef": {"fieldPath": "metadata.annotations['batch.kubernetes.io/job-completion-index']"}}
 # Time to write a checkpoint after SIGTERM.
 GRACE_SECONDS = 120
+# https://kueue.sigs.k8s.io/docs/reference/labels-and-annotations/
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+QUEUE_PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
 
 
 def _secret(source: object) -> str | None:
@@ -21,9 +27,18 @@ def _secret(source: object) -> str | None:
     return ref.name if ref else None
 
 
-def train_job(owner: Owner, attempt: int, spec: FineTuneJobSpec, plan: TrainPlan, settings: Settings) -> Object:
-    """The Indexed Job of one attempt: one pod per node, torchrun in each where there are several processes."""
-    alone = plan.nodes * plan.processes_per_node == 1
+def train_job(
+    owner: Owner,
+    attempt: int,
+    spec: FineTuneJobSpec,
+    plan: TrainPlan,
+    settings: Settings,
+    deadline: int | None,
+) -> Object:
+    """The Indexed Job of one attempt: one pod per node, torchrun in each where there are several processes.
+    `deadline`: seconds that are left to it.
+    """
+    alone = plan.world_size == 1
     launcher = ["python"] if alone else ["python", "-m", "torch.distributed.run"]
     inputs = [
         Input(plan.model.uri, _secret(spec.model)),
@@ -37,15 +52,24 @@ def train_job(owner: Owner, attempt: int, spec: FineTuneJobSpec, plan: TrainPlan
         attempt,
         command=[*launcher, "-m", "tunesmith_trainer", "train"],
         env=[*threads(plan), *([] if alone else rendezvous(owner, attempt, plan))],
-        inputs=inputs,
+        inputs=[*inputs, Input(plan.checkpoint.uri, writable=True)],
         plan=plan,
         nodes=plan.nodes,
+        spec=spec,
         resources=spec.resources.body(),
         settings=settings,
+        deadline=deadline,
     )
 
 
-def merge_job(owner: Owner, attempt: int, spec: MergeJobSpec, plan: MergePlan, settings: Settings) -> Object:
+def merge_job(
+    owner: Owner,
+    attempt: int,
+    spec: MergeJobSpec,
+    plan: MergePlan,
+    settings: Settings,
+    deadline: int | None,
+) -> Object:
     """The Job that merges: one pod."""
     sources: list[tuple[Place, object]] = [
         (plan.model, spec.model),
@@ -59,8 +83,10 @@ def merge_job(owner: Owner, attempt: int, spec: MergeJobSpec, plan: MergePlan, s
         inputs=[Input(place.uri, _secret(source)) for place, source in sources],
         plan=plan,
         nodes=1,
+        spec=spec,
         resources=spec.resources.body(),
         settings=settings,
+        deadline=deadline,
     )
 
 
@@ -100,11 +126,18 @@ def _job(
     inputs: list[Input],
     plan: TrainPlan | MergePlan,
     nodes: int,
+    spec: JobSpec,
     resources: Object,
     settings: Settings,
+    deadline: int | None,
 ) -> Object:
     name = job_name(owner, attempt)
     labels = {ATTEMPT_LABEL: str(attempt)}
+    queue = {}
+    if spec.queue_name:
+        queue[QUEUE_LABEL] = spec.queue_name
+        if spec.priority:
+            queue[QUEUE_PRIORITY_LABEL] = spec.priority
     wanted = mounts([*inputs, Input(plan.output.uri, writable=True)], settings)
     trainer = container(
         "trainer",
@@ -121,28 +154,32 @@ def _job(
         ],
         terminationMessagePolicy="FallbackToLogsOnError",
     )
-    return {
-        **owner.child("batch/v1", "Job", name, labels),
-        "spec": {
-            "completionMode": "Indexed",
-            "completions": nodes,
-            "parallelism": nodes,
-            # A group lives and dies as a whole: the first failed pod ends the attempt.
-            "backoffLimit": 0,
-            "podReplacementPolicy": "Failed",
-            "template": {
-                "metadata": {"labels": {**owner.labels, **labels}},
-                "spec": pod_spec(
-                    [trainer],
-                    wanted.fetchers,
-                    [{"name": "plan", "configMap": {"name": plan_name(owner)}}, *wanted.volumes],
-                    restartPolicy="Never",
-                    subdomain=name,
-                    terminationGracePeriodSeconds=GRACE_SECONDS,
-                ),
-            },
-        },
+    template = {
+        "metadata": {"labels": {**owner.labels, **labels}},
+        "spec": pod_spec(
+            [trainer],
+            wanted.fetchers,
+            [{"name": "plan", "configMap": {"name": name}}, *wanted.volumes],
+            restartPolicy="Never",
+            subdomain=name,
+            terminationGracePeriodSeconds=GRACE_SECONDS,
+        ),
     }
+    job: Object = {
+        "completionMode": "Indexed",
+        "completions": nodes,
+        "parallelism": nodes,
+        # A group lives and dies as a whole: the first failed pod ends the attempt.
+        "backoffLimit": 0,
+        # Never two pods of one rank: a pod is replaced, after a suspension, when the one before has ended.
+        "podReplacementPolicy": "Failed",
+        "template": customised(in_gang(owner, attempt, template, settings), spec.pod_template),
+    }
+    if deadline is not None:
+        job["activeDeadlineSeconds"] = deadline
+    if queue:
+        job["suspend"] = True  # from the first moment on: no pod may start before Kueue has seen the Job
+    return {**owner.child("batch/v1", "Job", name, {**labels, **queue}), "spec": job}
 
 
 def headless_service(owner: Owner, attempt: int) -> Object:

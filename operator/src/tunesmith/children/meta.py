@@ -68,11 +68,6 @@ class Owner:
         }
 
 
-def plan_name(owner: Owner) -> str:
-    """Name of the ConfigMap with a job's plan."""
-    return f"{owner.name}-{'train' if owner.kind == 'FineTuneJob' else 'merge'}-plan"
-
-
 def job_name(owner: Owner, attempt: int) -> str:
-    """Name of an attempt's Job, and of its headless Service."""
+    """Name of an attempt's Job, of the ConfigMap with its plan, and of its headless Service."""
     return f"{owner.name}-{'train' if owner.kind == 'FineTuneJob' else 'merge'}-{attempt}"

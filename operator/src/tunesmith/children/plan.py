@@ -1,17 +1,17 @@
-"""The ConfigMap with a job's resolved plan."""
+"""The ConfigMap with the resolved plan of an attempt."""
 
 from __future__ import annotations
 
 import json
 
-from tunesmith.children.meta import Object, Owner, plan_name
+from tunesmith.children.meta import ATTEMPT_LABEL, Object, Owner, job_name
 from tunesmith.training.plan import MergePlan, TrainPlan
 
 
-def plan_config_map(owner: Owner, plan: TrainPlan | MergePlan) -> Object:
-    """Immutable: what a run does is fixed when it starts, whatever becomes of the operator's settings."""
+def plan_config_map(owner: Owner, attempt: int, plan: TrainPlan | MergePlan) -> Object:
+    """Immutable: what an attempt does is fixed when it starts, whatever becomes of the operator's settings."""
     return {
-        **owner.child("v1", "ConfigMap", plan_name(owner)),
+        **owner.child("v1", "ConfigMap", job_name(owner, attempt), {ATTEMPT_LABEL: str(attempt)}),
         "immutable": True,
         "data": {"plan.json": json.dumps(plan.body(), indent=2, sort_keys=True)},
     }

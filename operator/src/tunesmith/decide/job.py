@@ -1,94 +1,217 @@
-"""FineTuneJob and MergeJob: references -> plan -> Job -> outcome. One chain, since they differ only in the plan."""
+"""FineTuneJob and MergeJob: references -> plan -> attempts -> outcome. One chain: they differ only in the plan."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Literal
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
 
-from tunesmith.api.finetunejob import FineTuneJob, FineTuneJobStatus, Progress
-from tunesmith.api.job import Failure, JobStatus
-from tunesmith.api.mergejob import MergeJob, MergeJobStatus
-from tunesmith.children.job import headless_service, merge_job, train_job
-from tunesmith.children.meta import ATTEMPT_LABEL, Object, job_name, plan_name
+from tunesmith.api.finetunejob import FineTuneJob
+from tunesmith.api.job import Failure
+from tunesmith.api.mergejob import MergeJobStatus
+from tunesmith.children.gang import pod_group
+from tunesmith.children.inspect import inspect_job, inspect_name
+from tunesmith.children.job import headless_service
+from tunesmith.children.meta import Object, job_name
 from tunesmith.children.plan import plan_config_map
+from tunesmith.decide import attempts, lifecycle, preflight, progress, queueing
 from tunesmith.decide import pods as pod_facts
-from tunesmith.decide.references import resolve, sources, wrong_kind
-from tunesmith.decide.world import Decision, Event, World, condition, deleting, foreign
+from tunesmith.decide.jobstate import KINDS, WAIT_SECONDS, JobState, job_condition, job_finished
+from tunesmith.decide.references import sources, wrong_kind
+from tunesmith.decide.world import Decision, Event, World, deleting, foreign
 from tunesmith.settings import Settings
-from tunesmith.training.plan import Job, MergePlan, PlanError, TrainPlan, digest, merge_plan, train_plan
+from tunesmith.training.plan import MergePlan, PlanError, TrainPlan, digest, nodes_that_divide
 from tunesmith.training.report import duration
 
-WAIT_SECONDS = 15.0
-# A pod that was taken away does not fail its job, but something that takes it away every time does.
-MAX_ATTEMPTS = 16
-
-
-@dataclass(frozen=True)
-class Kind:
-    """Where the two kinds of job differ."""
-
-    model: type[FineTuneJob] | type[MergeJob]
-    plan_model: type[TrainPlan] | type[MergePlan]
-    plan: Callable[..., TrainPlan | MergePlan]
-    job: Callable[..., Object]
-
-
-KINDS = {
-    "FineTuneJob": Kind(FineTuneJob, TrainPlan, train_plan, train_job),
-    "MergeJob": Kind(MergeJob, MergePlan, merge_plan, merge_job),
-}
-
-
-def terminal(status: JobStatus) -> bool:
-    """Whether the job has ended. It never runs again, and its status is never written again."""
-    return any(c.type == "Succeeded" and c.status != "Unknown" for c in status.conditions)
+# Attempts that are ended by deleting their Job.
+OUR_ENDINGS = frozenset({"Stalled", "TooFewNodes", "Suspended"})
+# Jobs of older attempts are kept for the logs of their pods.
+KEPT_JOBS = 3
 
 
 def decide(world: World, settings: Settings) -> Decision | None:
     """What to do for a job now. None: nothing, it is over."""
     kind = KINDS[world.resource["kind"]]
     resource = kind.model.model_validate(world.resource)
-    if deleting(world.resource) or terminal(resource.status):
+    if deleting(world.resource):
         return None
+    if lifecycle.terminal(resource.status):
+        return lifecycle.tidy(world, resource)
     chain = _Chain(world, settings, kind, resource)
-    return (
-        chain.references()
+    decision = (
+        chain.deadline()
+        or chain.name_taken()
+        or chain.suspended()
+        or chain.succeeded()
+        or chain.ended()
+        or chain.closing()
+        or chain.references()
         or chain.impossible()
         or chain.missing()
-        or chain.name_taken()
-        or chain.failed()
-        or chain.succeeded()
+        or chain.preflight()
+        or chain.older_pods()
+        or chain.backoff()
         or chain.run()
     )
+    return chain.finished(decision)
 
 
-class _Chain:
-    """The checks, each the end of the chain or None. Made anew for every decision."""
-
-    def __init__(self, world: World, settings: Settings, kind: Kind, resource: FineTuneJob | MergeJob) -> None:
-        self.world, self.settings, self.kind, self.resource = world, settings, kind, resource
-        self.owner = world.owner
-        self.found = resolve(world, [source for _, source, _ in sources(resource)])
-        self.attempts = {
-            int(child["metadata"]["labels"][ATTEMPT_LABEL]): child
-            for (kind_, _), child in world.children.items()
-            if kind_ == "Job" and self.owner.owns(child)
-        }
-        self.attempt = max(self.attempts, default=1)
-        self.live_job = self.attempts.get(self.attempt)
-        self.pods = [p for p in world.pods if p["metadata"]["labels"].get(ATTEMPT_LABEL) == str(self.attempt)]
+class _Chain(JobState):
+    """The checks, each the end of the chain or None."""
 
     # -- the checks, in order ---------------------------------------------------------------------------------
 
+    def deadline(self) -> Decision | None:
+        """A live Job has the deadline itself; here it counts for what lies between two of them."""
+        limit = self.resource.spec.active_deadline_seconds
+        if limit is None or self.old.start_time is None or self.live_job is not None:
+            return None
+        if self.world.now < lifecycle.moment(self.old.start_time) + timedelta(seconds=limit):
+            return None
+        return self.fail(lifecycle.deadline_exceeded(limit))
+
+    def name_taken(self) -> Decision | None:
+        name = job_name(self.owner, self.number)
+        message = foreign(self.world, [("ConfigMap", name), ("Job", name), ("Service", name)])
+        return self.wait("NameTaken", message) if message else None
+
+    def suspended(self) -> Decision | None:
+        if not self.resource.spec.suspend:
+            return None
+        if self.open and self.open.reason is None and not job_condition(self.live_job, "Complete"):
+            ending = self.open.model_copy(update={"reason": "Suspended", "message": "spec.suspend is true"})
+            return self.wait("Suspending", "its pods write a checkpoint and end", attempt=ending, again=0)
+        if self.open and self.open.reason is None:
+            return None  # it was over before it could be suspended
+        if self.live_job is not None and not job_finished(self.live_job):
+            waiting = self.wait("Suspending", "its pods write a checkpoint and end")
+            return replace(waiting, delete=(self.live_job,))
+        if self.alive:
+            return self.wait("Suspending", "its pods write a checkpoint and end")
+        closed = self.open.model_copy(update={"end_time": self.world.stamp}) if self.open else None
+        done = self.wait("Suspended", "spec.suspend is true", attempt=closed, start_time=None)
+        return replace(done, again=None)
+
+    def succeeded(self) -> Decision | None:
+        if job_condition(self.live_job, "Complete") is None:
+            return None
+        endings = [ending for pod in self.pods if (ending := pod_facts.ending(pod)) and ending.artifact]
+        if not endings:
+            message = "the pods ended well but reported no artefact: is the image tunesmith's trainer?"
+            return self.fail(Failure(reason="Internal", message=message))
+        artifact = endings[0].artifact
+        fields: dict[str, Any] = {"artifact": artifact, "failure": None, "completion_time": self.world.stamp}
+        message = artifact.uri if artifact else ""
+        if isinstance(self.old, MergeJobStatus):
+            error = endings[0].logit_error
+            fields["logit_error"] = None if error is None else float(f"{error:.3g}")
+        elif self.old.progress:
+            fields["progress"] = progress.finished(self.old.progress, self.world.stamp)
+        attempt = self.observed().model_copy(update={"end_time": self.world.stamp, "reason": "Completed"})
+        return Decision(
+            status=self.status("True", "Completed", message, attempt=attempt, **fields),
+            events=(Event("Normal", "Completed", message),),
+        )
+
+    def ended(self) -> Decision | None:
+        """Write down why the attempt ends, as soon as it can be known: pods and what they say may be gone soon."""
+        if self.open is None or self.open.reason is not None:
+            return None
+        settled = (self.live_job is None or job_finished(self.live_job)) and not self.live_pods()
+        if job_condition(self.live_job, "Failed", "DeadlineExceeded"):
+            return self.close(lifecycle.deadline_exceeded(self.resource.spec.active_deadline_seconds or 0))
+        failure = pod_facts.failure(self.pods)
+        if failure is None and settled:
+            what = "its Job was deleted" if self.live_job is None else "its pods were taken away before they ended"
+            failure = Failure(reason="Interrupted", message=what)
+        # What was taken away may have been so because of another that has not said its word yet.
+        if failure is None or (failure.reason in pod_facts.TAKEN_AWAY and not settled):
+            return self.stalled() or self.too_few_nodes()
+        return self.close(failure)
+
+    def stalled(self) -> Decision | None:
+        if not isinstance(self.resource, FineTuneJob) or self.resource.spec.stall.action != "Restart":
+            return None
+        message = progress.stalled(self.world.report, self.resource.spec)
+        return self.close(Failure(reason="Stalled", message=message)) if message else None
+
+    def too_few_nodes(self) -> Decision | None:
+        """With spec.elastic: end an attempt whose pods cannot all be scheduled, if fewer would do."""
+        if not isinstance(self.resource, FineTuneJob) or not self.resource.spec.elastic or self.live_job is None:
+            return None
+        elastic, plan = self.resource.spec.elastic, self.plan()
+        started = (self.live_job.get("status") or {}).get("startTime")
+        if started is None or not isinstance(plan, TrainPlan):
+            return None
+        waited = (self.world.now - lifecycle.moment(started)).total_seconds()
+        scheduled = sum(pod_facts.scheduled(pod) for pod in self.pods)
+        if scheduled >= plan.nodes or waited < elastic.wait_seconds:
+            return None
+        fewer = nodes_that_divide(plan, scheduled, elastic.min_nodes)
+        if fewer is None:
+            return None
+        message = f"only {scheduled} of {plan.nodes} nodes could be had in {duration(waited)}: goes on with {fewer}"
+        return self.close(Failure(reason="TooFewNodes", message=message), scheduled_nodes=scheduled)
+
+    def close(self, failure: Failure, **fields: Any) -> Decision:
+        """Write down the end of the open attempt; nothing is made or deleted before that is written."""
+        attempt = self.observed().model_copy(
+            update={
+                "reason": failure.reason,
+                "message": failure.message[:1024],
+                "pod": failure.pod,
+                "rank": failure.rank,
+                "exit_code": failure.exit_code,
+                **fields,
+            }
+        )
+        record = self.old.model_copy(update={"attempts": attempts.record(self.old.attempts, attempt)})
+        verdict = attempts.verdict(self.resource.spec, record, failure.reason)
+        if verdict.fail is not None:
+            why = f"{failure.message} ({verdict.fail})" if verdict.fail else failure.message
+            final = failure.model_copy(update={"message": why[:4096]})
+            return self.fail(final, attempt.model_copy(update={"end_time": self.world.stamp}))
+        message = f"attempt {attempt.number} ended ({failure.reason}: {failure.message}); its pods are ending"
+        self.events.append(Event("Warning", failure.reason, f"attempt {attempt.number}: {failure.message}"))
+        ending = attempt.model_copy(update={"counted": verdict.counted})
+        return self.wait("Restarting", message, attempt=ending, failure=failure, again=1)
+
+    def closing(self) -> Decision | None:
+        """An attempt whose end is written down: wait until no process of it is left."""
+        if self.open is None or self.open.reason is None:
+            return None
+        message = f"attempt {self.open.number} ended ({self.open.reason}: {self.open.message}); its pods are ending"
+        if self.live_job is not None and not job_finished(self.live_job):
+            # Where a pod failed, the Job controller ends the others, and keeps the failed one with its log.
+            return replace(
+                self.wait("Restarting", message), delete=(self.live_job,) if self.open.reason in OUR_ENDINGS else ()
+            )
+        if self.live_pods():
+            return self.wait("Restarting", message)
+        verdict = attempts.verdict(self.resource.spec, self.old, self.open.reason)
+        wait = verdict.wait_seconds
+        then = "now" if wait == 0 else f"in {duration(wait)}"
+        message = (
+            f"attempt {self.open.number} ended ({self.open.reason}: {self.open.message}): "
+            f"attempt {self.open.number + 1} begins {then}"
+        )
+        counter = "restarts" if self.open.counted else "interruptions"
+        self.events.append(Event("Normal", "Restarting", message))
+        return self.wait(
+            "Restarting",
+            message,
+            attempt=self.open.model_copy(update={"end_time": self.world.stamp}),
+            again=wait,
+            **{counter: (getattr(self.old, counter) or 0) + 1},
+        )
+
     def references(self) -> Decision | None:
-        if self.live_job is None and self.found.waiting:
+        if not self.old.attempts and self.live_job is None and self.found.waiting:
             return self.wait("WaitingForReference", "; ".join(self.found.waiting.values()))
         return None
 
     def impossible(self) -> Decision | None:
-        if self.live_job is not None:
+        if self.old.attempts or self.live_job is not None:
             return None
         for name, source, wanted in sources(self.resource):
             if message := wrong_kind(self.found, source, name, wanted):
@@ -104,162 +227,114 @@ class _Chain:
             return self.wait("WaitingForInput", "; ".join(self.world.missing))
         return None
 
-    def name_taken(self) -> Decision | None:
-        job = job_name(self.owner, self.attempt)
-        names = [("ConfigMap", plan_name(self.owner)), ("Job", job), ("Service", job)]
-        message = foreign(self.world, names)
-        return self.wait("NameTaken", message) if message else None
-
-    def failed(self) -> Decision | None:
-        gone = _job_condition(self.live_job, "Failed") is not None
-        if not gone and _job_condition(self.live_job, "FailureTarget") is None:
+    def preflight(self) -> Decision | None:
+        """Have the model looked at, and see that the job fits, before any of its pods is made."""
+        resource = self.resource
+        if not isinstance(resource, FineTuneJob) or self.old.attempts or resource.spec.memory.check == "Disabled":
             return None
-        failure = pod_facts.failure(self.pods, "Interrupted", "its pods were taken away before they ended")
-        if failure.reason not in pod_facts.TAKEN_AWAY:
-            return self.fail(failure)  # at once, though other pods may still be ending
-        if not gone:
-            return self.wait("Restarting", f"attempt {self.attempt} was interrupted; its pods are ending")
-        if self.attempt >= MAX_ATTEMPTS:
-            return self.fail(
-                failure.model_copy(update={"message": f"{failure.message} (attempt {self.attempt}, the last)"})
-            )
-        return self.restart(failure)
-
-    def succeeded(self) -> Decision | None:
-        if _job_condition(self.live_job, "Complete") is None:
+        begun = self.live_job is not None or self._stored(self.number) is not None
+        plan, name = self.plan(), inspect_name(self.owner)
+        job = self.world.children.get(("Job", name))
+        if not isinstance(plan, TrainPlan) or (job is None and begun):
             return None
-        endings = [ending for pod in self.pods if (ending := pod_facts.ending(pod)) and ending.artifact]
-        if not endings:
-            return self.fail(
-                Failure(
-                    reason="Internal",
-                    message="the pods ended well but reported no artefact: is the image tunesmith's trainer?",
-                )
-            )
-        artifact = endings[0].artifact
-        fields: dict[str, Any] = {"artifact": artifact}
-        message = f"{artifact.uri if artifact else ''}"
-        if isinstance(self.resource, MergeJob):
-            error = endings[0].logit_error
-            fields["logit_error"] = None if error is None else float(f"{error:.3g}")
-        elif self.resource.status.progress:
-            total = self.resource.status.progress.total_steps
-            fields["progress"] = self.resource.status.progress.model_copy(
-                update={
-                    "step": total,
-                    "percent": 100,
-                    "eta_seconds": 0,
-                    "eta": "0s",
-                    "updated": self.world.stamp,
-                }
-            )
-        return Decision(
-            status=self.status("True", "Completed", message, completion_time=self.world.stamp, **fields),
-            events=(Event("Normal", "Completed", message),),
-        )
+        if message := foreign(self.world, [("Job", name)]):
+            return self.wait("NameTaken", message)
+        if job is None:
+            inspect = inspect_job(self.owner, resource.spec, plan, self.settings)
+            return replace(self.wait("Inspecting", "the model's configuration is looked at"), create=(inspect,))
+        found = preflight.outcome(job, self.world.pods)
+        if not begun and found.pending:
+            waiting = self.world.report.waiting if self.world.report else None
+            reason = "WaitingForInput" if waiting else "Inspecting"
+            return self.wait(reason, waiting or found.pending, again=self.settings.poll_seconds)
+        if not begun and found.failure:
+            return self.fail(found.failure)
+        if found.inspection is None:
+            return None
+        try:
+            self.choice = preflight.choice(resource.spec, plan, found.inspection, self.world.gpu_memory)
+        except PlanError as error:
+            return self.fail(Failure(reason="ConfigError", message=str(error)))
+        if not begun and self.choice and self.choice.fits is False:
+            message = self.choice.status.summary
+            if resource.spec.memory.check == "Refuse":
+                return self.fail(Failure(reason="DoesNotFit", message=message), memory=self.choice.status)
+            self.events.append(Event("Warning", "DoesNotFit", message))
+        return None
+
+    def older_pods(self) -> Decision | None:
+        """Never two processes of one rank: an attempt begins when every pod of the ones before is gone or over."""
+        if self.live_job is None and self.alive:
+            names = ", ".join(sorted(pod_facts.name(pod) for pod in self.alive))
+            return self.wait("Restarting", f"pods of an earlier attempt are still ending: {names}")
+        return None
+
+    def backoff(self) -> Decision | None:
+        if self.live_job is not None or not self.old.attempts or self.open:
+            return None
+        last = self.old.attempts[-1]
+        before = self.old.model_copy(update={"restarts": (self.old.restarts or 0) - last.counted})
+        verdict = attempts.verdict(self.resource.spec, before, last.reason or "Internal")
+        left = (attempts.due(last, verdict.wait_seconds) - self.world.now).total_seconds()
+        if left <= 0:
+            return None
+        current = next((c for c in self.old.conditions if c.type == "Succeeded"), None)
+        if current and current.reason == "Restarting":
+            return Decision(status=self.old, again=left)
+        return self.wait("Restarting", f"attempt {self.number} begins in {duration(left)}", again=left)
 
     def run(self) -> Decision:
         plan = self.plan()
         nodes = plan.nodes if isinstance(plan, TrainPlan) else 1
         up = sum(pod_facts.running(pod) for pod in self.pods)
-        if self.world.report and self.world.report.waiting:
+        reported = self.reported(plan)
+        if self.choice:
+            reported["memory"] = self.choice.status
+        attempt = self.observed(plan)
+        if self.open and "progress" not in reported:  # a step alone is not worth a write
+            attempt = attempt.model_copy(
+                update={"last_step": self.open.last_step, "checkpoint_step": self.open.checkpoint_step}
+            )
+        queued = queueing.admission(self.resource.spec, self.live_job, self.world.workload)
+        if queued is not None and not queued.admitted:
+            reason, message = "Queued", queued.message
+        elif self.world.report and self.world.report.waiting:
             reason, message = "WaitingForInput", self.world.report.waiting
         elif up == nodes:
             reason, message = "Running", f"all {nodes} pods run" if nodes > 1 else "the pod runs"
         else:
-            held = pod_facts.problem(self.pods)
+            held = pod_facts.problem(self.pods) or next(iter(self.world.refusals), None)
             reason, message = "Starting", held or f"{up} of {nodes} pods run"
-        first = self.live_job is None and not self.resource.status.start_time
+        if self.live_job is None:
+            self.events.append(Event("Normal", "Started", f"attempt {self.number}: {nodes} pod(s)"))
+        if queued is not None and queued.preempted(self.old):
+            self.events.append(Event("Warning", "Preempted", queued.message))
         return Decision(
             status=self.status(
                 "Unknown",
                 reason,
                 message,
-                start_time=self.resource.status.start_time or self.world.stamp,
-                plan_digest=digest(plan),
-                **self.progress(),
+                attempt=attempt,
+                queued=queued,
+                start_time=self.old.start_time or self.world.stamp,
+                plan_digest=self.old.plan_digest or digest(plan),
+                **reported,
             ),
-            create=(plan_config_map(self.owner, plan), *self.group(self.attempt, plan)),
+            create=self.group(plan),
+            delete=tuple(self.jobs[n] for n in sorted(self.jobs) if n <= self.number - KEPT_JOBS),
             again=self.settings.poll_seconds if up else WAIT_SECONDS,
-            events=(Event("Normal", "Started", f"attempt {self.attempt}: {nodes} pod(s)"),) if first else (),
         )
 
-    # -- outcomes ---------------------------------------------------------------------------------------------
-
-    def wait(self, reason: str, message: str) -> Decision:
-        return Decision(status=self.status("Unknown", reason, message), again=WAIT_SECONDS)
-
-    def fail(self, failure: Failure) -> Decision:
-        return Decision(
-            status=self.status(
-                "False", failure.reason, failure.message, completion_time=self.world.stamp, failure=failure
-            ),
-            events=(Event("Warning", failure.reason, failure.message),),
-        )
-
-    def restart(self, failure: Failure) -> Decision:
-        """Begin the next attempt. A Job has its Failed condition only after every pod of it is gone or ended, so
-        that no old process is left to meet the new ones.
-        """
-        following = self.attempt + 1
-        message = f"attempt {self.attempt} was interrupted ({failure.message}): attempt {following} begins"
-        return Decision(
-            status=self.status("Unknown", "Restarting", message),
-            create=self.group(following, self.plan()),
-            again=WAIT_SECONDS,
-            events=(Event("Warning", "Restarting", message),),
-        )
-
-    def group(self, attempt: int, plan: TrainPlan | MergePlan) -> tuple[Object, ...]:
-        """The objects of one attempt: its Job, and before it the Service by which several processes meet."""
-        job = self.kind.job(self.owner, attempt, self.resource.spec, plan, self.settings)
-        if isinstance(plan, TrainPlan) and plan.nodes * plan.processes_per_node > 1:
-            return headless_service(self.owner, attempt), job
-        return (job,)
-
-    # -- parts of the status ----------------------------------------------------------------------------------
-
-    def plan(self) -> TrainPlan | MergePlan:
-        """The plan of the run: the stored one where there is one, so that a run keeps what it began with."""
-        stored = self.world.children.get(("ConfigMap", plan_name(self.owner)))
-        if stored is not None and self.owner.owns(stored):
-            return self.kind.plan_model.model_validate_json(stored["data"]["plan.json"])
-        job = Job(namespace=self.owner.namespace, name=self.owner.name, uid=self.owner.uid)
-        return self.kind.plan(job, self.resource.spec, self.found.addresses, self.settings.default_store)
-
-    def status(
-        self, succeeded: Literal["True", "False", "Unknown"], reason: str, message: str, **fields: Any
-    ) -> FineTuneJobStatus | MergeJobStatus:
-        old = self.resource.status
-        return old.model_copy(
-            update={
-                "conditions": [condition(self.world, old.conditions, "Succeeded", succeeded, reason, message)],
-                "observed_generation": self.world.generation,
-                **fields,
-            }
-        )
-
-    def progress(self) -> dict[str, Any]:
-        """Progress as a field of the status, kept as it is where it was written a moment ago."""
-        report = self.world.report
-        if report is None or report.waiting or not isinstance(self.resource, FineTuneJob):
-            return {}
-        old = self.resource.status.progress
-        if old and old.updated and not self._older(old.updated, self.settings.progress_seconds):
-            return {}
-        percent = 100 * report.step // max(1, report.total_steps)
-        values = report.model_dump(exclude={"waiting"})
-        for key in ("loss", "tokens_per_second"):
-            values[key] = None if values[key] is None else float(f"{values[key]:.4g}")
-        eta = None if report.eta_seconds is None else duration(report.eta_seconds)
-        new = Progress(**values, percent=percent, eta=eta, updated=self.world.stamp)
-        unchanged = old is not None and (old.step, old.loss) == (new.step, new.loss)
-        return {} if unchanged else {"progress": new}
-
-    def _older(self, stamp: str, seconds: float) -> bool:
-        return (self.world.now - datetime.fromisoformat(stamp)).total_seconds() >= seconds
-
-
-def _job_condition(job: Object | None, type_: str) -> Object | None:
-    conditions = ((job or {}).get("status") or {}).get("conditions", ())
-    return next((c for c in conditions if c["type"] == type_ and c["status"] == "True"), None)
+    def group(self, plan: TrainPlan | MergePlan) -> tuple[Object, ...]:
+        """The objects of an attempt: its plan, the Service by which several processes meet, and its Job."""
+        spec, settings = self.resource.spec, self.settings
+        left = lifecycle.seconds_left(spec.active_deadline_seconds, self.old.start_time, self.world.now)
+        job = self.kind.job(self.owner, self.number, spec, plan, settings, left)
+        objects = [plan_config_map(self.owner, self.number, plan)]
+        if isinstance(plan, TrainPlan):
+            if plan.world_size > 1:
+                objects.append(headless_service(self.owner, self.number))
+            gang = pod_group(self.owner, self.number, plan.nodes, spec, settings)
+            if gang and self.live_job is None:
+                objects.append(gang)
+        return (*objects, job)

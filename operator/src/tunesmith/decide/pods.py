@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
 from tunesmith.api.job import Failure
 from tunesmith.children.meta import Object
+from tunesmith.decide.endings import DISRUPTIONS
 from tunesmith.training.report import Ending
 
 # Reasons of waiting containers that are ordinary and pass by themselves.
 PASSING = frozenset({"ContainerCreating", "PodInitializing"})
 # What a container says that did not fail of itself.
 TAKEN_AWAY = frozenset({"Interrupted", "PeerLost"})
-# The exit code of a program that was ended by SIGTERM, or SIGKILLed after its grace.
+# The exit codes of a program that was ended by SIGTERM, or SIGKILLed after its grace.
 SIGNALS = frozenset({143, 137})
 
 
@@ -39,9 +41,15 @@ def problem(pods: Iterable[Object]) -> str | None:
 
 def ending(pod: Mapping[str, Any]) -> Ending | None:
     """What the trainer's container left in its termination message, if it ended and left one that can be read."""
+    text = termination_message(pod)
+    return _read({"message": text}) if text else None
+
+
+def termination_message(pod: Mapping[str, Any]) -> str | None:
+    """What the pod's first ended container left in its termination message."""
     for container in pod.get("status", {}).get("containerStatuses", ()):
         if terminated := container.get("state", {}).get("terminated"):
-            return _read(terminated)
+            return terminated.get("message") or None
     return None
 
 
@@ -52,31 +60,68 @@ def _read(terminated: Mapping[str, Any]) -> Ending | None:
         return None
 
 
-def first_failed(pods: Iterable[Object]) -> tuple[Object, Object, Object] | None:
-    """(pod, container's status, its termination) of the container that failed first of itself. Those that were ended
-    or lost a peer failed of another, though their clocks may say that they were first.
+@dataclass(frozen=True)
+class Ended:
+    """A container that ended with an error."""
+
+    pod: Object
+    container: Object
+    terminated: Object
+    said: Ending | None
+
+    @property
+    def taken_away(self) -> bool:
+        """Whether it failed of something else: it was ended, or lost a peer."""
+        if self.said is not None:
+            return self.said.reason in TAKEN_AWAY
+        ended = bool(self.pod["metadata"].get("deletionTimestamp")) or disruption(self.pod) is not None
+        return ended and self.terminated.get("exitCode") in SIGNALS and self.terminated.get("reason") != "OOMKilled"
+
+
+def failed_containers(pods: Iterable[Object]) -> list[Ended]:
+    """The containers that ended with an error, those first that failed of themselves, then by time: the clocks of
+    those that died of another's failure may say that they were first.
     """
-    failed = [
-        (pod, container, terminated)
+    found = [
+        Ended(pod, container, terminated, _read(terminated))
         for pod in pods
         for container in _containers(pod)
         if (terminated := container.get("state", {}).get("terminated")) and terminated.get("exitCode", 0) != 0
     ]
-
-    def order(item: tuple[Object, Object, Object]) -> tuple[bool, str, str]:
-        said = _read(item[2])
-        return said is not None and said.reason in TAKEN_AWAY, item[2].get("finishedAt") or "", name(item[0])
-
-    return min(failed, key=order, default=None)
+    return sorted(found, key=lambda e: (e.taken_away, e.terminated.get("finishedAt") or "", name(e.pod)))
 
 
-def failure(pods: Iterable[Object], reason: str, message: str) -> Failure:
-    """Why a group of pods failed. `reason` and `message` are for when no container is left to say more."""
-    first = first_failed(pods)
-    if first is None:
-        return Failure(reason=reason, message=message)
-    pod, container, terminated = first
-    said = _read(terminated)
+def disruption(pod: Mapping[str, Any]) -> Object | None:
+    """The condition by which Kubernetes says that it took the pod away."""
+    conditions = pod.get("status", {}).get("conditions", ())
+    return next((c for c in conditions if c["type"] == "DisruptionTarget" and c["status"] == "True"), None)
+
+
+def failure(pods: Sequence[Object]) -> Failure | None:
+    """Why a group of pods failed, as far as it can be seen: a container that failed of itself, else a disruption,
+    else a container that was ended. None: no pod says anything.
+    """
+    ended = failed_containers(pods)
+    if ended and not ended[0].taken_away:
+        return _failure(ended[0])
+    for pod in pods:
+        if condition := disruption(pod):
+            reason = DISRUPTIONS.get(condition.get("reason", ""), "Interrupted")
+            message = f"pod {name(pod)}: {condition.get('message') or condition.get('reason')}"
+            return Failure(reason=reason, message=message, pod=name(pod))
+    for pod in pods:
+        if pod.get("status", {}).get("reason") == "Evicted":
+            # Of its own making where it used more than its limit; else the node was short of something.
+            message = pod["status"].get("message") or "evicted"
+            own = "exceeds the limit" in message or "exceeds the total limit" in message
+            return Failure(
+                reason="DiskFull" if own else "Evicted", message=f"pod {name(pod)}: {message}", pod=name(pod)
+            )
+    return _failure(ended[0]) if ended else None
+
+
+def _failure(ended: Ended) -> Failure:
+    pod, container, terminated, said = ended.pod, ended.container, ended.terminated, ended.said
     if said is not None and said.reason != "Completed":
         return Failure(
             reason=said.reason,
@@ -88,19 +133,41 @@ def failure(pods: Iterable[Object], reason: str, message: str) -> Failure:
         )
     killed = terminated.get("reason") == "OOMKilled"
     lines = [line[:512] for line in (terminated.get("message") or "").splitlines() if line.strip()]
-    return Failure(
-        reason="OutOfMemory" if killed else ("Interrupted" if terminated["exitCode"] in SIGNALS else "Internal"),
-        message=(
+    if killed:
+        reason = "OutOfMemory"
+        message = (
             f"container {container['name']} used more memory than its limit: raise spec.resources.limits.memory, "
             "or lower training.microBatchSize or maxLength"
-            if killed
-            else f"container {container['name']} ended with exit code {terminated['exitCode']}: "
-            + (lines[-1] if lines else str(terminated.get("reason", "Error")))
-        ),
+        )
+    else:
+        signal = {143: "Interrupted", 137: "Interrupted" if ended.taken_away else "Killed"}
+        reason = signal.get(terminated["exitCode"], "Internal")
+        last = lines[-1] if lines else str(terminated.get("reason", "Error"))
+        message = f"container {container['name']} ended with exit code {terminated['exitCode']}: {last}"
+    return Failure(
+        reason=reason,
+        message=message,
         pod=name(pod),
+        rank=rank(pod),
         exit_code=terminated["exitCode"],
         log=lines[-20:],
     )
+
+
+def rank(pod: Mapping[str, Any]) -> int | None:
+    """The pod's index among those of its Job: the rank of its first process where there is one in each."""
+    index = pod["metadata"].get("annotations", {}).get("batch.kubernetes.io/job-completion-index")
+    return None if index is None else int(index)
+
+
+def is_over(pod: Mapping[str, Any]) -> bool:
+    """Whether no container of the pod will ever run again."""
+    return pod.get("status", {}).get("phase") in {"Succeeded", "Failed"}
+
+
+def scheduled(pod: Mapping[str, Any]) -> bool:
+    """Whether the pod has a node, and is not on its way out."""
+    return bool(pod.get("spec", {}).get("nodeName")) and not pod["metadata"].get("deletionTimestamp")
 
 
 def running(pod: Mapping[str, Any]) -> bool:

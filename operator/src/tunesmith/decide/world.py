@@ -36,6 +36,14 @@ class World:
     """Whether the claim of the default store is there."""
     report: Report | None = None
     """What rank 0 says of its progress."""
+    refusals: tuple[str, ...] = ()
+    """Why the Job controller could not make pods of the newest attempt: a quota, an admission webhook."""
+    lost_nodes: frozenset[str] = frozenset()
+    """Nodes of pods that are on their way out, which do not answer any more."""
+    gpu_memory: int | None = None
+    """Bytes of the smallest GPU of the nodes that the pods may run on, as far as the nodes' labels tell."""
+    workload: Object | None = None
+    """Kueue's Workload of the newest attempt."""
     agents: Mapping[str, AgentStatus] = field(default_factory=dict)
     """By pod name: what the agent says."""
     token: str = ""
@@ -68,7 +76,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do, in order: create, apply, delete, push, then write the status, then post events."""
+    """What to do, in order: create, apply, delete, kill, push, then write the status, then post events."""
 
     status: Model
     create: tuple[Object, ...] = ()
@@ -76,6 +84,8 @@ class Decision:
     apply: tuple[Object, ...] = ()
     """Made or changed by server-side apply."""
     delete: tuple[Object, ...] = ()
+    kill: tuple[Object, ...] = ()
+    """Pods on nodes that are lost: their removal is not waited for."""
     push: tuple[tuple[str, State], ...] = ()
     """(pod's IP, state) for agents that have not seen the newest state."""
     again: float | None = None
@@ -109,6 +119,13 @@ def condition(
     )
 
 
+def with_condition(conditions: list[Condition], new: Condition) -> list[Condition]:
+    """The conditions with `new` in the place of the one of its type."""
+    if any(one.type == new.type for one in conditions):
+        return [new if one.type == new.type else one for one in conditions]
+    return [*conditions, new]
+
+
 def foreign(world: World, names: list[Ref]) -> str | None:
     """A message about the first object that has the name of a child of ours but another owner."""
     for kind, name in names:
@@ -132,5 +149,5 @@ def held(world: World, status: JobStatus | ModelDeploymentStatus, reason: str, m
         mine = condition(world, status.conditions, "Succeeded", "Unknown", reason, message)
     else:
         mine = condition(world, status.conditions, "Ready", "False", reason, message)
-    others = [c for c in status.conditions if c.type != mine.type]
-    return status.model_copy(update={"conditions": [mine, *others], "observed_generation": world.generation})
+    conditions = with_condition(status.conditions, mine)
+    return status.model_copy(update={"conditions": conditions, "observed_generation": world.generation})

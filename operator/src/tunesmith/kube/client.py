@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -37,7 +38,12 @@ RESOURCES = {
     "Secret": ("/api/v1", "secrets"),
     "PersistentVolumeClaim": ("/api/v1", "persistentvolumeclaims"),
     "Event": ("/api/v1", "events"),
+    "Node": ("/api/v1", "nodes"),
+    "Workload": ("/apis/kueue.x-k8s.io/v1beta1", "workloads"),
 }
+# Kinds whose group is in the object, since there are several of that name.
+PLURALS = {"PodGroup": "podgroups"}
+CLUSTER_SCOPED = frozenset({"Node"})
 
 
 class ApiError(Exception):
@@ -59,6 +65,8 @@ class Client:
 
     def __init__(self) -> None:
         self._api: ApiClient | None = None
+        self.require: Callable[[], None] = lambda: None
+        """Asked before every write but those of the Lease; raises where this process may not write any more."""
 
     async def __aenter__(self) -> Self:
         if "KUBERNETES_SERVICE_HOST" in os.environ:
@@ -97,9 +105,10 @@ class Client:
             raise
         return True
 
-    async def list(self, kind: str, namespace: str, selector: str = "") -> list[Object]:
-        """The objects with these labels."""
-        found = await self._call("GET", _path(kind, namespace), query={"labelSelector": selector} if selector else {})
+    async def list(self, kind: str, namespace: str, selector: str = "", fields: str = "") -> list[Object]:
+        """The objects with these labels and fields."""
+        query = {"labelSelector": selector, "fieldSelector": fields}
+        found = await self._call("GET", _path(kind, namespace), query={k: v for k, v in query.items() if v})
         head = {"kind": kind}  # items of a list come without their kind
         return [{**head, **item} for item in found["items"]]
 
@@ -107,9 +116,8 @@ class Client:
         """Make the object. False: there was one of its name already."""
         meta = body["metadata"]
         try:
-            await self._call(
-                "POST", _path(body["kind"], meta["namespace"]), body, query={"fieldManager": CHILDREN_MANAGER}
-            )
+            path = _path(body["kind"], meta["namespace"], api_version=body["apiVersion"])
+            await self._call("POST", path, body, query={"fieldManager": CHILDREN_MANAGER})
         except ApiError as error:
             if error.status == 409:
                 return False
@@ -122,12 +130,13 @@ class Client:
         return await self._apply(_path(body["kind"], meta["namespace"], meta["name"]), body, CHILDREN_MANAGER)
 
     async def apply_status(self, resource: Object, status: Object) -> Object:
-        """Write the whole status of a custom resource. Fails where the resource was made anew meanwhile."""
+        """Write the whole status of a custom resource. Fails where the resource has changed meanwhile."""
         meta = resource["metadata"]
         body = {
             "apiVersion": resource["apiVersion"],
             "kind": resource["kind"],
-            "metadata": {"namespace": meta["namespace"], "name": meta["name"], "uid": meta["uid"]},
+            # Refused where the resource has changed since it was read: by its user, or by another operator.
+            "metadata": {key: meta[key] for key in ("namespace", "name", "uid", "resourceVersion")},
             "status": status,
         }
         path = _path(resource["kind"], meta["namespace"], meta["name"]) + "/status"
@@ -138,11 +147,14 @@ class Client:
         meta = body["metadata"]
         return await self._call("PUT", _path(body["kind"], meta["namespace"], meta["name"]), body)
 
-    async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
-        """Delete this very object, if it is still there."""
-        body = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
+    async def delete(self, live: Object, *, at_once: bool = False) -> None:
+        """Delete this very object, if it is still there. `at_once`: a pod whose node cannot say that it is gone."""
+        meta = live["metadata"]
+        body: Object = {"preconditions": {"uid": meta["uid"]}, "propagationPolicy": "Background"}
+        if at_once:
+            body["gracePeriodSeconds"] = 0
         try:
-            await self._call("DELETE", _path(kind, namespace, name), body)
+            await self._call("DELETE", _path(live["kind"], meta["namespace"], meta["name"]), body)
         except ApiError as error:
             if error.status not in {404, 409}:
                 raise
@@ -163,6 +175,8 @@ class Client:
     ) -> Object:
         if self._api is None:
             raise RuntimeError("the client is used outside of its `async with`")
+        if method != "GET" and "/leases" not in path:
+            self.require()
         request = await self._api.param_serialize(
             method,
             path,
@@ -179,9 +193,9 @@ class Client:
         return result
 
 
-def _path(kind: str, namespace: str, name: str | None = None) -> str:
-    prefix, plural = RESOURCES[kind]
-    path = f"{prefix}/namespaces/{namespace}/{plural}"
+def _path(kind: str, namespace: str, name: str | None = None, api_version: str = "") -> str:
+    prefix, plural = (f"/apis/{api_version}", PLURALS[kind]) if kind in PLURALS else RESOURCES[kind]
+    path = f"{prefix}/{plural}" if kind in CLUSTER_SCOPED else f"{prefix}/namespaces/{namespace}/{plural}"
     return f"{path}/{quote(name)}" if name else path
 
 

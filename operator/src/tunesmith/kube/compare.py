@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import Any
 
-from kubernetes.utils.quantity import parse_quantity
+from tunesmith.api.quantity import amount
 
 
 def covers(live: Any, wanted: Any) -> bool:
@@ -31,9 +30,4 @@ def _is_quantity_map(key: str) -> bool:
 def _same_quantity(live: Any, wanted: dict[str, Any]) -> bool:
     if not isinstance(live, dict) or not wanted.keys() <= live.keys():
         return False
-    return all(_amount(live[key]) == _amount(value) for key, value in wanted.items())
-
-
-def _amount(quantity: str | int) -> Decimal:
-    amount: Decimal = parse_quantity(quantity)  # type: ignore[no-untyped-call]
-    return amount
+    return all(amount(live[key]) == amount(value) for key, value in wanted.items())

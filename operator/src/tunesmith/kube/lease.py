@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from datetime import UTC, datetime, timedelta
+import time
+from datetime import UTC, datetime
 
 from tunesmith.kube.client import ApiError, Client, Object
 
 NAME = "tunesmith-operator"
-DURATION_SECONDS = 15
-RENEW_SECONDS = 5.0
-RETRY_SECONDS = 2.0
+DURATION_SECONDS = 10
+RENEW_SECONDS = 3.0
+RETRY_SECONDS = 1.0
+REQUEST_SECONDS = 3.0
 
 log = logging.getLogger(__name__)
 
@@ -25,15 +27,27 @@ class LeaseLost(Exception):
 
 
 class Lease:
-    """This replica's hold on the Lease."""
+    """This replica's hold on the Lease.
+
+    Nobody's clock is trusted but one's own: a candidate takes over when it has seen no change of the Lease for its
+    whole duration, and a leader counts its own time from before it sent the renewal. So the old leader's time is over
+    before the new one's begins, also when the old one was stopped (SIGSTOP) or cut off in between.
+    """
 
     def __init__(self, client: Client, namespace: str, holder: str) -> None:
         self._client, self._namespace, self._holder = client, namespace, holder
+        self._renewed = float("-inf")
+        self._seen: tuple[object, float] = (None, 0.0)
+
+    def require(self) -> None:
+        """Raise LeaseLost if this replica does not lead any more. Asked before every write."""
+        if time.monotonic() - self._renewed > DURATION_SECONDS:
+            raise LeaseLost("the Lease was not renewed in time")
 
     async def acquire(self) -> None:
         """Wait until this replica leads."""
         said = False
-        while not await self._try():
+        while not await self._attempt():
             if not said:
                 log.info("another replica leads; waiting")
                 said = True
@@ -42,46 +56,53 @@ class Lease:
 
     async def keep(self) -> None:
         """Renew for ever. Raises LeaseLost."""
-        renewed = asyncio.get_running_loop().time()
         while True:
             await asyncio.sleep(RENEW_SECONDS)
-            try:
-                if not await self._try():
-                    raise LeaseLost("another replica took the Lease")
-                renewed = asyncio.get_running_loop().time()
-            except (ApiError, OSError, TimeoutError) as error:
-                if asyncio.get_running_loop().time() - renewed > DURATION_SECONDS - RENEW_SECONDS:
-                    raise LeaseLost(f"the Lease could not be renewed: {error}") from error
+            if not await self._attempt():
+                self.require()
 
     async def release(self) -> None:
         """Let another replica lead at once."""
-        lease = await self._client.get("Lease", self._namespace, NAME)
-        if lease and lease["spec"].get("holderIdentity") == self._holder:
-            lease["spec"]["holderIdentity"] = ""
-            await self._client.replace(lease)
+        async with asyncio.timeout(REQUEST_SECONDS):
+            lease = await self._client.get("Lease", self._namespace, NAME)
+            if lease and lease["spec"].get("holderIdentity") == self._holder:
+                lease["spec"]["holderIdentity"] = ""
+                await self._client.replace(lease)
 
-    async def _try(self) -> bool:
-        now = datetime.now(UTC)
+    async def _attempt(self) -> bool:
+        """Take or renew the Lease. False: another has it, or the API server cannot be reached."""
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                taken = await self._take()
+        except (ApiError, OSError, TimeoutError) as error:
+            log.warning("the Lease cannot be renewed: %s", str(error) or type(error).__name__)
+            return False
+        if taken:
+            self._renewed = began
+        elif self._renewed > float("-inf"):
+            raise LeaseLost("another replica took the Lease")
+        return taken
+
+    async def _take(self) -> bool:
         lease = await self._client.get("Lease", self._namespace, NAME)
         if lease is None:
-            return await self._client.create(self._body(now))
-        spec = lease["spec"]
-        holder = spec.get("holderIdentity")
-        if holder and holder != self._holder:
-            renewed = datetime.fromisoformat(spec["renewTime"])
-            if now < renewed + timedelta(seconds=spec["leaseDurationSeconds"]):
-                return False
-        lease["spec"] = {**spec, **self._body(now)["spec"]}
-        try:
-            await self._client.replace(lease)
-        except ApiError as error:
-            if error.status == 409:
-                return False
-            raise
+            return await self._client.create(self._body())
+        holder = lease["spec"].get("holderIdentity")
+        if holder and holder != self._holder and not self._expired(lease):
+            return False
+        lease["spec"] = {**lease["spec"], **self._body()["spec"]}
+        await self._client.replace(lease)
         return True
 
-    def _body(self, now: datetime) -> Object:
-        stamp = now.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    def _expired(self, lease: Object) -> bool:
+        version, now = lease["metadata"]["resourceVersion"], time.monotonic()
+        if version != self._seen[0]:
+            self._seen = (version, now)
+        return bool(now - self._seen[1] > lease["spec"]["leaseDurationSeconds"])
+
+    def _body(self) -> Object:
+        stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         return {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",

@@ -1,4 +1,4 @@
-"""Write the CRDs: `python -m tunesmith.schema ROOT` fills ROOT/crds and ROOT/helm/tunesmith/templates/crds."""
+"""Write what is generated: `python -m tunesmith.schema ROOT` fills ROOT/crds, the chart's crds, and tables of ROOT/docs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from tunesmith.schema import docs
 from tunesmith.schema.crd import KINDS, crd
 
 HEADER = "# Generated from operator/src/tunesmith/api by `make generate`. Do not edit.\n"
@@ -18,7 +19,8 @@ class _Dumper(yaml.SafeDumper):
 
 
 def main(root: Path) -> None:
-    """Write one file per kind to both folders."""
+    """Write one file per kind to both folders, and the pages of the documentation that hold tables."""
+    docs.write(Path("."), root)
     for kind in KINDS:
         body = crd(kind)
         name = f"{kind.plural}.yaml"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 from tunesmith.api.base import Artifact, Model
+from tunesmith.training.architecture import ModelFacts
 
 PORT = 9400
 TERMINATION_LOG = "/dev/termination-log"
@@ -84,6 +85,15 @@ class Ending(Model):
                 lines = lines[1:]
             else:
                 message = message[: len(message) * 3 // 4]
+
+
+class Inspection(Model):
+    """What a look at the model found, in the termination message of the inspecting container."""
+
+    facts: ModelFacts | None = None
+    """The numbers of its architecture. Absent where they cannot be had without its weights."""
+    reason: str = ""
+    """Why they are not known."""
 
 
 def duration(seconds: float) -> str:

@@ -1,0 +1,133 @@
+"""What is built for the pods of a job: the user's additions, gangs, and claims that fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tunesmith.api.finetunejob import FineTuneJob
+from tunesmith.api.job import PodTemplate
+from tunesmith.children.gang import pod_group
+from tunesmith.children.job import train_job
+from tunesmith.children.meta import Object, Owner
+from tunesmith.children.template import customised
+from tunesmith.prerequisites import Wanted, refusal
+from tunesmith.settings import Settings, load
+from tunesmith.training.plan import Job, train_plan
+from unit.operator.builders import train
+
+OWNER = Owner("FineTuneJob", "ns", "x", "uid")
+
+
+def template() -> Object:
+    return {
+        "metadata": {"labels": {"tunesmith.io/name": "x"}},
+        "spec": {"containers": [{"name": "trainer", "image": "ours"}], "volumes": [{"name": "tmp"}]},
+    }
+
+
+def built(settings: Settings, **spec: Any) -> Object:
+    body = FineTuneJob.model_validate(train(**spec)).spec
+    plan = train_plan(Job(namespace="ns", name="x", uid="uid"), body, {}, "pvc://store")
+    return train_job(OWNER, 1, body, plan, settings, None)
+
+
+def test_the_users_labels_do_not_replace_those_that_we_select_by() -> None:
+    found = customised(template(), PodTemplate(labels={"tunesmith.io/name": "y", "team": "a"}))
+    assert found["metadata"]["labels"] == {"tunesmith.io/name": "x", "team": "a"}
+
+
+def test_everything_of_the_template_is_passed_on() -> None:
+    wanted = PodTemplate.model_validate(
+        {
+            "image": "theirs",
+            "imagePullSecrets": ["registry"],
+            "serviceAccountName": "trainer",
+            "nodeSelector": {"gpu": "h100"},
+            "affinity": {"nodeAffinity": {}},
+            "priorityClassName": "high",
+            "schedulerName": "mine",
+            "runtimeClassName": "nvidia",
+            "topologySpreadConstraints": [{"maxSkew": 1}],
+            "env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
+        }
+    )
+    spec = customised(template(), wanted)["spec"]
+    assert spec["containers"][0]["image"] == "theirs"
+    assert spec["containers"][0]["env"] == [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]
+    assert spec["imagePullSecrets"] == [{"name": "registry"}]
+    given = {"serviceAccountName", "nodeSelector", "affinity", "priorityClassName", "schedulerName", "runtimeClassName"}
+    assert given <= spec.keys()
+    assert spec["topologySpreadConstraints"] == [{"maxSkew": 1}]
+
+
+@pytest.mark.parametrize(
+    ("tolerations", "keys"),
+    [
+        ([], ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"]),
+        ([{"operator": "Exists"}], [None]),
+        (
+            [{"key": "node.kubernetes.io/unreachable", "operator": "Exists"}],
+            ["node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready"],
+        ),
+    ],
+)
+def test_a_lost_node_is_left_soon_unless_the_user_says_otherwise(
+    tolerations: list[dict[str, str]], keys: list[str | None]
+) -> None:
+    found = customised(template(), PodTemplate.model_validate({"tolerations": tolerations}))
+    assert [one.get("key") for one in found["spec"]["tolerations"]] == keys
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "group", "member"),
+    [
+        ("Volcano", "scheduling.volcano.sh/v1beta1", {"scheduling.k8s.io/group-name": "x-train-1"}),
+        ("Coscheduling", "scheduling.x-k8s.io/v1alpha1", {"scheduling.x-k8s.io/pod-group": "x-train-1"}),
+    ],
+)
+def test_the_pods_of_a_gang_name_their_group(scheduler: str, group: str, member: dict[str, str]) -> None:
+    settings = load({"TUNESMITH_GANG_SCHEDULER": scheduler})
+    spec = FineTuneJob.model_validate(train(podTemplate={"priorityClassName": "high"})).spec
+    made = pod_group(OWNER, 1, 4, spec, settings)
+    assert made is not None
+    assert (made["apiVersion"], made["metadata"]["name"], made["spec"]["minMember"]) == (group, "x-train-1", 4)
+    pods = built(settings, nodes=4)["spec"]["template"]
+    meta = pods["metadata"]
+    assert member.items() <= (meta.get("annotations", {}) | meta["labels"]).items()
+    assert pods["spec"]["schedulerName"] in {"volcano", "scheduler-plugins-scheduler"}
+    own = built(settings, nodes=4, podTemplate={"schedulerName": "mine"})
+    assert own["spec"]["template"]["spec"]["schedulerName"] == "mine"
+
+
+def test_without_a_gang_scheduler_there_is_no_group() -> None:
+    spec = FineTuneJob.model_validate(train()).spec
+    assert pod_group(OWNER, 1, 4, spec, Settings()) is None
+    assert "schedulerName" not in built(Settings())["spec"]["template"]["spec"]
+
+
+def test_the_claim_of_the_checkpoints_is_mounted_to_be_written() -> None:
+    job = built(Settings(), checkpoint={"storage": "pvc://scratch/ckpt"})
+    mounts = {m["name"]: m for m in job["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]}
+    assert not mounts["claim-scratch"].get("readOnly")
+
+
+@pytest.mark.parametrize(
+    ("modes", "pods", "writable", "refused"),
+    [
+        (["ReadWriteOnce"], 1, True, False),
+        (["ReadWriteOnce"], 2, True, True),
+        (["ReadWriteOnce"], 2, False, True),
+        (["ReadOnlyMany"], 2, False, False),
+        (["ReadOnlyMany"], 1, True, True),
+        (["ReadWriteOnce", "ReadWriteMany"], 2, True, False),
+        (["ReadWriteOncePod"], 1, True, False),
+    ],
+)
+def test_access_modes_must_fit_the_number_of_pods(modes: list[str], pods: int, writable: bool, refused: bool) -> None:
+    wanted = Wanted("spec.output.uri", "PersistentVolumeClaim", "c", pods=pods, writable=writable)
+    assert (refusal(wanted, modes) is not None) == refused
+
+
+def test_prices_come_from_the_environment_as_json() -> None:
+    assert load({"TUNESMITH_PRICES": '{"nvidia.com/gpu": 2.5}'}).prices == {"nvidia.com/gpu": 2.5}
