@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
@@ -17,6 +18,7 @@ from tunesmith.training.plan import TrainPlan
 # One thread: tiny matrices gain nothing from more, and wait for each other on a busy machine.
 os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "MPLBACKEND": "Agg"}
 os.environ["TUNESMITH_PROGRESS_PORT"] = "0"  # any free one
+os.environ["PYTHONPATH"] = ":".join(sys.path)  # of processes that tests start
 
 collect_ignore_glob = [] if find_spec("torch") else ["test_*.py"]
 

@@ -12,7 +12,16 @@ import pytest
 from tunesmith.training.report import TERMINATION_BYTES, Ending
 from tunesmith_trainer import ending
 from tunesmith_trainer.__main__ import main
-from tunesmith_trainer.errors import CheckFailed, ConfigError, DataError, Interrupted, ModelError, TrainerError
+from tunesmith_trainer.errors import (
+    CheckFailed,
+    ConfigError,
+    DataError,
+    Interrupted,
+    LossDiverged,
+    ModelError,
+    Superseded,
+    TrainerError,
+)
 
 pytestmark = pytest.mark.trainer
 
@@ -39,6 +48,14 @@ class OutOfMemoryError(RuntimeError):
     """As torch names it."""
 
 
+class SafetensorError(Exception):
+    """As safetensors names it."""
+
+
+class DistStoreError(RuntimeError):
+    """As torch names it."""
+
+
 @pytest.mark.parametrize(
     ("error", "reason", "code"),
     [
@@ -51,7 +68,29 @@ class OutOfMemoryError(RuntimeError):
         (MemoryError(), "OutOfMemory", 68),
         (Interrupted("x"), "Interrupted", 143),
         (ZeroDivisionError("x"), "Internal", 70),
-        (OSError(28, "No space left on device", "store/x"), "Internal", 70),
+        (OSError(28, "No space left on device", "store/x"), "DiskFull", 72),
+        (OSError(122, "Disk quota exceeded"), "DiskFull", 72),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), "DiskFull", 72),
+        (RuntimeError("[enforce fail at inline_container.cc:626] . unexpected pos 64 vs 0"), "DiskFull", 72),
+        (LossDiverged("x"), "LossDiverged", 71),
+        (Superseded("x"), "Superseded", 74),
+        (
+            RuntimeError("[gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 3000ms for recv"),
+            "CollectiveTimeout",
+            73,
+        ),
+        (
+            RuntimeError(
+                "[Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=9, Timeout(ms)=600000)"
+            ),
+            "CollectiveTimeout",
+            73,
+        ),
+        (
+            DistStoreError("Timed out after 601 seconds waiting for clients. 1/2 clients joined."),
+            "CollectiveTimeout",
+            73,
+        ),
         (RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer"), "PeerLost", 69),
     ],
 )
@@ -120,7 +159,8 @@ def test_every_class_of_the_contract_has_an_exception() -> None:
     classes = {cls.reason: cls.exit_code for cls in TrainerError.__subclasses__()}
     assert classes == {
         "ConfigError": 64, "DataError": 65, "ModelError": 66, "CheckFailed": 67, "OutOfMemory": 68,
-        "PeerLost": 69, "Internal": 70, "Interrupted": 143,
+        "PeerLost": 69, "Internal": 70, "LossDiverged": 71, "DiskFull": 72, "CollectiveTimeout": 73, "Superseded": 74,
+        "Interrupted": 143,
     }  # fmt: skip
 
 

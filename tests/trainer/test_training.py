@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +13,8 @@ import pytest
 from trainer.support import ROWS, artifact_path, losses, read_log
 from tunesmith import artifacts
 from tunesmith.training.plan import TrainPlan
-from tunesmith_trainer.errors import ConfigError, DataError, Interrupted, ModelError
-from tunesmith_trainer.train import build, train
+from tunesmith_trainer.errors import ConfigError, DataError, LossDiverged, ModelError
+from tunesmith_trainer.train import train
 
 pytestmark = pytest.mark.trainer
 
@@ -30,13 +28,18 @@ def make_trainer(plan: TrainPlan, *callbacks: Any) -> Any:
     """The trainer of a plan, not yet run."""
     from datasets import Dataset
     from pyarrow import table
+    from tunesmith_trainer.build import build
+    from tunesmith_trainer.checkpoint import Checkpoints
     from tunesmith_trainer.data import read_datasets
+    from tunesmith_trainer.fencing import Fence
     from tunesmith_trainer.masks import columns, tokenize
     from tunesmith_trainer.model import load_tokenizer
 
     tokenizer = load_tokenizer(plan.model)
     tokens = tokenize(read_datasets(plan.datasets, False, 0)[0], tokenizer, plan.method.loss_on, 128)
-    return build(plan, tokenizer, Dataset(table(columns(tokens))), list(callbacks))
+    folder = Path(plan.checkpoint.path)
+    checkpoints, fence = Checkpoints(folder, 2, 1, 1, "DDP"), Fence(folder, 1)
+    return build(plan, tokenizer, Dataset(table(columns(tokens))), checkpoints, fence, callbacks)
 
 
 def plain_loss(model: Any, tokenizer: Any, rows: list[dict[str, str]]) -> float:
@@ -106,7 +109,7 @@ def test_lora_learns_and_leaves_the_contract_behind(make_plan: Make, tiny: Path)
     }  # fmt: skip
     assert TrainPlan.model_validate_json((run / "plan.json").read_bytes()) == plan
     assert {path.name for path in run.iterdir()} == {
-        "plan.json", "logging.jsonl", "images", "checkpoint-10", "checkpoint-12",
+        "plan.json", "logging.jsonl", "images", "attempt", "checkpoint-10", "checkpoint-12",
     }  # fmt: skip
     assert (run / "images" / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert {path.name for path in folder.iterdir()} == {
@@ -184,54 +187,6 @@ def test_pre_training_learns_text(make_plan: Make) -> None:
     assert losses(plan)[-1] < losses(plan)[0]
 
 
-def test_sigterm_checkpoints_and_a_second_run_goes_on_as_if_nothing_happened(
-    make_plan: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from tunesmith_trainer.progress import Reporter
-
-    options: dict[str, Any] = {"rows": ROWS * 3, "max_steps": 6, "tuner": DROPOUT, "micro_batch_size": 2}
-    whole = make_plan(run="whole", **options)
-    train(whole)
-    plan = make_plan(run="broken", **options)
-    step = Reporter.on_step_end
-
-    def kill(self: Reporter, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        step(self, args, state, control, **kwargs)
-        if state.global_step == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Reporter, "on_step_end", kill)
-        with pytest.raises(Interrupted, match="at step 5"):  # the signal came when step 4 was done
-            train(plan)
-    assert [line["step"] for line in read_log(plan)] == [1, 2, 3, 4, 5]
-    ending = train(plan)
-    assert [line["step"] for line in read_log(plan)] == [1, 2, 3, 4, 5, 6]
-    assert losses(plan) == losses(whole)
-    assert ending.artifact
-
-
-def test_a_killed_run_resumes_from_the_newest_whole_checkpoint(make_plan: Make) -> None:
-    from tunesmith_trainer.checkpoint import INCOMPLETE, newest
-
-    options: dict[str, Any] = {"rows": ROWS * 3, "max_steps": 6, "tuner": DROPOUT, "checkpoint": {"every_steps": 3}}
-    plan = make_plan(run="run", **options)
-    train(plan)
-    run = Path(plan.output.run)
-    first = losses(plan)
-    assert newest(run) == run / "checkpoint-6"
-    (run / "checkpoint-6" / INCOMPLETE).touch()
-    assert newest(run) == run / "checkpoint-3"
-    shutil.copytree(run / "checkpoint-3", run / "checkpoint-5")  # its state is of another step: half written
-    assert newest(run) == run / "checkpoint-3"
-    shutil.rmtree(run / "checkpoint-5")
-    with (run / "logging.jsonl").open("a") as file:
-        file.write('{"step": 7, "lo')  # a line that was being written
-    train(plan)
-    assert losses(plan) == first
-    assert newest(run) == run / "checkpoint-6"
-
-
 def test_progress_is_served_during_training(make_plan: Make) -> None:
     from transformers import TrainerCallback
     from tunesmith_trainer.progress import Reporter
@@ -271,14 +226,14 @@ def test_a_taken_port_does_not_stop_the_training(make_plan: Make, monkeypatch: p
     from tunesmith.training.report import Report
     from tunesmith_trainer.server import Server
 
-    taken = Server(0, Report(step=0, total_steps=0))
+    taken = Server(0, Report)
     monkeypatch.setattr("tunesmith_trainer.train.PORT", taken.server_address[1])
     assert train(make_plan()).artifact
     taken.close()
 
 
 def test_a_diverging_training_ends(make_plan: Make) -> None:
-    with pytest.raises(ConfigError, match=r"the loss is (nan|inf) at step \d+: .*learningRate"):
+    with pytest.raises(LossDiverged, match=r"step \d+: the loss is .*nan.*spec.training.learningRate"):
         train(make_plan(tuner=FULL, max_steps=8, learning_rate=1e30))
 
 

@@ -20,6 +20,7 @@ from tunesmith_trainer.data import SourceFile
 from tunesmith_trainer.model import manifest_of
 
 if TYPE_CHECKING:
+    import torch
     from peft import PeftModel
 
 PACKAGES = ("torch", "transformers", "trl", "peft")
@@ -66,10 +67,12 @@ def publish(
     return Artifact(kind=kind, uri=join(plan.output.uri, kind, name), digest=f"sha256:{name}", base=plan.model.uri)
 
 
-def save_adapter(model: PeftModel, base_uri: str, folder: Path) -> None:
-    """Write adapter_model.safetensors and adapter_config.json, the same bytes for the same weights."""
+def save_adapter(model: PeftModel, base_uri: str, folder: Path, state: dict[str, torch.Tensor] | None = None) -> None:
+    """Write adapter_model.safetensors and adapter_config.json, the same bytes for the same weights; those of `state`
+    where they are not in the model itself.
+    """
     model.peft_config["default"].base_model_name_or_path = base_uri
-    model.save_pretrained(str(folder), save_embedding_layers=False)
+    model.save_pretrained(str(folder), save_embedding_layers=False, state_dict=state)
     config = json.loads((folder / "adapter_config.json").read_text())
     # PEFT writes a set in an order that differs from process to process.
     config["target_modules"] = sorted(config["target_modules"])

@@ -1,93 +1,192 @@
-"""Checkpoints: which to resume from, and one more when SIGTERM comes."""
+"""Checkpoints on disk: written under another name, moved into place when whole, checked before they are used."""
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 import shutil
-import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
-import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-INCOMPLETE = "checkpoint-is-incomplete.txt"
-PARTS = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
+MANIFEST = "checkpoint.json"
+PREFIX = "checkpoint-"
+WRITING = ".writing-"
+
+
+class Part(BaseModel):
+    """One file of a checkpoint."""
+
+    size: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What makes a checkpoint whole; written last."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    step: int
+    attempt: int
+    world_size: int
+    strategy: str
+    files: dict[str, Part]
 
 
 def step_of(checkpoint: Path) -> int:
     """The step at which a checkpoint was written; -1 for other folders."""
-    number = checkpoint.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
+    number = checkpoint.name.removeprefix(PREFIX)
     return int(number) if number.isdigit() else -1
 
 
-def is_whole(checkpoint: Path) -> bool:
-    """Whether all of a checkpoint was written. The Trainer writes trainer_state.json last."""
-    if (checkpoint / INCOMPLETE).exists() or not all((checkpoint / part).is_file() for part in PARTS):
-        return False
+def files(folder: Path) -> Iterator[Path]:
+    """All files under `folder` but the manifest."""
+    yield from (path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / MANIFEST)
+
+
+def sync(folder: Path) -> None:
+    """Return when all under `folder` is on the disk."""
+    for path in [folder, *folder.rglob("*")]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def part(path: Path) -> Part:
+    """Size and checksum of a file."""
+    with path.open("rb") as file:
+        return Part(size=os.fstat(file.fileno()).st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def seal(folder: Path, step: int, attempt: int, world_size: int, strategy: str) -> None:
+    """Write the manifest of a checkpoint whose files are all there."""
+    paths = list(files(folder))
+    with ThreadPoolExecutor() as pool:  # hashing runs without the interpreter's lock
+        parts = dict(zip((path.relative_to(folder).as_posix() for path in paths), pool.map(part, paths), strict=True))
+    manifest = Manifest(step=step, attempt=attempt, world_size=world_size, strategy=strategy, files=parts)
+    draft = folder / f".{MANIFEST}"
+    draft.write_text(manifest.model_dump_json(indent=1) + "\n")
+    draft.rename(folder / MANIFEST)
+    sync(folder)
+
+
+def read_manifest(checkpoint: Path) -> Manifest:
+    """A checkpoint's manifest. Raises ValueError with the reason why it is not whole."""
     try:
-        state = json.loads((checkpoint / PARTS[0]).read_text())
-    except ValueError:
-        return False
-    return bool(state.get("global_step") == step_of(checkpoint))
+        manifest = Manifest.model_validate_json((checkpoint / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        raise ValueError(f"it has no {MANIFEST}, so it was being written when a process ended") from None
+    except ValidationError:
+        raise ValueError(f"its {MANIFEST} cannot be read") from None
+    if manifest.step != step_of(checkpoint):
+        raise ValueError(f"it is of step {manifest.step}")
+    for name, wanted in manifest.files.items():
+        path = checkpoint / name
+        if not path.is_file():
+            raise ValueError(f"{name} is missing")
+        if path.stat().st_size != wanted.size:
+            raise ValueError(f"{name} has {path.stat().st_size} bytes, not {wanted.size}")
+    return manifest
 
 
-def newest(run: Path) -> Path | None:
-    """The newest whole checkpoint of a run's folder."""
-    found = sorted(run.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=step_of, reverse=True)
-    return next((checkpoint for checkpoint in found if step_of(checkpoint) >= 0 and is_whole(checkpoint)), None)
+def verify(checkpoint: Path) -> Manifest:
+    """A checkpoint's manifest, after a look at every byte. Raises ValueError with the reason why it is not whole."""
+    manifest = read_manifest(checkpoint)
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(part, [checkpoint / name for name in manifest.files])
+        for (name, wanted), has in zip(manifest.files.items(), found, strict=True):
+            if has != wanted:
+                raise ValueError(f"{name} was altered: its sha256 is not the one it was written with")
+    return manifest
 
 
-def drop_broken(run: Path) -> None:
-    """Delete checkpoints that were being written when a process ended: the Trainer would count them as kept ones."""
-    for checkpoint in run.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        if not is_whole(checkpoint):
-            shutil.rmtree(checkpoint)
+class Checkpoints:
+    """The checkpoints of a run, for one attempt of it. Only rank 0 asks and changes them."""
 
+    def __init__(self, folder: Path, keep: int, attempt: int, world_size: int, strategy: str) -> None:
+        self.folder, self.keep, self.attempt = folder, keep, attempt
+        self.world_size, self.strategy = world_size, strategy
+        self.staging = folder / f"{WRITING}{attempt}"
+        """Where the one at hand is written."""
+        self.broken: set[Path] = set()
 
-class StopOnSigterm(TrainerCallback):
-    """While the training loop runs, SIGTERM to any process makes all of them checkpoint after the step at hand and
-    stop. They agree by a one-number all-reduce after each step.
-    """
+    def all(self) -> list[Path]:
+        """Checkpoints that are in place, the newest first, whole or not."""
+        return sorted((p for p in self.folder.glob(f"{PREFIX}*") if step_of(p) >= 0), key=step_of, reverse=True)
 
-    def __init__(self) -> None:
-        self.asked = False
-        self.stopped = False
-        self.before: Any = None
+    def clear_drafts(self) -> None:
+        """Delete what earlier attempts were writing when they ended."""
+        for draft in self.folder.glob(f"{WRITING}*"):
+            shutil.rmtree(draft, ignore_errors=True)
 
-    def on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Remember the wish."""
-        print("SIGTERM: a checkpoint follows after this step")
-        self.asked = True
+    def newest(self) -> Path | None:
+        """The newest whole checkpoint that this attempt can go on from. Why others are passed over is printed."""
+        for checkpoint in self.all():
+            try:
+                manifest = verify(checkpoint)
+            except ValueError as reason:
+                print(f"{checkpoint.name} is not used: {reason}")
+                self.broken.add(checkpoint)
+                continue
+            if why := self.misfit(manifest):
+                print(f"{checkpoint.name} is not used: {why}")
+                continue
+            return checkpoint
+        return None
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Take over the signal."""
-        self.before = signal.signal(signal.SIGTERM, self.on_signal)
+    def misfit(self, manifest: Manifest) -> str | None:
+        """Why a whole checkpoint does not fit this attempt."""
+        if manifest.strategy != self.strategy:
+            return f"it was written by strategy {manifest.strategy}, and this attempt runs {self.strategy}"
+        if self.strategy != "DDP" and manifest.world_size != self.world_size:
+            return (
+                f"{manifest.world_size} processes wrote their parts of {self.strategy}'s optimizer, and "
+                f"{self.world_size} run now: only {manifest.world_size} can read them. "
+                "With strategy DDP their number can change"
+            )
+        return None
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Stop where any process was asked to."""
-        asked = self.asked
-        if args.world_size > 1:
-            flag = torch.tensor([float(asked)], device=args.device)
-            torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
-            asked = bool(flag.item())
-        if asked and state.global_step < state.max_steps:
-            self.stopped = True
-            control.should_save = True
-            control.should_training_stop = True
+    def draft(self) -> None:
+        """Make room for a checkpoint in the making."""
+        shutil.rmtree(self.staging, ignore_errors=True)
+        self.staging.mkdir(parents=True)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Give the signal back."""
-        signal.signal(signal.SIGTERM, self.before)
+    def clear_own_draft(self) -> None:
+        """Delete a draft that will not become whole, so that it takes no space."""
+        shutil.rmtree(self.staging, ignore_errors=True)
 
+    def seal(self, step: int) -> None:
+        """The files of a step's checkpoint are all in the draft: write its manifest."""
+        seal(self.staging / f"{PREFIX}{step}", step, self.attempt, self.world_size, self.strategy)
 
-def is_first_process() -> bool:
-    """Whether this is rank 0."""
-    return os.environ.get("RANK", "0") == "0"
+    def publish(self, step: int) -> None:
+        """Move the draft into place in one step, then delete those that are too many."""
+        target = self.folder / f"{PREFIX}{step}"
+        if target.exists():  # a broken one of this step, or one that did not fit
+            shutil.rmtree(target)
+        (self.staging / target.name).rename(target)
+        self.staging.rmdir()
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        self.broken.discard(target)
+        self.rotate()
+
+    def rotate(self) -> None:
+        """Keep the newest whole ones, as many as the plan says, and no broken ones."""
+        kept = 0
+        for checkpoint in self.all():
+            try:
+                read_manifest(checkpoint)
+                whole = checkpoint not in self.broken
+            except ValueError:
+                whole = False
+            kept += whole
+            if not whole or kept > self.keep:
+                shutil.rmtree(checkpoint)

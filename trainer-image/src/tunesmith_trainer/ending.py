@@ -11,16 +11,28 @@ import signal
 import sys
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
 from types import FrameType
 from typing import TextIO
 
 from tunesmith.training.report import TERMINATION_LOG, Ending
 
-from tunesmith_trainer.errors import InternalError, Interrupted, OutOfMemory, PeerLost, TrainerError
+from tunesmith_trainer.errors import (
+    CollectiveTimeout,
+    DiskFull,
+    InternalError,
+    Interrupted,
+    OutOfMemory,
+    PeerLost,
+    TrainerError,
+)
 
 LOG_LINES = 20
 LINE_LENGTH = 512
+RAISE_SECONDS = 3.0
+"""After SIGTERM the interpreter has this time to raise Interrupted by itself."""
 MESSAGE_LENGTH = 3000
 
 
@@ -58,6 +70,32 @@ class Tail(io.TextIOBase):
         return self.stream.encoding
 
 
+# As gloo, NCCL's watchdog and the store of a group word it (torch 2.13).
+TIMED_OUT = re.compile(
+    r"Timed out waiting|collective operation timeout|Timed out after|timeout in (gloo|store)|DistStoreError.*[Tt]imeout"
+    r"|[Ww]ait timeout|Application timeout|Socket Timeout|timed out after \d+ ?ms|monitoredBarrier"
+)
+
+
+# safetensors puts the operating system's words into its own exception; torch's writer drops them, and says only that
+# less was written than it gave (torch 2.13 on a full tmpfs).
+DISK_FULL = re.compile(
+    r"No space left on device|Disk quota exceeded|os error (28|122)\b|inline_container\.cc:\d+\] \. unexpected pos"
+    r"|PytorchStreamWriter failed writing"
+)
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an exception, or one that it came from, says that a disk is full."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if DISK_FULL.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def classify(error: BaseException) -> TrainerError:
     """The failure class of any exception."""
     if isinstance(error, TrainerError):
@@ -70,9 +108,16 @@ def classify(error: BaseException) -> TrainerError:
             f"{text.splitlines()[0]} To use less: halve spec.training.microBatchSize (globalBatchSize stays as it is), "
             "lower maxLength, enable gradientCheckpointing, or take a QLoRA tuner; or ask for more memory"
         )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return InternalError(
-            f"no space left for {error.filename or 'a file'}: enlarge the store or clear old runs out of it"
+    if is_disk_full(error):
+        return DiskFull(
+            f"no space left for {getattr(error, 'filename', None) or 'a checkpoint or artefact'} "
+            f"({text.splitlines()[0]}): enlarge the claim of spec.checkpoint.storage or spec.output.uri, clear old "
+            "runs out of it, or lower spec.checkpoint.keep"
+        )
+    if TIMED_OUT.search(text):
+        return CollectiveTimeout(
+            "the processes waited for each other in vain: one of them hangs, or its node cannot be reached. See the "
+            f"pods that say nothing; it was waited for TUNESMITH_COLLECTIVE_TIMEOUT_SECONDS: {text.splitlines()[0]}"
         )
     if isinstance(error, RuntimeError) and re.search(
         r"Connection (closed|reset) by peer|gloo|NCCL|DistBackendError|recvValue failed", text
@@ -104,29 +149,73 @@ def on_sigterm(number: int, frame: FrameType | None) -> None:
     raise Interrupted("stopped by SIGTERM outside of the training loop: the newest checkpoint, if any, is kept")
 
 
+@contextmanager
+def prompt_sigterm() -> Iterator[None]:
+    """Outside of the training loop SIGTERM ends the process at once, also where the interpreter waits for a library
+    (for peers, for a disk) and so cannot raise Interrupted: then a thread ends it.
+    """
+    handler = signal.signal(signal.SIGTERM, on_sigterm)
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    over = Event()
+
+    def watch() -> None:
+        while number := os.read(reading, 1):
+            if number[0] != signal.SIGTERM or over.wait(RAISE_SECONDS):
+                continue
+            if signal.getsignal(signal.SIGTERM) is on_sigterm:
+                failure = Interrupted("stopped by SIGTERM while it waited outside of the training loop")
+                write(Ending(reason=failure.reason, message=str(failure), rank=own_rank()))
+                os._exit(failure.exit_code)
+
+    thread = Thread(target=watch, name="sigterm", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        signal.set_wakeup_fd(before)
+        os.close(writing)
+        thread.join()
+        os.close(reading)
+        signal.signal(signal.SIGTERM, handler)
+
+
+def own_rank() -> int:
+    """This process's number in its group."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def run(command: Callable[[], Ending]) -> int:
     """Run `command`, report how it ended, and return the exit code."""
     lines: deque[str] = deque(maxlen=LOG_LINES)
     out, err = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = Tail(out, lines), Tail(err, lines)
-    handler = signal.signal(signal.SIGTERM, on_sigterm)
     try:
-        try:
-            ending = command()
-            code = 0
-        except Exception as error:
-            failure = classify(error)
-            if failure is not error:
-                traceback.print_exc()
-            message = str(failure)[:MESSAGE_LENGTH]
-            print(f"{failure.reason}: {message}", file=sys.stderr)
-            rank = int(os.environ.get("RANK", "0"))
-            ending = Ending(reason=failure.reason, message=message, rank=rank, log=list(lines))
-            code = failure.exit_code
-        # In a container of several processes only its first one speaks of success: rank 0 knows the artefact.
-        if code or os.environ.get("LOCAL_RANK", "0") == "0":
-            write(ending)
-        return code
+        with prompt_sigterm():
+            try:
+                ending = command()
+                code = 0
+            except Exception as error:
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending already
+                failure = classify(error)
+                if failure is not error or error.__cause__:
+                    traceback.print_exc()
+                message = str(failure)[:MESSAGE_LENGTH]
+                print(f"{failure.reason}: {message}", file=sys.stderr)
+                ending = Ending(
+                    reason=failure.reason,
+                    message=message,
+                    rank=own_rank(),
+                    step=failure.step,
+                    checkpoint_step=failure.checkpoint_step,
+                    log=list(lines),
+                )
+                code = failure.exit_code
+            # In a container of several processes only its first one speaks of success: rank 0 knows the artefact.
+            if code or os.environ.get("LOCAL_RANK", "0") == "0":
+                write(ending)
+            return code
     finally:
-        signal.signal(signal.SIGTERM, handler)
         sys.stdout, sys.stderr = out, err

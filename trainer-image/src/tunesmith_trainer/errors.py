@@ -14,6 +14,10 @@ class TrainerError(Exception):
 
     reason: ClassVar[FailureClass] = "Internal"
     exit_code: ClassVar[int] = 70
+    step: int | None = None
+    """The last step that was made, where the training had begun."""
+    checkpoint_step: int | None = None
+    """Step of the newest whole checkpoint, then."""
 
 
 class ConfigError(TrainerError):
@@ -63,6 +67,34 @@ class InternalError(TrainerError):
 
     reason = "Internal"
     exit_code = 70
+
+
+class LossDiverged(TrainerError):
+    """The loss, or its gradient, is not a number: nothing good can follow."""
+
+    reason = "LossDiverged"
+    exit_code = 71
+
+
+class DiskFull(TrainerError):
+    """A file system is full, or a quota is used up."""
+
+    reason = "DiskFull"
+    exit_code = 72
+
+
+class CollectiveTimeout(TrainerError):
+    """The processes waited for each other in vain: one hangs, or cannot be reached."""
+
+    reason = "CollectiveTimeout"
+    exit_code = 73
+
+
+class Superseded(TrainerError):
+    """A later attempt of the job has begun."""
+
+    reason = "Superseded"
+    exit_code = 74
 
 
 class Interrupted(TrainerError):

@@ -35,7 +35,7 @@ def wait_for_inputs(plan: TrainPlan | MergePlan, port: int = PORT, seconds: floa
 @contextmanager
 def _told(message: str, port: int) -> Iterator[None]:
     try:
-        server = Server(port, Report(waiting=message))
+        server = Server(port, lambda: Report(waiting=message))
     except OSError:  # another process of this pod tells it
         yield
         return

@@ -126,12 +126,22 @@ def load_model(
     return model
 
 
-def save_model(model: PreTrainedModel, base: Place, dtype: torch.dtype, folder: Path) -> None:
+def save_model(
+    model: PreTrainedModel,
+    base: Place,
+    dtype: torch.dtype,
+    folder: Path,
+    state: dict[str, torch.Tensor] | None = None,
+) -> None:
     """Write `model` in `dtype` with the configuration, tokenizer, chat template and generation settings of `base`,
-    byte by byte but for the dtype's name. The weights of `model` itself are cast.
+    byte by byte but for the dtype's name. The weights are those of `state` where they are not in the model itself,
+    which else is cast.
     """
     cast: Any = model
-    cast.to(dtype).save_pretrained(folder)
+    if state is None:
+        cast.to(dtype).save_pretrained(folder)
+    else:
+        cast.save_pretrained(folder, state_dict={name: tensor.to(dtype) for name, tensor in state.items()})
     source = Path(base.path)
     config = json.loads((source / "config.json").read_text())
     config.pop("torch_dtype", None)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import resource
+import statistics
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,6 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from tunesmith.training.report import Report, duration
 
-from tunesmith_trainer.errors import ConfigError
 from tunesmith_trainer.server import Server
 
 
@@ -31,17 +32,25 @@ class Reporter(TrainerCallback):
         self.log, self.port = log, port
         self.server: Server | None = None
         self.report = Report(step=0, total_steps=0)
-        self.began = self.window = 0.0
+        self.began = self.window = self.ended = self.mark = 0.0
+        self.times: deque[float] = deque(maxlen=101)
         self.first_step = 0
         self.tokens = 0.0
+        self.trainer: Any = None
+        """Set once it is built."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Start to serve. Lines of steps that come again after a resume are taken out of the log."""
-        self.began = self.window = time.monotonic()
+        self.began = self.window = self.ended = self.mark = time.monotonic()
         self.first_step = state.global_step
-        self.report = Report(step=state.global_step, total_steps=state.max_steps)
+        self.report = Report(
+            step=state.global_step,
+            total_steps=state.max_steps,
+            resumed_step=state.global_step,
+            checkpoint_step=self.trainer.checkpoint_step,
+        )
         if not state.is_world_process_zero:
             return
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -49,33 +58,37 @@ class Reporter(TrainerCallback):
         kept = [line for line in old if line.endswith("}") and json.loads(line)["step"] <= state.global_step]
         self.log.write_text("".join(f"{line}\n" for line in kept))
         try:
-            self.server = Server(self.port, self.report)
+            self.server = Server(self.port, self.current)
         except OSError as error:
             print(f"progress is not served: port {self.port}: {error.strerror}")
 
     def update(self, **values: Any) -> None:
         """Publish new values."""
         self.report = self.report.model_copy(update={**values, "peak_memory_bytes": peak_memory()})
-        if self.server:
-            self.server.report = self.report
+
+    def current(self) -> Report:
+        """The report at this moment. Called by the server's threads, also while a step hangs."""
+        return self.report.model_copy(update={"idle_seconds": round(time.monotonic() - self.ended, 2)})
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """One step further. The last step is always logged."""
-        speed = (time.monotonic() - self.began) / max(1, state.global_step - self.first_step)
-        self.update(step=state.global_step, eta_seconds=round(speed * (state.max_steps - state.global_step)))
+        now = time.monotonic()
+        self.times.append(now - self.mark)
+        self.ended = self.mark = now
+        speed = (now - self.began) / max(1, state.global_step - self.first_step)
+        self.update(
+            step=state.global_step,
+            step_seconds=round(statistics.median(self.times), 4),
+            eta_seconds=round(speed * (state.max_steps - state.global_step)),
+        )
         if state.global_step >= state.max_steps:
             control.should_log = True
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """One log line. A loss that is no number ends the training: nothing good can follow."""
+        """One log line."""
         logs: dict[str, float] = kwargs["logs"]
         if "loss" not in logs:
             return
-        if not math.isfinite(logs["loss"]):
-            raise ConfigError(
-                f"the loss is {logs['loss']} at step {state.global_step}: the training diverged. Lower "
-                "spec.training.learningRate, raise warmupRatio, or set dtype Float32"
-            )
         now = time.monotonic()
         tokens, speed = logs["num_tokens"], (logs["num_tokens"] - self.tokens) / (now - self.window)
         self.tokens, self.window = tokens, now
@@ -103,6 +116,11 @@ class Reporter(TrainerCallback):
             f"eta {duration(self.report.eta_seconds or 0)}",
             flush=True,
         )
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """A checkpoint is whole. Its time is no step's."""
+        self.mark = time.monotonic()
+        self.update(checkpoint_step=state.global_step)
 
     def close(self) -> None:
         """Stop serving."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
@@ -18,6 +18,10 @@ PORT = int(os.environ.get("TUNESMITH_PROGRESS_PORT", DEFAULT_PORT))
 GAUGES = {
     "step": "Optimizer steps done.",
     "total_steps": "Optimizer steps in all.",
+    "resumed_step": "Step of the checkpoint that it began from; 0: from the start.",
+    "checkpoint_step": "Step of its newest whole checkpoint.",
+    "step_seconds": "Usual (median) time of one step.",
+    "idle_seconds": "Time since the last step ended, or since the training began.",
     "loss": "Training loss of the newest log line.",
     "learning_rate": "Learning rate of the newest log line.",
     "tokens_per_second": "Tokens trained per second, over all processes.",
@@ -27,13 +31,14 @@ GAUGES = {
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `/progress` (Report as JSON) and `/metrics` (Prometheus) from a thread, on IPv4 and IPv6."""
+    """Serves `/progress` (Report as JSON) and `/metrics` (Prometheus) from a thread, on IPv4 and IPv6. `report` is
+    asked at each request.
+    """
 
     daemon_threads = True
-    report: Report
     address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
 
-    def __init__(self, port: int, report: Report) -> None:
+    def __init__(self, port: int, report: Callable[[], Report]) -> None:
         self.report = report
         self.registry = CollectorRegistry()
         self.registry.register(self)  # type: ignore[arg-type]
@@ -48,8 +53,9 @@ class Server(ThreadingHTTPServer):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The report as Prometheus metrics."""
+        report = self.report()
         for name, text in GAUGES.items():
-            value = getattr(self.report, name)
+            value = getattr(report, name)
             if value is not None:
                 yield GaugeMetricFamily(f"tunesmith_training_{name}", text, value=value)
 
@@ -68,7 +74,7 @@ class Handler(BaseHTTPRequestHandler):
         """Serve the two paths."""
         match self.path.split("?")[0]:
             case "/progress":
-                kind, body = "application/json", self.server.report.model_dump_json(by_alias=True).encode()
+                kind, body = "application/json", self.server.report().model_dump_json(by_alias=True).encode()
             case "/metrics":
                 kind, body = CONTENT_TYPE_LATEST, generate_latest(self.server.registry)
             case _:

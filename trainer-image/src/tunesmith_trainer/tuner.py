@@ -43,8 +43,10 @@ def linear_names(model: PreTrainedModel) -> list[str]:
     )
 
 
-def add_adapter(model: PreTrainedModel, tuner: TunerPlan) -> PeftModel:
-    """`model` with a new LoRA adapter (arXiv 2106.09685), float32: h + (alpha / rank) B A x, B = 0 at first."""
+def add_adapter(model: PreTrainedModel, tuner: TunerPlan, float32: bool) -> PeftModel:
+    """`model` with a new LoRA adapter (arXiv 2106.09685): h + (alpha / rank) B A x, B = 0 at first; in float32 or in
+    the base's dtype.
+    """
     from peft import LoraConfig, get_peft_model
 
     names = [name for name, _ in model.named_modules()]
@@ -64,7 +66,7 @@ def add_adapter(model: PreTrainedModel, tuner: TunerPlan) -> PeftModel:
         bias="none",
     )
     try:
-        return get_peft_model(model, config)
+        return get_peft_model(model, config, autocast_adapter_dtype=float32)
     except ValueError as error:
         raise ConfigError(f"spec.tuner.targetModules: {error}; choose of {linear_names(model)}") from error
 

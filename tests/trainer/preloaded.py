@@ -1,0 +1,10 @@
+"""What takes long to import, for the server that test processes are forked from. Nothing here starts a thread."""
+
+import os
+
+os.environ["DS_ACCELERATOR"] = "cpu"
+
+import deepspeed  # noqa: F401
+import tunesmith_trainer.build
+import tunesmith_trainer.progress
+import tunesmith_trainer.train  # noqa: F401

@@ -1,0 +1,32 @@
+"""In which order rows are learned from: by the seed and the epoch alone, whatever the number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import Sampler
+
+
+class Order(Sampler[int]):
+    """A new order for each epoch. The last step is filled up with the first rows of the same order: every step has a
+    whole global batch, which any number of processes can share.
+    """
+
+    def __init__(self, rows: int, batch: int, seed: int) -> None:
+        self.rows, self.batch, self.seed = rows, batch, seed
+        self.steps = -(-rows // batch)
+        """Steps of an epoch."""
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        """Rows of an epoch, those that fill it up included."""
+        return self.steps * self.batch
+
+    def __iter__(self) -> Iterator[int]:
+        """The rows of the epoch at hand."""
+        generator = torch.Generator()
+        generator.manual_seed(self.seed + self.epoch)
+        order = torch.randperm(self.rows, generator=generator).tolist()
+        for position in range(len(self)):
+            yield order[position % self.rows]
