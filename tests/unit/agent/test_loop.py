@@ -218,7 +218,7 @@ async def test_a_version_that_the_engine_refuses_is_taken_back(pod, vllm, tmp_pa
     assert vllm.calls[1:] == ["hold a", "unload a", "load a", "load a", "release a"], "not tried again"
     vllm.loaded.clear()  # the engine restarted
     await until(lambda: vllm.loaded == {"a": path})
-    assert pod.adapter("a").state == "Failed"
+    await pod.settle("a", "Failed")
 
 
 async def test_a_transient_error_is_tried_again_with_growing_pauses(pod, vllm, tmp_path):
