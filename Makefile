@@ -11,7 +11,8 @@ DOCKERFILES := operator/Dockerfile trainer-image/Dockerfile cluster/kind/engine.
 SCRIPTS := hack/run .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check generate verify unit chart integration trainer serving e2e teardown up down clean quiet
+.PHONY: help quickstart test check generate verify unit chart integration trainer serving queueing e2e teardown \
+	up cluster down clean quiet
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,7 +31,7 @@ test: ## all tests, on a cluster of their own on this machine
 	@$(MAKE) --no-print-directory e2e
 
 # Never on the cluster that a shell happens to point at.
-test quiet integration e2e teardown: export KUBECONFIG =
+test quiet integration queueing e2e teardown: export KUBECONFIG =
 
 check: verify ## formatting, lint, types, layers, Dockerfiles, scripts
 	$(RUN) ruff format --check .
@@ -65,10 +66,17 @@ trainer: ## the trainer with real torch, transformers and peft
 serving: ## agent and guard with a real vLLM
 	$(TRAINER_PYTEST) tests/serving
 
+queueing: quiet ## Kueue, and the loss of one of two nodes
+	$(PYTEST) tests/queueing
+
 e2e: quiet ## the whole way, in pods
 	$(PYTEST) tests/e2e
 
-teardown: ## remove the cluster, and see that nothing of it is left (CI's last step)
+tearcluster: NODES ?= 1
+cluster: ## the same with NODES=2 nodes (more are left alone), and with KUEUE=1 also Kueue
+	@$(PYTHON) -m tunesmith_cluster up --nodes $(NODES) $(if $(KUEUE),--kueue)
+
+down: ## remove the cluster, and see that nothing of it is left (CI's last step)
 	$(PYTEST) tests/teardown
 
 # Tests bring their own operator; the one of a quickstart would work on their resources, too. `make quickstart` brings
@@ -78,6 +86,10 @@ quiet:
 
 up: ## start the local cluster only
 	@$(PYTHON) -m tunesmith_cluster up
+
+cluster: NODES ?= 1
+cluster: ## the same with NODES=2 nodes (more are left alone), and with KUEUE=1 also Kueue
+	@$(PYTHON) -m tunesmith_cluster up --nodes $(NODES) $(if $(KUEUE),--kueue)
 
 down: ## remove the cluster (of one that was there before, only what the quickstart made)
 	@$(PYTHON) -m tunesmith_cluster.quickstart down

@@ -19,6 +19,14 @@ POD = {
         "template": {
             "metadata": {"labels": {"app": "web"}},
             "spec": {
+                "topologySpreadConstraints": [
+                    {
+                        "topologyKey": "kubernetes.io/hostname",
+                        "maxSkew": 1,
+                        "whenUnsatisfiable": "DoNotSchedule",
+                        "labelSelector": {"matchLabels": {"app": "web"}},
+                    }
+                ],
                 "containers": [
                     {
                         "name": "web",
@@ -67,7 +75,9 @@ def machine(cluster: Cluster) -> dict[str, list[str]]:
         "chains": [line.split()[0] for line in said("iptables-save") if line.startswith(":")],
         "folders": sorted(str(path) for folder in folders for path in Path(folder).glob("**/*")),
         "processes": sorted(command for command in commands if any(word in command for word in ours)),
-        "control groups": sorted(str(path) for path in Path("/sys/fs/cgroup").glob("*/*kube*")),
+        "control groups": sorted(
+            str(path) for word in ("kube", "tunesmith") for path in Path("/sys/fs/cgroup").glob(f"**/*{word}*")
+        ),
         "state": [str(cluster.paths.state)] if cluster.paths.state.exists() else [],
     }
 
@@ -78,7 +88,7 @@ def test_down_leaves_the_machine_as_up_found_it() -> None:
     before = machine(cluster)
     assert before["processes"] == []
     assert before["state"] == []
-    cluster.up()
+    cluster.up(nodes=2, with_kueue=True)
     kubectl = Kubectl(cluster.binary("kubectl"), "default", cluster.kubeconfig)
     kubectl.apply(CLAIM, POD, SERVICE)
     eventually(
@@ -87,6 +97,8 @@ def test_down_leaves_the_machine_as_up_found_it() -> None:
     during = machine(cluster)
     assert len(during["mounts"]) > len(before["mounts"])
     assert len(during["rules"]) > len(before["rules"])
+    assert {"tunesmith0", "tunesmith1"} <= set(during["links"])
+    assert {pod["spec"]["nodeName"] for pod in kubectl.list("pod")} == {"node-0", "node-1"}
     cluster.down()
     assert machine(cluster) == before
     cluster.down()  # once more is no error
