@@ -72,11 +72,7 @@ queueing: quiet ## Kueue, and the loss of one of two nodes
 e2e: quiet ## the whole way, in pods
 	$(PYTEST) tests/e2e
 
-tearcluster: NODES ?= 1
-cluster: ## the same with NODES=2 nodes (more are left alone), and with KUEUE=1 also Kueue
-	@$(PYTHON) -m tunesmith_cluster up --nodes $(NODES) $(if $(KUEUE),--kueue)
-
-down: ## remove the cluster, and see that nothing of it is left (CI's last step)
+teardown: ## remove the cluster, and see that nothing of it is left (CI's last step)
 	$(PYTEST) tests/teardown
 
 # Tests bring their own operator; the one of a quickstart would work on their resources, too. `make quickstart` brings
