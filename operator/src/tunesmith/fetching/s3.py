@@ -11,6 +11,7 @@ import hmac
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -69,17 +70,30 @@ class Bucket:
                 return
             query["continuation-token"] = token
 
+    def read(self, item: Object, start: int, length: int) -> bytes:
+        """A part of an object. Raises FetchError."""
+        headers = {"if-match": item.etag, "range": f"bytes={start}-{start + length - 1}"}
+        with self._told(), opener().open(self.request(item.key, {}, headers), timeout=TIMEOUT) as response:
+            data: bytes = response.read(length)
+            return data
+
     def _list(self, query: Mapping[str, str]) -> ElementTree.Element:
         try:
-            with opener().open(self.request("", query, {}), timeout=TIMEOUT) as response:
+            with self._told(), opener().open(self.request("", query, {}), timeout=TIMEOUT) as response:
                 return ElementTree.fromstring(response.read())
+        except ElementTree.ParseError as error:
+            raise FetchError(f"{self.endpoint} does not answer as S3 does ({error}): check endpoint") from None
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What goes wrong in a request, as a FetchError."""
+        try:
+            yield
         except urllib.error.HTTPError as error:
             with error:
                 if error.code >= 500:
                     raise FetchError(f"{self.endpoint} answers {error.code}: try later", TRANSIENT) from None
                 raise refusal(error) from None
-        except ElementTree.ParseError as error:
-            raise FetchError(f"{self.endpoint} does not answer as S3 does ({error}): check endpoint") from None
         except BROKEN as error:
             reason = getattr(error, "reason", error)
             raise FetchError(f"{self.endpoint}: {reason}: is it right and reachable?", TRANSIENT) from None
@@ -102,8 +116,8 @@ def sign(bucket: Bucket, path: str, query: str, headers: Mapping[str, str], now:
     return {**signed, "Authorization": credential}
 
 
-def fetch(uri: str, folder: Path, keys: Credentials, progress: Progress) -> None:
-    """Fetch one object, or all objects below a prefix."""
+def find(uri: str, keys: Credentials) -> tuple[Bucket, dict[str, Object]]:
+    """The objects of an address by their names in its folder: one object, or all below a prefix."""
     parts = urlsplit(uri)
     prefix = parts.path.lstrip("/")
     region = keys.get("region", "us-east-1")
@@ -122,6 +136,12 @@ def fetch(uri: str, folder: Path, keys: Credentials, progress: Progress) -> None
     }
     if not wanted:
         raise FetchError(f"no object {prefix} and none below it in {endpoint}: check the address", NOT_FOUND)
+    return bucket, wanted
+
+
+def fetch(uri: str, folder: Path, keys: Credentials, progress: Progress) -> None:
+    """Fetch one object, or all objects below a prefix."""
+    bucket, wanted = find(uri, keys)
     for name, item in wanted.items():
         if ".." in PurePosixPath(name).parts or name.startswith("/"):
             raise FetchError(f"the object {item.key} would be written outside of the folder", PERMANENT)

@@ -1,0 +1,98 @@
+"""Inputs on claims are waited for, and the operator is told what for."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+from tunesmith.inspecting.refusal import Reason, Refusal
+from tunesmith.training.location import locate
+from tunesmith.training.report import PORT, Report
+
+POLL_SECONDS = 1.0
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `/progress` from a thread, on IPv4 and IPv6."""
+
+    daemon_threads = True
+    address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+    body: bytes
+
+    def server_bind(self) -> None:
+        """Bind for both families."""
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers one request."""
+
+    server: Server
+
+    def do_GET(self) -> None:
+        """Serve the one path."""
+        if self.path.split("?")[0] != "/progress":
+            return self.send_error(404)
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(self.server.body)))
+        self.end_headers()
+        self.wfile.write(self.server.body)
+        return None
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing of requests."""
+
+
+def wait(model: str, inputs: Sequence[str], seconds: float) -> None:
+    """Return when every path on a claim is there. Raises Refusal when one is not after `seconds` in all."""
+    end = time.monotonic() + seconds
+    port = int(os.environ.get("TUNESMITH_PROGRESS_PORT", PORT))
+    wanted: list[tuple[str, Reason, str]] = [(model, "ModelError", "model")]
+    wanted += [(uri, "DataError", "dataset") for uri in inputs]
+    for uri, reason, what in wanted:
+        place = locate(uri)
+        if place.claim is None or Path(place.path).exists():
+            continue
+        with _told(f"{uri} does not exist yet; waiting up to {seconds:.0f} s for it to be written", port):
+            while not Path(place.path).exists() and time.monotonic() < end:
+                time.sleep(min(POLL_SECONDS, max(0.0, end - time.monotonic())))
+        if not Path(place.path).exists():
+            raise Refusal(
+                reason,
+                f"{what} {uri}: nothing is at {place.path} after {seconds:.0f} s; {_nearest(Path(place.path))}. Check "
+                "the address, or see that what writes it is done by then",
+            )
+
+
+def _nearest(path: Path) -> str:
+    """The nearest folder that is there, and what is in it: a misspelt path is seen at once."""
+    folder = next((parent for parent in path.parents if parent.is_dir()), Path("/"))
+    return f"in {folder} there is {json.dumps(sorted(entry.name for entry in folder.iterdir())[:10])}"
+
+
+@contextmanager
+def _told(message: str, port: int) -> Iterator[None]:
+    print(message, flush=True)
+    try:
+        server = Server(("", port), Handler)
+    except OSError as error:
+        print(f"progress is not served: port {port}: {error.strerror}", flush=True)
+        yield
+        return
+    server.body = Report(waiting=message).model_dump_json(by_alias=True).encode()
+    Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="progress", daemon=True).start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
