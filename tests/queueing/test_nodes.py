@@ -95,12 +95,20 @@ def test_the_pods_of_a_lost_node_are_evicted_but_not_replaced(lossy: Cluster, ku
     assert (status["active"], status["terminating"], status.get("failed", 0)) == (1, 1, 0)
     assert {each["metadata"]["name"] for each in pods_of(kubectl, "beating")} == {lost, left}
     assert lossy.status().nodes == {"node-0": True, LOST: False}
+    image = f"{kubectl.namespace}:1"
+    lossy.load_image(image)
 
     lossy.start_node(LOST)
     eventually(lambda: node_is_ready(kubectl), lambda: kubectl("get", "nodes"))
     eventually(
         lambda: conditions(kubectl.get("job", "beating")).get("Failed") == ("True", "BackoffLimitExceeded"),
         lambda: kubectl("get", "job", "beating", "-o", "yaml"),
+    )
+    # It has caught up on the images, too.
+    kubectl.apply(job("late", "true", image=image, nodeName=LOST))
+    eventually(
+        lambda: conditions(kubectl.get("job", "late")).get("Complete", ("", ""))[0] == "True",
+        lambda: kubectl("describe", "pods", "--selector=job-name=late"),
     )
 
 

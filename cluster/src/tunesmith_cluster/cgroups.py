@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -15,9 +16,9 @@ def create(name: str) -> None:
     for root in _hierarchies():
         (root / name).mkdir(exist_ok=True)
     if (_ROOT / "cgroup.controllers").exists():  # version 2: what is not passed on, the group below lacks
-        controllers = (_ROOT / "cgroup.controllers").read_text(encoding="ascii").split()
-        wanted = " ".join(f"+{controller}" for controller in controllers)
-        (_ROOT / "cgroup.subtree_control").write_text(wanted, encoding="ascii")
+        for controller in (_ROOT / "cgroup.controllers").read_text(encoding="ascii").split():
+            with contextlib.suppress(OSError):  # the kubelet says which one it misses, if it needs it
+                (_ROOT / "cgroup.subtree_control").write_text(f"+{controller}", encoding="ascii")
 
 
 def remove() -> None:
