@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 from tunesmith.training.plan import TrainPlan
@@ -140,7 +141,7 @@ def release() -> None:
 
 
 def count(config: dict[str, Any]) -> dict[str, Any]:
-    """Parameters of a model, and of its linear modules by name, as transformers makes it."""
+    """Parameters of a model, of its linear modules by name, and of an adapter of rank 1, as the libraries make them."""
     made = AutoConfig.for_model(**config)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(made)
@@ -149,7 +150,10 @@ def count(config: dict[str, Any]) -> dict[str, Any]:
         if isinstance(module, torch.nn.Linear) and module is not head:
             size, sides = linears.get(last := name.rsplit(".", 1)[-1], [0, 0])
             linears[last] = [size + module.weight.numel(), sides + sum(module.weight.shape)]
-    return {"parameters": sum(p.numel() for p in model.parameters()), "linears": linears}
+    parameters = sum(p.numel() for p in model.parameters())
+    adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=2, target_modules="all-linear"))
+    adapters = sum(p.numel() for p in adapted.parameters() if p.requires_grad) // 2
+    return {"parameters": parameters, "linears": linears, "adapters": adapters}
 
 
 def main(folder: Path) -> None:

@@ -41,7 +41,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
                              "smollm3", "olmo2", "granite", "starcoder2")},
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
     "qwen2_moe": {**MOE, "shared_expert_intermediate_size": 48, "decoder_sparse_step": 2},
-    "qwen3_moe": {**MOE, "mlp_only_layers": [1]},
+    "qwen3_moe": MOE,
 }  # fmt: skip
 GEMMA3 = {
     "model_type": "gemma3",
@@ -117,11 +117,13 @@ def test_autograd_keeps_what_is_estimated(folder, facts, name, key):
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_process_grows_by_what_is_estimated(folder, facts, name):
-    """Float32 weights of a base that is not trained may stay mapped from their file: they are no memory of its own."""
+    """On CPU only roughly where little is trained: the base's pages may stay mapped from its file, which is no memory
+    of the process, and freed memory stays with the C library.
+    """
     found = json.loads((folder / f"plans/{name}.result").read_text())
     size = estimate(plan_of(folder, name), facts, DistributionPlan(), cpu=True).total - LIBRARIES
     print_row(name, "resident", size, found["resident"])
-    assert size == pytest.approx(found["resident"], rel=0.15 if name.startswith("Full") else 0.5)
+    assert size == pytest.approx(found["resident"], rel=0.1 if name.startswith("Full") else 0.6)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -131,6 +133,7 @@ def test_sizes_are_those_of_the_models_of_transformers(folder, name):
     assert mine, reason
     assert mine.parameters == found["parameters"]
     assert {key: list(value) for key, value in mine.linears.items()} == found["linears"]
+    assert mine.experts_sides + sum(sides for _, sides in mine.linears.values()) == found["adapters"]
 
 
 def print_row(name: str, what: str, estimated: int, measured: int) -> None:

@@ -144,6 +144,7 @@ def test_experts_are_no_linear_modules_and_tokens_pass_few_of_them():
     assert found.experts == 32 * 8 * 3 * 4096 * 14336
     assert found.layer == 1_451_270_144
     assert set(found.linears) == {"q_proj", "k_proj", "v_proj", "o_proj"}
+    assert found.experts_sides == 32 * (8 * (2 * (4096 + 2 * 14336) + 4096 + 14336) + 4096 + 8)
     assert (found.expert_count, found.experts_per_token, found.intermediate) == (8, 2, 2 * 14336)
 
 

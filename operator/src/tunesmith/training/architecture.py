@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from tunesmith.api.base import Model
-from tunesmith.training.families import UnknownArchitectureError, completed, is_tied, tensors_of
+from tunesmith.training.families import UnknownArchitectureError, adapts_experts, completed, is_tied, tensors_of
 
 MAX_NAMES = 40  # of linear modules, so that facts stay small
 NO_WEIGHTS = re.compile(r"(inv_freq|masked_bias|attn\.bias|position_ids|num_batches_tracked)$")
@@ -65,6 +65,8 @@ class ModelFacts(Model):
     """Last part of the linear modules' names -> parameters of their weights, and the sum of their two sides: what a
     LoRA adapter of rank 1 has. Without the head, and without experts, which are no modules of their own."""
     experts: int = 0
+    experts_sides: int = 0
+    """What an adapter of rank 1 has for the experts and their routers, where PEFT gives them some."""
     vision: int = 0
     """Encoder of images, and what connects it to the language model."""
     layers: int
@@ -157,6 +159,7 @@ def _facts(config: Mapping[str, Any], text: Mapping[str, Any], tensors: list[Ten
         largest=largest,
         linears=_shortened(linears),
         experts=sizes["experts"],
+        experts_sides=sum(map(_expert_sides, tensors)) if adapts_experts(config, text) else 0,
         vision=sizes["vision"],
         layers=int(_first(text, "num_hidden_layers", "n_layer", "n_layers") or len(layers)),
         hidden=hidden,
@@ -189,6 +192,17 @@ def _linear(tensor: Tensor, part: str) -> str | None:
         return None
     found = LINEAR.search(tensor.name)
     return found[1] if found else None
+
+
+def _expert_sides(tensor: Tensor) -> int:
+    """PEFT holds a gate and a way up as one matrix, whose adapter has twice the rank."""
+    if len(tensor.shape) != 2:
+        return 0
+    if EXPERTS.search(tensor.name):
+        outputs, inputs = tensor.shape
+        last = tensor.name.rsplit(".", 2)[-2]
+        return tensor.number * (inputs + outputs * (1 if last in ("down_proj", "w2") else 2))
+    return tensor.number * sum(tensor.shape) if ROUTER.search(tensor.name) else 0
 
 
 def _of_a_layer(tensor: Tensor) -> int:

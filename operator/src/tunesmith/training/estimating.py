@@ -46,7 +46,8 @@ def trained(plan: TrainPlan, facts: ModelFacts) -> int:
     if plan.tuner.type == "Full":
         return facts.parameters
     wanted = {target.rsplit(".", 1)[-1] for target in plan.tuner.target_modules}
-    return plan.tuner.rank * sum(sides for name, (_, sides) in facts.linears.items() if not wanted or name in wanted)
+    sides = sum(sides for name, (_, sides) in facts.linears.items() if not wanted or name in wanted)
+    return plan.tuner.rank * (sides + (0 if wanted else facts.experts_sides))
 
 
 def base_bytes(plan: TrainPlan, facts: ModelFacts, compute: int) -> int:
@@ -73,8 +74,12 @@ def estimate(plan: TrainPlan, facts: ModelFacts, distribution: DistributionPlan,
     passing = peak(plan, facts, widths, cpu)
     if full and not sharded and compute == 2:
         passing += 2 * (facts.linear + facts.experts)
-    if plan.tuner.quantization:
+    if plan.tuner.quantization:  # one layer's weights at a time, as they were
         passing += compute * facts.hidden * max(facts.intermediate, facts.heads * facts.head_dim)
+    if facts.experts_sides and not full and not plan.tuner.target_modules:
+        # PEFT adds an adapter to experts by copies of them: the product of its matrices, and the sum.
+        copies = 1 if plan.training.gradient_checkpointing else facts.layers
+        passing += 2 * compute * copies * facts.experts // facts.layers
     adapters = 0 if full else number
     if sharded:
         return _zero(plan, facts, distribution, cpu, compute, number, adapters, passing)

@@ -34,6 +34,8 @@ class Family(NamedTuple):
     plain: tuple[str, str, str] | None = None
     """Names of a feed-forward part without a gate, and of the output projection of the attention."""
     head_bias: bool = False
+    adapted_experts: bool = False
+    """Whether PEFT gives its experts and their router adapters where all linear modules get some."""
     defaults: Mapping[str, int] = {}
 
 
@@ -65,9 +67,11 @@ FAMILIES = {
         tied=True, qkv_bias="use_bias", out_bias="use_bias", mlp_bias="use_bias", norm_bias=True,
         plain=("c_fc", "c_proj", "o_proj"), defaults={"use_bias": 1},
     ),
-    "mixtral": Family(),
+    "mixtral": Family(adapted_experts=True),
     "qwen2_moe": Family(qkv_bias=True),
-    "qwen3_moe": Family(qkv_bias="attention_bias", out_bias="attention_bias", qk_norm="head"),
+    "qwen3_moe": Family(
+        qkv_bias="attention_bias", out_bias="attention_bias", qk_norm="head", adapted_experts=True
+    ),
 }  # fmt: skip
 # Multimodal model_type -> of its language model.
 NESTED = {"gemma3": "gemma3_text", "llava": "llama"}
@@ -93,6 +97,12 @@ def is_tied(config: Mapping[str, Any], text: Mapping[str, Any], default: bool) -
             return bool(part["tie_word_embeddings"])
     family = family_of(config, text)
     return default if family is None else family.tied
+
+
+def adapts_experts(config: Mapping[str, Any], text: Mapping[str, Any]) -> bool:
+    """Whether experts get adapters where all linear modules do."""
+    family = family_of(config, text)
+    return family is not None and family.adapted_experts
 
 
 def tensors_of(config: Mapping[str, Any], text: Mapping[str, Any]) -> Iterator[Shape]:
