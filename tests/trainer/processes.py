@@ -75,6 +75,7 @@ def start(
     for rank in range(plan.world_size):
         message = folder / f"{plan.job.name}-{plan.attempt}-{rank}"
         message.write_bytes(b"")
+        message.with_suffix(".out").touch()
         names = {
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": str(rank), "LOCAL_RANK": "0",
             "WORLD_SIZE": str(plan.world_size), "LOCAL_WORLD_SIZE": "1",

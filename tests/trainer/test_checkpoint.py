@@ -108,6 +108,9 @@ def test_only_what_fits_is_used(tmp_path: Path, capsys: pytest.CaptureFixture[st
     write(make(tmp_path, world_size=4, strategy="ZeRO2"), 4)
     assert make(tmp_path, world_size=2, strategy="ZeRO2").newest() == tmp_path / "checkpoint-2"
     assert "checkpoint-4 is not used: 4 processes wrote their parts of ZeRO2's optimizer" in capsys.readouterr().out
+    later = make(tmp_path, keep=1, world_size=2, strategy="ZeRO2")
+    write(later, 3)
+    assert steps(tmp_path) == [3, 4]
     assert make(tmp_path, strategy="DDP").newest() is None
     write(make(tmp_path, world_size=2), 6)
     assert make(tmp_path, world_size=4).newest() == tmp_path / "checkpoint-6"
@@ -229,7 +232,7 @@ def exit_while_saving(number: int, code: int) -> None:
 def test_a_kill_at_any_moment_of_saving_costs_that_checkpoint_only(make_plan: Make, tmp_path: Path) -> None:
     whole = make_plan(run="whole", **OPTIONS)
     expected = train(whole).artifact
-    for number in (1, 4, 7, 10):
+    for number in (1, 6, 10):
         plan = make_plan(run=f"killed-{number}", **OPTIONS)
         [rank] = processes.start(plan, tmp_path, exit_while_saving, (number, 9))
         assert processes.wait([rank]) == [9], rank.output()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import urllib.request
@@ -218,7 +219,13 @@ def test_progress_is_served_during_training(make_plan: Make) -> None:
     assert seen[-1]["tokensPerSecond"] > 0
     assert seen[-1]["etaSeconds"] == 0
     assert seen[-1]["peakMemoryBytes"] > 2**20
+    assert seen[0]["idleSeconds"] >= 0
+    assert {report["resumedStep"] for report in seen} == {0}
+    assert [report["checkpointStep"] for report in seen] == [None] * 8
+    assert 0 < seen[-1]["stepSeconds"] < 10
     assert "tunesmith_training_step 3.0" in metrics[-1]
+    assert "tunesmith_training_idle_seconds" in metrics[0]
+    assert f"tunesmith_training_step_seconds {seen[-1]['stepSeconds']}" in metrics[-1]
     assert "tunesmith_training_loss" not in metrics[0]
 
 
@@ -266,3 +273,52 @@ def test_named_target_modules_only_get_adapters(make_plan: Make) -> None:
     plan = make_plan(tuner={"type": "LoRA", "rank": 4, "alpha": 16, "target_modules": ["q_proj", "v_proj"]})
     with safe_open(artifact_path(plan, train(plan)) / "adapter_model.safetensors", framework="pt") as file:
         assert {key.split(".")[-3] for key in file.keys()} == {"q_proj", "v_proj"}  # noqa: SIM118
+
+
+def test_a_full_disk_ends_with_its_class_and_leaves_the_checkpoint_before(
+    make_plan: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from tunesmith.training.report import Ending
+    from tunesmith_trainer.__main__ import main
+
+    plan = make_plan(max_steps=3, checkpoint={"every_steps": 1})
+    folder, save = Path(plan.checkpoint.path), torch.save
+
+    def full(value: Any, path: Any, *arguments: Any, **options: Any) -> None:
+        if "checkpoint-2" in str(path):
+            Path(path).write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        save(value, path, *arguments, **options)
+
+    monkeypatch.setattr(torch, "save", full)
+    (tmp_path / "plan.json").write_text(plan.model_dump_json(by_alias=True))
+    assert main(["train", "--plan", str(tmp_path / "plan.json")]) == 72
+    ending = Ending.model_validate_json((tmp_path / "termination-log").read_bytes())
+    assert (ending.reason, ending.step, ending.checkpoint_step) == ("DiskFull", 2, 1)
+    assert "spec.checkpoint.storage" in ending.message
+    assert {path.name for path in folder.iterdir()} == {"plan.json", "logging.jsonl", "attempt", "checkpoint-1"}
+
+
+def test_memory_that_is_not_there_ends_with_its_class(
+    make_plan: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from tunesmith.training.report import Ending
+    from tunesmith_trainer import build
+    from tunesmith_trainer.__main__ import main
+
+    plan = make_plan(max_steps=3, checkpoint={"every_steps": 1})
+    step = build.Trainer.training_step
+
+    def hungry(self: Any, *arguments: Any, **options: Any) -> Any:
+        if self.state.global_step == 2:
+            torch.empty(1 << 50)
+        return step(self, *arguments, **options)
+
+    monkeypatch.setattr(build.Trainer, "training_step", hungry)
+    (tmp_path / "plan.json").write_text(plan.model_dump_json(by_alias=True))
+    assert main(["train", "--plan", str(tmp_path / "plan.json")]) == 68
+    ending = Ending.model_validate_json((tmp_path / "termination-log").read_bytes())
+    assert (ending.reason, ending.step, ending.checkpoint_step) == ("OutOfMemory", 2, 2)
+    assert "spec.training.microBatchSize" in ending.message

@@ -187,10 +187,10 @@ def build(
     trainer.remove_callback(PrinterCallback)
     for callback in (checks, *callbacks):
         callback.trainer = trainer
-    if plan.tuner.type != "Full" and not zero:
+    if plan.tuner.type != "Full":
         # TRL casts adapters over a quantised base to bfloat16, whose steps of 1/256 swallow small updates.
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter.data = parameter.data.float()
+                parameter.data = parameter.data.to(compute if zero else torch.float32)
     tuner.check_tuner(model, plan.tuner)
     return trainer

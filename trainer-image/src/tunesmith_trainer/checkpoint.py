@@ -179,11 +179,14 @@ class Checkpoints:
         self.rotate()
 
     def rotate(self) -> None:
-        """Keep the newest whole ones, as many as the plan says, and no broken ones."""
+        """Keep the newest whole ones, as many as the plan says, and no broken ones. Those that another number of
+        processes wrote stay: an attempt with as many may come.
+        """
         kept = 0
         for checkpoint in self.all():
             try:
-                read_manifest(checkpoint)
+                if self.misfit(read_manifest(checkpoint)):
+                    continue
                 whole = checkpoint not in self.broken
             except ValueError:
                 whole = False

@@ -14,8 +14,12 @@ if TYPE_CHECKING:
     import torch
 
 STAGES = {"DDP": 0, "ZeRO1": 1, "ZeRO2": 2, "ZeRO3": 3}
-TIMEOUT_SECONDS = float(os.environ.get("TUNESMITH_COLLECTIVE_TIMEOUT_SECONDS", "600"))
-"""How long processes wait for each other before the attempt ends with CollectiveTimeout."""
+TIMEOUT_SECONDS = "600"
+
+
+def timeout() -> timedelta:
+    """How long processes wait for each other in a step before the attempt ends with CollectiveTimeout."""
+    return timedelta(seconds=float(os.environ.get("TUNESMITH_COLLECTIVE_TIMEOUT_SECONDS", TIMEOUT_SECONDS)))
 
 
 def check(distribution: DistributionPlan) -> None:
@@ -46,7 +50,7 @@ def join(plan: TrainPlan, cuda: bool) -> None:
     if cuda:
         torch.cuda.set_device(local)
     group.join(
-        timedelta(seconds=TIMEOUT_SECONDS),
+        timeout(),
         "nccl" if cuda else "gloo",
         **{"store": torch.distributed.HashStore(), "rank": 0, "world_size": 1} if alone else {},
     )
@@ -62,9 +66,7 @@ def _begin_deepspeed(cuda: bool) -> None:
 
     # Else it looks for compilers, and builds an operator for processes of one machine that gloo does without.
     deepspeed.ops.__compatible_ops__ = {}
-    deepspeed.init_distributed(
-        "nccl" if cuda else "gloo", auto_mpi_discovery=False, timeout=timedelta(seconds=TIMEOUT_SECONDS)
-    )
+    deepspeed.init_distributed("nccl" if cuda else "gloo", auto_mpi_discovery=False, timeout=timeout())
     if cuda:
         return
     # accelerate turns DeepSpeed into DDP, without a word, where it is told to use CPUs.

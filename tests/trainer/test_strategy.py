@@ -1,0 +1,155 @@
+"""Strategies: ZeRO 1 to 3 by DeepSpeed's real engine, over two processes, against one process without it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trainer import processes
+from trainer.support import ROWS, artifact_path, losses, read_log
+from tunesmith.training.plan import DistributionPlan, TrainPlan
+from tunesmith.training.report import Ending
+from tunesmith_trainer import strategy
+from tunesmith_trainer.errors import ConfigError
+from tunesmith_trainer.train import train
+
+pytestmark = pytest.mark.trainer
+
+Make = Callable[..., TrainPlan]
+
+# 10 rows in steps of 8: the second and the fourth are filled up.
+OPTIONS: dict[str, Any] = {
+    "rows": (ROWS * 3)[:10], "max_steps": 4, "global_batch_size": 8, "micro_batch_size": 2, "checkpoint":
+    {"every_steps": 9}, "weight_decay": 0.1, "scheduler": "Linear",
+}  # fmt: skip
+TUNERS: dict[str, dict[str, Any]] = {
+    "Full": {"type": "Full"},
+    "LoRA": {"type": "LoRA", "rank": 4, "alpha": 16, "dropout": 0.0},
+    "QLoRA": {"type": "QLoRA", "rank": 4, "alpha": 16, "dropout": 0.0, "quantization": "NF4"},
+}
+
+
+def over(plan: TrainPlan, name: str, offload: str = "None") -> TrainPlan:
+    """`plan` with another strategy."""
+    asked = DistributionPlan.model_validate({"strategy": name, "offload": offload})
+    return plan.model_copy(update={"distribution": asked})
+
+
+@pytest.fixture(scope="session")
+def alone() -> dict[str, tuple[TrainPlan, Ending]]:
+    """By tuner, what one process does without a strategy."""
+    return {}
+
+
+def weights(plan: TrainPlan, ending: Ending | None) -> dict[str, Any]:
+    """The tensors of an artefact."""
+    from safetensors.torch import load_file
+
+    assert ending
+    [file] = artifact_path(plan, ending).glob("*.safetensors")
+    return load_file(file)
+
+
+CASES = [
+    ("Full", "DDP", "None", 2), ("Full", "ZeRO1", "None", 2), ("Full", "ZeRO2", "Optimizer", 2),
+    ("Full", "ZeRO3", "None", 2), ("Full", "ZeRO3", "All", 2), ("Full", "ZeRO3", "None", 1),
+    ("LoRA", "ZeRO1", "None", 2), ("LoRA", "ZeRO2", "None", 2), ("LoRA", "ZeRO3", "None", 2),
+    ("LoRA", "ZeRO2", "None", 1), ("QLoRA", "ZeRO1", "None", 2), ("QLoRA", "ZeRO2", "None", 2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("tuner", "name", "offload", "count"), CASES)
+def test_each_strategy_learns_what_one_process_does(
+    make_plan: Make,
+    tmp_path: Path,
+    alone: dict[str, tuple[TrainPlan, Ending]],
+    tuner: str,
+    name: str,
+    offload: str,
+    count: int,
+) -> None:
+    import torch
+
+    if tuner not in alone:
+        plain = make_plan(run="plain", tuner=TUNERS[tuner], **OPTIONS)
+        alone[tuner] = plain, train(plain)
+    plain, expected = alone[tuner]
+    plan = over(make_plan(run="spread", tuner=TUNERS[tuner], processes=count, **OPTIONS), name, offload)
+    ranks = processes.run(plan, tmp_path)
+    assert losses(plan) == pytest.approx(losses(plain), rel=1e-5)
+    assert [line["grad_norm"] for line in read_log(plan)] == pytest.approx(
+        [line["grad_norm"] for line in read_log(plain)], rel=1e-4
+    )
+    assert [line["learning_rate"] for line in read_log(plan)] == [line["learning_rate"] for line in read_log(plain)]
+    wanted, found = weights(plain, expected), weights(plan, ranks[0].ending())
+    assert {name: tensor.shape for name, tensor in found.items()} == {n: t.shape for n, t in wanted.items()}
+    for key, tensor in wanted.items():
+        # Adam divides by the size of the gradient: where it is nearly 0, rounding may decide its direction.
+        assert ((tensor - found[key]).abs() < 1e-4).float().mean() > 0.99, key
+        assert torch.isfinite(found[key]).all()
+
+
+def report_parts(path: str) -> None:
+    """Write down what the processes hold, once the engine is made."""
+    from tunesmith_trainer import strategy
+
+    check = strategy.check_engine
+
+    def checked(wrapped: Any, plan: TrainPlan) -> None:
+        check(wrapped, plan)
+        stage = strategy.STAGES[plan.distribution.strategy]
+        Path(path).write_text("{} {}".format(*strategy.held(wrapped, stage)))
+
+    strategy.check_engine = checked
+
+
+@pytest.mark.parametrize("name", ["ZeRO1", "ZeRO3"])
+def test_a_process_holds_its_part_only(make_plan: Make, tmp_path: Path, name: str) -> None:
+    plan = over(make_plan(tuner=TUNERS["Full"], processes=2, **OPTIONS | {"max_steps": 1}), name)
+    processes.run(plan, tmp_path, report_parts, (str(tmp_path / "held"),))
+    whole, own = map(int, (tmp_path / "held").read_text().split())
+    assert whole == 97_600
+    assert own == pytest.approx(whole / 2, rel=0.01)
+
+
+def plain_instead(*_: Any) -> None:
+    """As accelerate does when it is told to use CPUs: DDP, without a word."""
+    strategy.arguments = lambda plan, cuda: {"use_cpu": True, "ddp_backend": "gloo"}  # type: ignore[assignment]
+    strategy._begin_deepspeed = lambda cuda: None
+
+
+def test_ddp_in_place_of_zero_is_refused(make_plan: Make, tmp_path: Path) -> None:
+    plan = over(make_plan(processes=2, **OPTIONS), "ZeRO2")
+    ranks = processes.start(plan, tmp_path, plain_instead)
+    assert processes.wait(ranks) == [64, 64]
+    ending = ranks[0].ending()
+    assert ending
+    assert "spec.distribution.strategy: ZeRO2, but the model is a DistributedDataParallel" in ending.message
+
+
+@pytest.mark.parametrize(
+    ("name", "offload", "message"),
+    [
+        ("DDP", "Optimizer", "strategy DDP keeps all on the device: use ZeRO1"),
+        ("ZeRO2", "All", "ZeRO2 does not split: use strategy ZeRO3"),
+    ],
+)
+def test_offloads_that_no_strategy_does_are_refused(make_plan: Make, name: str, offload: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train(over(make_plan(), name, offload))
+
+
+def test_each_row_comes_once_in_an_epoch_and_steps_are_full() -> None:
+    from tunesmith_trainer.order import Order
+
+    order = Order(rows=10, batch=4, seed=3)
+    first = list(order)
+    assert len(first) == len(order) == 12
+    assert sorted(first[:10]) == list(range(10))
+    assert first[10:] == first[:2]
+    assert list(order) == first
+    order.epoch = 1
+    assert list(order) != first
+    assert list(Order(rows=3, batch=8, seed=0))[:6] == list(Order(rows=3, batch=8, seed=0))[:3] * 2
