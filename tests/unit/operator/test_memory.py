@@ -285,6 +285,16 @@ def test_targets_decide_how_much_is_trained():
     assert some.gradients == 4 * 8 * 28 * (3584 + 3584 + 3584 + 512)
 
 
+def test_adapters_of_experts_copy_them():
+    found = facts(MIXTRAL)
+    some, all_of_them = (
+        estimate(plan({**LORA, "target_modules": targets}, dtype="Float32"), found, DDP)
+        for targets in (sorted(found.linears), [])
+    )
+    assert all_of_them.gradients - some.gradients == 4 * 8 * found.experts_sides
+    assert all_of_them.activations - some.activations == 4 * 2 * found.experts // 32
+
+
 # --- choices ---------------------------------------------------------------------------------------------------------
 
 

@@ -77,9 +77,9 @@ def estimate(plan: TrainPlan, facts: ModelFacts, distribution: DistributionPlan,
     if plan.tuner.quantization:  # one layer's weights at a time, as they were
         passing += compute * facts.hidden * max(facts.intermediate, facts.heads * facts.head_dim)
     if facts.experts_sides and not full and not plan.tuner.target_modules:
-        # PEFT adds an adapter to experts by copies of them: the product of its matrices, and the sum.
+        # PEFT adds an adapter to experts by copies of them: the sum, kept by each layer, and the product at hand.
         copies = 1 if plan.training.gradient_checkpointing else facts.layers
-        passing += 2 * compute * copies * facts.experts // facts.layers
+        passing += compute * (copies + 1) * facts.experts // facts.layers
     adapters = 0 if full else number
     if sharded:
         return _zero(plan, facts, distribution, cpu, compute, number, adapters, passing)
