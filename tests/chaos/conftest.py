@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from integration.conftest import cluster as _one_node
 from integration.conftest import kubectl  # noqa: F401  a fixture
+from integration.harness import prepare
 from tunesmith_cluster import Cluster
 
 
@@ -12,4 +12,5 @@ from tunesmith_cluster import Cluster
 def cluster() -> Cluster:
     cluster = Cluster()
     cluster.up(nodes=2)
-    return _one_node.__wrapped__()  # type: ignore[attr-defined,no-any-return]
+    prepare(cluster)
+    return cluster

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from uuid import uuid4
 
 import aiohttp
 import pytest
-from integration.harness import HERE, IMAGE, ROOT, Kubectl, operator
+from integration.harness import Kubectl, operator, prepare
 from tunesmith.kube.client import Client
 from tunesmith_cluster import Cluster
 
@@ -21,25 +19,7 @@ from tunesmith_cluster import Cluster
 def cluster() -> Cluster:
     cluster = Cluster()
     cluster.up()
-    os.environ["KUBECONFIG"] = str(cluster.kubeconfig)
-    cluster.load_image(
-        IMAGE,
-        copies=[(HERE / "scripted", "/scripted")],
-        environment={"PATH": f"/scripted:{sys.base_prefix}/bin:/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"},
-    )
-    for name in ("finetunejobs", "mergejobs", "modeldeployments"):
-        subprocess.run(
-            [
-                cluster.binary("kubectl"),
-                "apply",
-                "--server-side",
-                "--force-conflicts",
-                "-f",
-                ROOT / "crds" / f"{name}.yaml",
-            ],
-            check=True,
-            capture_output=True,
-        )
+    prepare(cluster)
     return cluster
 
 

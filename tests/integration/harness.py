@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
@@ -20,6 +21,7 @@ from tunesmith.kube.client import Client
 from tunesmith.observe import Observer
 from tunesmith.reconcile import Reconciler
 from tunesmith.settings import Settings
+from tunesmith.training import architecture
 from tunesmith_cluster import Cluster
 
 HERE = Path(__file__).parent
@@ -27,6 +29,19 @@ ROOT = HERE.parents[1]
 IMAGE = "tunesmith-scripted:1"
 SETTINGS = Settings(trainer_image=IMAGE, engine_image=IMAGE, operator_image=IMAGE, poll_seconds=0.5, progress_seconds=0)
 WAIT_SECONDS = 60
+# Of Qwen2.5-7B's config.json.
+QWEN2_7B = {
+    "model_type": "qwen2",
+    "architectures": ["Qwen2ForCausalLM"],
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 152064,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+}
 
 
 class Kubectl:
@@ -84,6 +99,22 @@ class Kubectl:
             lambda: f"{kind} {name}: wanted {reason}, found {self.condition(kind, name, type_)}",
             seconds,
         )
+
+
+def prepare(cluster: Cluster) -> None:
+    """What the operator's tests need of a cluster that is up: the CRDs, and the scripted trainer's image."""
+    os.environ["KUBECONFIG"] = str(cluster.kubeconfig)
+    with TemporaryDirectory() as facts:
+        found = architecture.facts(QWEN2_7B).facts
+        assert found
+        (Path(facts) / "qwen2-7b.json").write_text(found.model_dump_json(by_alias=True))
+        cluster.load_image(
+            IMAGE,
+            copies=[(HERE / "scripted", "/scripted"), (Path(facts), "/facts")],
+            environment={"PATH": f"/scripted:{sys.base_prefix}/bin:/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"},
+        )
+    command = [cluster.binary("kubectl"), "apply", "--server-side", "--force-conflicts", "-f", ROOT / "crds"]
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def eventually(probe: Callable[[], Any], say: Callable[[], str], seconds: float = WAIT_SECONDS) -> Any:

@@ -39,7 +39,7 @@ RESOURCES = {
     "PersistentVolumeClaim": ("/api/v1", "persistentvolumeclaims"),
     "Event": ("/api/v1", "events"),
     "Node": ("/api/v1", "nodes"),
-    "Workload": ("/apis/kueue.x-k8s.io/v1beta1", "workloads"),
+    "Workload": ("/apis/kueue.x-k8s.io/v1beta2", "workloads"),
 }
 # Kinds whose group is in the object, since there are several of that name.
 PLURALS = {"PodGroup": "podgroups"}

@@ -64,8 +64,8 @@ def _inline(node: Any, definitions: dict[str, Any]) -> Any:
     for bound, side in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
         if bound in result:  # OpenAPI v3.0 writes an open bound as a flag beside the bound
             result[side], result[bound] = result[bound], True
-    if result.get("additionalProperties") is False:
-        del result["additionalProperties"]
+    if result.get("additionalProperties") is False or result.get("x-kubernetes-preserve-unknown-fields"):
+        result.pop("additionalProperties", None)
     if result.get("default", ...) is None:
         del result["default"]
     elif isinstance(result.get("default"), dict):
