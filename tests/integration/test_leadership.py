@@ -2,72 +2,40 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import signal
-import socket
-import threading
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 import yaml
-from integration.harness import Kubectl, eventually, operator, train
+from integration.harness import HERE, Kubectl, eventually, operator, train
 from tunesmith_cluster import Cluster
 
 TAKEOVER_SECONDS = 15
 
 
-class Link:
-    """A connection to the API server through a port of this machine, which can be cut like a cable."""
-
-    def __init__(self, target: tuple[str, int]) -> None:
-        self.target = target
-        self.server = socket.create_server(("127.0.0.1", 0))
-        self.port = self.server.getsockname()[1]
-        self.is_cut = False
-        self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self.loop.run_until_complete, args=(self._serve(),), daemon=True)
-        self.thread.start()
-
-    async def _serve(self) -> None:
-        self.ended = asyncio.Event()
-        async with await asyncio.start_server(self._connect, sock=self.server):
-            await self.ended.wait()
-
-    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection(*self.target)
-        await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
-
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            while self.is_cut:  # packets vanish: nobody is told that the connection is over
-                if self.ended.is_set():
-                    return
-                await asyncio.sleep(0.1)
-            writer.write(data)
-        writer.close()
-
-    def close(self) -> None:
-        self.loop.call_soon_threadsafe(self.ended.set)
-        self.thread.join(5)
-
-
 @contextmanager
-def link(cluster: Cluster, folder: Path) -> Iterator[tuple[Link, Path]]:
-    """A link, and a kubeconfig that goes through it."""
+def link(cluster: Cluster, folder: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A process that carries a connection to the API server, and a kubeconfig that goes through it. To stop the process
+    is to cut the cable: packets vanish, and nobody is told.
+    """
     config = yaml.safe_load(cluster.kubeconfig.read_text())
-    server = config["clusters"][0]["cluster"]["server"]
-    host, port = server.removeprefix("https://").split(":")
-    cable = Link((host, int(port)))
-    config["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{cable.port}"
-    path = folder / "kubeconfig"
-    path.write_text(yaml.safe_dump(config))
+    target = config["clusters"][0]["cluster"]["server"].removeprefix("https://")
+    command = [sys.executable, HERE / "cable.py", target]
+    cable = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
+        assert cable.stdout
+        config["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{cable.stdout.readline().strip()}"
+        path = folder / "kubeconfig"
+        path.write_text(yaml.safe_dump(config))
         yield cable, path
     finally:
-        cable.close()
+        cable.kill()
+        cable.communicate()
 
 
 def holder(kubectl: Kubectl) -> str:
@@ -104,13 +72,14 @@ def test_the_standby_leads_whatever_becomes_of_the_leader(
             "terminated": leader.terminate,
             "killed": leader.kill,
             "stopped": lambda: leader.send_signal(signal.SIGSTOP),
-            "cut off": lambda: setattr(cable, "is_cut", True),
+            "cut off": lambda: cable.send_signal(signal.SIGSTOP),
         }
         fates[fate]()
         eventually(lambda: holder(kubectl) not in {old, ""}, second.read_text, TAKEOVER_SECONDS)
         kubectl.apply(train("after", memory={"check": "Disabled"}))
         kubectl.wait("finetunejob", "after", "Completed")
-        leader.send_signal(signal.SIGCONT) if fate == "stopped" else None
+        if fate == "stopped":
+            leader.send_signal(signal.SIGCONT)
         if fate in {"stopped", "cut off"}:
             assert leader.wait(30) == 1, first.read_text()
             assert "Lease" in first.read_text()

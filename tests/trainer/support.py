@@ -76,7 +76,7 @@ def make_plan(
             "job": {"namespace": "test", "name": run, "uid": f"uid-{run}"},
             "model": {"uri": "pvc://models/tiny", "path": str(tiny)},
             "datasets": [{"uri": f"configmap://data/{run}.jsonl", "path": str(data)}],
-            "method": method or {"type": "SFT", "loss_on": "Assistant"},
+            "method": method or {"type": "SFT", "sft": {"loss_on": "Assistant"}},
             "tuner": tuner or {"type": "LoRA", "rank": 4, "alpha": 16, "dropout": 0.0},
             "training": values,
             "nodes": 1,

@@ -236,25 +236,25 @@ def test_s3_is_read_in_parts(tmp_path, log):
         client = boto3.client(
             "s3", aws_access_key_id="me", aws_secret_access_key="hush", endpoint_url=endpoint, region_name="us-east-1"
         )
-        client.create_bucket(Bucket="bucket")
+        client.create_bucket(Bucket="bases")
         for name, data in SPLIT.items():
-            client.put_object(Bucket="bucket", Key=f"models/base/{name}", Body=data)
+            client.put_object(Bucket="bases", Key=f"models/base/{name}", Body=data)
         client.close()
         keys = {"accessKeyId": "me", "secretAccessKey": "hush", "endpoint": endpoint}
         secret = put(tmp_path / "secret", {name: text.encode() for name, text in keys.items()})
-        found = look(log, "--model", "s3://bucket/models/base", "--secret", str(secret))
+        found = look(log, "--model", "s3://bases/models/base", "--secret", str(secret))
         assert found.facts
         assert found.facts.parameters == PARAMETERS
-        code, ending = refused(log, "--model", "s3://bucket/models/none", "--secret", str(secret))
+        code, ending = refused(log, "--model", "s3://bases/models/none", "--secret", str(secret))
         assert (code, ending.reason) == (66, "ModelError")
-        assert "s3://bucket/models/none: no object models/none" in ending.message
+        assert "s3://bases/models/none: no object models/none" in ending.message
     finally:
         one.stop()
 
 
 def test_a_store_that_cannot_be_reached_is_no_error_of_the_model(tmp_path, log):
     secret = put(tmp_path / "secret", {"endpoint": b"http://127.0.0.1:9"})
-    code, ending = refused(log, "--model", "s3://bucket/models/base", "--secret", str(secret))
+    code, ending = refused(log, "--model", "s3://bases/models/base", "--secret", str(secret))
     assert (code, ending.reason) == (70, "Internal")
 
 

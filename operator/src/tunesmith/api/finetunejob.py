@@ -21,6 +21,7 @@ from tunesmith.api.base import (
     rules,
 )
 from tunesmith.api.job import JobSpec, JobStatus
+from tunesmith.api.methods import Method
 
 ColumnName = Annotated[str, Field(min_length=1, max_length=128)]
 
@@ -55,37 +56,6 @@ class Dataset(Model):
     """Use this many rows, drawn with training.seed. More than there are repeats rows. Default: all."""
     variables: Annotated[dict[str, Annotated[str, Field(max_length=1024)]], Field(max_length=32)] | None = None
     """Texts that replace `{{KEY}}` in every row."""
-
-
-class SFT(Model):
-    """Options of supervised fine-tuning."""
-
-    loss_on: Literal["Assistant", "LastAssistant", "All"] = "Assistant"
-    """Which tokens are learned: every assistant turn, the last one, or the whole conversation."""
-
-
-class PreTraining(Model):
-    """Options of (continued) pre-training on plain text. There are none yet."""
-
-
-class Method(Model):
-    """How the model learns."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule("!has(self.sft) || self.type == 'SFT'", "sft is only for type SFT"),
-            rule(
-                "!has(self.preTraining) || self.type == 'PreTraining'",
-                "preTraining is only for type PreTraining",
-            ),
-        )
-    )
-    type: Literal["SFT", "PreTraining"]
-    """SFT (supervised fine-tuning on conversations) or PreTraining (plain text)."""
-    sft: SFT | None = None
-    """Options of type SFT."""
-    pre_training: PreTraining | None = None
-    """Options of type PreTraining."""
 
 
 class Tuner(Model):
@@ -221,7 +191,9 @@ class Memory(Model):
 
 
 class Elastic(Model):
-    """Go on with fewer nodes where not all of them can be had. The global batch stays as it is."""
+    """Go on with fewer nodes where not all of them can be had. The global batch stays as it is. For strategy DDP: the
+    parts of a ZeRO checkpoint fit the number of processes that wrote them.
+    """
 
     min_nodes: Annotated[int, Field(ge=1, le=1024)]
     """Start with no fewer."""

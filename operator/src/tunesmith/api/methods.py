@@ -293,6 +293,11 @@ NEEDED = ("GRPO", "PPO", "GKD", "Classification")
 """Types whose member has no complete defaults."""
 
 
+def attribute(type_: MethodType) -> str:
+    """The attribute of Method with the options of a type."""
+    return next(name for name, field in Method.model_fields.items() if field.alias == MEMBERS[type_])
+
+
 class Method(Model):
     """How the model learns: a type, and the options of that type under the member of its name."""
 
@@ -339,6 +344,17 @@ class Method(Model):
     """Options of type Embedding."""
     reranker: Reranker | None = None
     """Options of type Reranker."""
+
+    @property
+    def options(self) -> Model | None:
+        """The member of the type, where it is set."""
+        found: Model | None = getattr(self, attribute(self.type))
+        return found
+
+    def files(self) -> list[str]:
+        """Addresses of the files with reward functions."""
+        policies = [policy for policy in (self.grpo, self.ppo) if policy]
+        return [reward.python.uri for policy in policies for reward in policy.rewards if reward.python]
 
     def sources(self) -> list[tuple[str, ModelSource]]:
         """(field, source) of the models that the method needs beside the one that it trains."""

@@ -46,6 +46,8 @@ def train_job(
             Input(place.uri, _secret(source), kind="dataset")
             for place, source in zip(plan.datasets, spec.datasets, strict=True)
         ),
+        *(Input(plan.method.models[field].uri, _secret(source)) for field, source in spec.method.sources()),
+        *(Input(uri) for uri in plan.method.files()),
     ]
     return _job(
         owner,

@@ -20,7 +20,8 @@ from tunesmith.decide.jobstate import KINDS, WAIT_SECONDS, JobState, job_conditi
 from tunesmith.decide.references import sources, wrong_kind
 from tunesmith.decide.world import Decision, Event, World, deleting, foreign
 from tunesmith.settings import Settings
-from tunesmith.training.plan import MergePlan, PlanError, TrainPlan, digest, nodes_that_divide
+from tunesmith.training.matrix import PlanError
+from tunesmith.training.plan import MergePlan, TrainPlan, digest, nodes_that_divide
 from tunesmith.training.report import duration
 
 # Attempts that are ended by deleting their Job.
@@ -141,7 +142,8 @@ class _Chain(JobState):
             return None
         elastic, plan = self.resource.spec.elastic, self.plan()
         started = (self.live_job.get("status") or {}).get("startTime")
-        if started is None or not isinstance(plan, TrainPlan):
+        # ZeRO's checkpoints fit the number of processes that wrote them.
+        if started is None or not isinstance(plan, TrainPlan) or plan.distribution.strategy != "DDP":
             return None
         waited = (self.world.now - lifecycle.moment(started)).total_seconds()
         scheduled = sum(pod_facts.scheduled(pod) for pod in self.pods)

@@ -16,6 +16,8 @@ from tunesmith.decide.world import Ref, World
 def sources(resource: FineTuneJob | MergeJob | ModelDeployment) -> list[tuple[str, Source, str]]:
     """(field, source, wanted kind of artefact) of all that a spec takes its models and adapters from."""
     result: list[tuple[str, Source, str]] = [("spec.model", resource.spec.model, "models")]
+    if isinstance(resource, FineTuneJob):
+        result += [(field, source, "models") for field, source in resource.spec.method.sources()]
     if isinstance(resource, MergeJob | ModelDeployment):
         result += [(f"spec.adapters[{i}]", source, "adapters") for i, source in enumerate(resource.spec.adapters)]
     return result

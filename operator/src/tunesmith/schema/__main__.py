@@ -1,4 +1,4 @@
-"""Write what is generated: `python -m tunesmith.schema ROOT` fills ROOT/crds, the chart's crds, and tables of ROOT/docs."""
+"""Write what is generated: `python -m tunesmith.schema ROOT` fills ROOT/crds, the chart, and tables of ROOT/docs."""
 
 from __future__ import annotations
 

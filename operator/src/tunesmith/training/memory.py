@@ -9,7 +9,8 @@ from typing import Literal
 from tunesmith.api.finetunejob import MemoryStatus
 from tunesmith.training.architecture import ModelFacts
 from tunesmith.training.estimating import GIB, Estimate, estimate
-from tunesmith.training.plan import DistributionPlan, PlanError, TrainPlan, TunerPlan
+from tunesmith.training.matrix import PlanError
+from tunesmith.training.plan import DistributionPlan, TrainPlan, TunerPlan
 
 __all__ = ["Choice", "Estimate", "choose", "estimate"]
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Literal
+from types import NoneType
+from typing import Literal, get_args
 
 from tunesmith.api.base import Model, Source
 from tunesmith.api.finetunejob import Columns, FineTuneJobSpec
 from tunesmith.api.mergejob import MergeJobSpec
+from tunesmith.api.methods import Method, attribute
 from tunesmith.training.location import join, locate
+from tunesmith.training.matrix import PlanError, refuse
 
 GPU_RESOURCES = ("nvidia.com/gpu", "amd.com/gpu")
-
-
-class PlanError(ValueError):
-    """The spec cannot be carried out. The message names the field, what was found, and what to do."""
 
 
 class Job(Model):
@@ -42,11 +41,16 @@ class DatasetPlan(Place):
     variables: dict[str, str] = {}
 
 
-class MethodPlan(Model):
-    """How to learn."""
+class MethodPlan(Method):
+    """How to learn, with the options of its type explicit, and where the other models lie that it needs."""
 
-    type: Literal["SFT", "PreTraining"]
-    loss_on: Literal["Assistant", "LastAssistant", "All"] = "All"
+    models: dict[str, Place] = {}
+    """By field of the spec, for example spec.method.gkd.teacher."""
+
+    @property
+    def loss_on(self) -> Literal["Assistant", "LastAssistant", "All"]:
+        """Which tokens of a conversation are learned."""
+        return self.sft.loss_on if self.sft else ("All" if self.type == "PreTraining" else "Assistant")
 
 
 class TunerPlan(Model):
@@ -198,6 +202,7 @@ def train_plan(job: Job, spec: FineTuneJobSpec, resolved: Resolved, default_stor
     adapters = tuner.type != "Full"
     rank = tuner.rank or 8
     store = spec.output.uri or default_store
+    refuse(spec)
     strategy = spec.distribution.strategy
     return TrainPlan(
         job=job,
@@ -211,10 +216,7 @@ def train_plan(job: Job, spec: FineTuneJobSpec, resolved: Resolved, default_stor
             )
             for d in spec.datasets
         ],
-        method=MethodPlan(
-            type=method.type,
-            loss_on="All" if method.type == "PreTraining" else (method.sft.loss_on if method.sft else "Assistant"),
-        ),
+        method=method_plan(method, resolved),
         tuner=TunerPlan(
             type=tuner.type,
             rank=rank if adapters else 0,
@@ -248,6 +250,19 @@ def train_plan(job: Job, spec: FineTuneJobSpec, resolved: Resolved, default_stor
             keep=kept.keep,
         ),
         output=output(job, store),
+    )
+
+
+def method_plan(method: Method, resolved: Resolved) -> MethodPlan:
+    """The method with all defaults of its type."""
+    name = attribute(method.type)
+    kind = next(t for t in get_args(Method.model_fields[name].annotation) if t is not NoneType)
+    return MethodPlan.model_validate(
+        {
+            **method.model_dump(),
+            name: (method.options or kind()).model_dump(),
+            "models": {field: place(address(source, resolved)) for field, source in method.sources()},
+        }
     )
 
 
