@@ -14,9 +14,9 @@ marker = Path(os.environ["SLOW_MARKER"])
 
 def slow_down() -> None:
     """Sleep in the second step, and say so by a file."""
-    from tunesmith_trainer import build
+    from tunesmith_trainer.methods import supervised
 
-    step = build.Trainer.training_step
+    step = supervised.TRAINER.training_step
 
     def training_step(self: Any, *arguments: Any, **options: Any) -> Any:
         if self.state.global_step == 1:
@@ -24,7 +24,7 @@ def slow_down() -> None:
             time.sleep(SECONDS)
         return step(self, *arguments, **options)
 
-    build.Trainer.training_step = training_step  # type: ignore[method-assign]
+    supervised.TRAINER.training_step = training_step  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -212,9 +212,9 @@ def exit_while_saving(number: int, code: int) -> None:
     """End the process as a kill does, when the draft of the second checkpoint has its nth file."""
     from threading import Thread
 
-    from tunesmith_trainer import build
+    from tunesmith_trainer.methods import supervised
 
-    save = build.Trainer._save_checkpoint
+    save = supervised.TRAINER._save_checkpoint
 
     def watch(folder: Path) -> None:
         while sum(path.is_file() for path in folder.rglob("*")) < number:
@@ -226,7 +226,7 @@ def exit_while_saving(number: int, code: int) -> None:
             Thread(target=watch, args=(self.checkpoints.staging,), daemon=True).start()
         save(self, *arguments)
 
-    build.Trainer._save_checkpoint = dying  # type: ignore[method-assign]
+    supervised.TRAINER._save_checkpoint = dying  # type: ignore[method-assign]
 
 
 def test_a_kill_at_any_moment_of_saving_costs_that_checkpoint_only(make_plan: Make, tmp_path: Path) -> None:

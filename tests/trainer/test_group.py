@@ -67,15 +67,15 @@ def test_a_peer_that_hangs_is_waited_for_no_longer_than_the_timeout(make_plan: M
 
 def not_a_number(rank: str, number: float) -> None:
     """On one rank the third step's loss is no number."""
-    from tunesmith_trainer import build
+    from tunesmith_trainer.methods import supervised
 
-    compute = build.Trainer.compute_loss
+    compute = supervised.TRAINER.compute_loss
 
     def compute_loss(self: Any, *arguments: Any, **options: Any) -> Any:
         loss = compute(self, *arguments, **options)
         return loss * number if self.state.global_step == 2 and os.environ["RANK"] == rank else loss
 
-    build.Trainer.compute_loss = compute_loss  # type: ignore[method-assign]
+    supervised.TRAINER.compute_loss = compute_loss  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf])

@@ -27,20 +27,18 @@ DROPOUT = {"type": "LoRA", "rank": 4, "alpha": 16, "dropout": 0.2}
 
 def make_trainer(plan: TrainPlan, *callbacks: Any) -> Any:
     """The trainer of a plan, not yet run."""
-    from datasets import Dataset
-    from pyarrow import table
     from tunesmith_trainer.build import build
     from tunesmith_trainer.checkpoint import Checkpoints
     from tunesmith_trainer.data import read_datasets
     from tunesmith_trainer.fencing import Fence
-    from tunesmith_trainer.masks import columns, tokenize
+    from tunesmith_trainer.methods import recipe
     from tunesmith_trainer.model import load_tokenizer
 
-    tokenizer = load_tokenizer(plan.model)
-    tokens = tokenize(read_datasets(plan.datasets, False, 0)[0], tokenizer, plan.method.loss_on, 128)
+    rows, _ = read_datasets(plan.datasets, False, 0)
+    prepared = recipe(plan.method.type).prepare(plan, rows, load_tokenizer(plan.model))
     folder = Path(plan.checkpoint.path)
     checkpoints, fence = Checkpoints(folder, 2, 1, 1, "DDP"), Fence(folder, 1)
-    return build(plan, tokenizer, Dataset(table(columns(tokens))), checkpoints, fence, callbacks)
+    return build(plan, prepared, checkpoints, fence, callbacks)
 
 
 def plain_loss(model: Any, tokenizer: Any, rows: list[dict[str, str]]) -> float:
@@ -305,18 +303,18 @@ def test_memory_that_is_not_there_ends_with_its_class(
 ) -> None:
     import torch
     from tunesmith.training.report import Ending
-    from tunesmith_trainer import build
     from tunesmith_trainer.__main__ import main
+    from tunesmith_trainer.methods import supervised
 
     plan = make_plan(max_steps=3, checkpoint={"every_steps": 1})
-    step = build.Trainer.training_step
+    step = supervised.TRAINER.training_step
 
     def hungry(self: Any, *arguments: Any, **options: Any) -> Any:
         if self.state.global_step == 2:
             torch.empty(1 << 50)
         return step(self, *arguments, **options)
 
-    monkeypatch.setattr(build.Trainer, "training_step", hungry)
+    monkeypatch.setattr(supervised.TRAINER, "training_step", hungry)
     (tmp_path / "plan.json").write_text(plan.model_dump_json(by_alias=True))
     assert main(["train", "--plan", str(tmp_path / "plan.json")]) == 68
     ending = Ending.model_validate_json((tmp_path / "termination-log").read_bytes())

@@ -1,4 +1,4 @@
-"""Training: SFT and PreTraining by trl.SFTTrainer, over any tuner and strategy, in any number of processes."""
+"""Training: any method, over any tuner and strategy, in any number of processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tunesmith_trainer.model import check_files
 from tunesmith_trainer.server import PORT
 
 if TYPE_CHECKING:
-    from tunesmith_trainer.build import Trainer
+    from tunesmith_trainer.lifecycle import Lifecycle
 
 
 def train(plan: TrainPlan) -> Ending:
@@ -27,34 +27,27 @@ def train(plan: TrainPlan) -> Ending:
     check_files(plan.model)
     rows, sources = read_datasets(plan.datasets, plan.method.type == "PreTraining", plan.training.seed)
 
-    from datasets import Dataset
-    from pyarrow import table
-
     from tunesmith_trainer.build import build
     from tunesmith_trainer.checkpoint import Checkpoints
     from tunesmith_trainer.fencing import Fence
-    from tunesmith_trainer.masks import columns, tokenize
+    from tunesmith_trainer.methods import recipe
     from tunesmith_trainer.model import load_tokenizer
     from tunesmith_trainer.progress import Reporter
     from tunesmith_trainer.stopping import Pace
 
     run = Path(plan.output.run)
-    tokenizer = load_tokenizer(plan.model)
-    tokens = tokenize(rows, tokenizer, plan.method.loss_on, plan.training.max_length)
+    prepared = recipe(plan.method.type).prepare(plan, rows, load_tokenizer(plan.model))
     if os.environ.get("RANK", "0") == "0":
         run.mkdir(parents=True, exist_ok=True)
         Path(plan.checkpoint.path).mkdir(parents=True, exist_ok=True)
         (run / "plan.json").write_text(plan.model_dump_json(by_alias=True, indent=2) + "\n")
-        print(
-            f"{len(tokens.input_ids)} rows, {sum(map(len, tokens.input_ids))} tokens; {tokens.cut} cut to maxLength, "
-            f"{tokens.dropped} left out as nothing to learn remained"
-        )
+        print(prepared.summary)
     kept = plan.checkpoint
     checkpoints = Checkpoints(Path(kept.path), kept.keep, plan.attempt, plan.world_size, plan.distribution.strategy)
     fence = Fence(Path(kept.path), plan.attempt)
     pace, reporter = Pace(kept), Reporter(run / "logging.jsonl", PORT)
     # The reporter comes first: a step counts as made before it is judged.
-    trainer = build(plan, tokenizer, Dataset(table(columns(tokens))), checkpoints, fence, [reporter, pace])
+    trainer = build(plan, prepared, checkpoints, fence, [reporter, pace])
     try:
         resume = begin(trainer)
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -72,7 +65,7 @@ def train(plan: TrainPlan) -> Ending:
     return ending
 
 
-def begin(trainer: Trainer) -> Path | None:
+def begin(trainer: Lifecycle) -> Path | None:
     """Say that this attempt has begun, and find the checkpoint that it goes on from; the same one on all processes."""
     from tunesmith_trainer import group
     from tunesmith_trainer.checkpoint import step_of
@@ -102,7 +95,7 @@ def check_world(plan: TrainPlan) -> None:
         )
 
 
-def finish(plan: TrainPlan, trainer: Trainer, sources: list[SourceFile]) -> Ending:
+def finish(plan: TrainPlan, trainer: Lifecycle, sources: list[SourceFile]) -> Ending:
     """Publish what was trained; rank 0 writes, the others wait."""
     from tunesmith_trainer import artifact, curves, group
     from tunesmith_trainer.model import own_dtype, save_model

@@ -43,7 +43,7 @@ def linear_names(model: PreTrainedModel) -> list[str]:
     )
 
 
-def add_adapter(model: PreTrainedModel, tuner: TunerPlan, float32: bool) -> PeftModel:
+def add_adapter(model: PreTrainedModel, tuner: TunerPlan, float32: bool, task: str = "CAUSAL_LM") -> PeftModel:
     """`model` with a new LoRA adapter (arXiv 2106.09685): h + (alpha / rank) B A x, B = 0 at first; in float32 or in
     the base's dtype.
     """
@@ -58,7 +58,7 @@ def add_adapter(model: PreTrainedModel, tuner: TunerPlan, float32: bool) -> Peft
                 f"spec.tuner.targetModules: the model has no module {target}; choose of {linear_names(model)}"
             )
     config = LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type=task,
         r=tuner.rank,
         lora_alpha=int(tuner.alpha) if tuner.alpha == int(tuner.alpha) else tuner.alpha,  # type: ignore[arg-type]
         lora_dropout=tuner.dropout,

@@ -1,0 +1,95 @@
+"""The life of a training, whatever the method: order of rows, checkpoints, checks of what really runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from transformers import Trainer, TrainerCallback
+from tunesmith.training.plan import TrainPlan
+
+from tunesmith_trainer import group, strategy
+from tunesmith_trainer.checkpoint import PREFIX, Checkpoints, sync
+from tunesmith_trainer.fencing import Fence
+from tunesmith_trainer.order import Order
+
+# For the type checker a Trainer; at run time the class beside it is one.
+Base: Any = Trainer if TYPE_CHECKING else object
+
+
+class Lifecycle(Base):
+    """What every method's trainer has beside a class of transformers or TRL: our order of rows, and checkpoints that
+    count only when they are whole. Comes first among the bases.
+    """
+
+    def __init__(self, plan: TrainPlan, checkpoints: Checkpoints, fence: Fence, **options: Any) -> None:
+        self.plan, self.checkpoints, self.fence = plan, checkpoints, fence
+        self.checkpoint_step: int | None = None
+        self.step_norm = 0.0
+        self.order: Order
+        super().__init__(**options)
+
+    @property
+    def step_loss(self) -> float:
+        """The loss, summed since the last log line: no number as soon as one step's is none."""
+        return float(self._tr_loss)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write none: lineage is in the artefact's manifest."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Order:
+        rows = len(train_dataset if train_dataset is not None else self.train_dataset)
+        self.order = Order(rows, self.plan.training.global_batch_size, self.plan.training.seed)
+        return self.order
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        self.step_norm = float(norm or 0.0)
+        return norm
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self.checkpoints.staging)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Nothing where DeepSpeed writes the weights with its optimizer."""
+        if not self.is_deepspeed_enabled:
+            super().save_model(output_dir, _internal_call)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write a checkpoint as a draft, wait until all processes have written theirs, and move it into place."""
+        step, first = self.state.global_step, group.is_first()
+        self.fence.check(group.first_says)
+        if first:
+            self.checkpoints.draft()
+        group.barrier()
+        try:
+            super()._save_checkpoint(model, trial)
+            if self.args.local_process_index == 0:  # what is on this node's side of a shared file system
+                sync(self.checkpoints.staging / f"{PREFIX}{step}")
+            group.barrier()
+            if first:
+                self.checkpoints.seal(step)
+            self.fence.check(group.first_says)
+            if first:
+                self.checkpoints.publish(step)
+        except Exception:
+            if first:
+                self.checkpoints.clear_own_draft()
+            raise
+        self.checkpoint_step = step
+
+
+class Checks(TrainerCallback):
+    """What can only be done once the model is wrapped."""
+
+    def __init__(self) -> None:
+        self.trainer: Any = None
+        """Set once it is built."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """See that what runs is what the plan says."""
+        strategy.check_engine(self.trainer.model_wrapped, self.trainer.plan)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A new order."""
+        order = self.trainer.order
+        order.epoch = state.global_step // order.steps

@@ -1,0 +1,66 @@
+"""The methods: one module each, or one for several that differ in little. See `Recipe` for what such a module has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tunesmith.api.methods import MethodType
+from tunesmith.training.plan import TrainPlan
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerFast, TrainingArguments
+
+    from tunesmith_trainer.data import Row
+    from tunesmith_trainer.lifecycle import Lifecycle
+
+MODULES: dict[MethodType, str] = {
+    "PreTraining": "supervised",
+    "SFT": "supervised",
+}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The rows of a method, ready for its trainer."""
+
+    dataset: Any
+    """A datasets.Dataset with the columns that the trainer wants."""
+    summary: str
+    """For people: how many rows, tokens, and what was left out."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """Of CONFIG, beyond what all methods have."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Of TRAINER, for example processing_class or data_collator."""
+
+
+class Recipe(Protocol):
+    """What a module of this package has."""
+
+    CONFIG: type[TrainingArguments]
+    TRAINER: type[Lifecycle]
+    TASK: str
+    """PEFT's task type."""
+
+    def prepare(self, plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> Prepared:
+        """Tokenise the rows. Raises DataError."""
+        ...
+
+    def load(
+        self,
+        plan: TrainPlan,
+        dtype: torch.dtype,
+        quantization: BitsAndBytesConfig | None,
+        device: str | int | None,
+    ) -> PreTrainedModel:
+        """The model that is trained, with its head."""
+        ...
+
+
+def recipe(type_: MethodType) -> Recipe:
+    """The module of a method. It is imported on first use: TRL's trainers take seconds."""
+    module: Any = import_module(f"{__name__}.{MODULES[type_]}")
+    return module  # type: ignore[no-any-return]
