@@ -11,7 +11,8 @@ DOCKERFILES := operator/Dockerfile trainer-image/Dockerfile cluster/kind/engine.
 SCRIPTS := hack/run .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check generate verify unit chart integration trainer serving queueing e2e teardown \
+.PHONY: help quickstart test check generate verify unit chart integration trainer memory serving queueing chaos e2e \
+	teardown \
 	up cluster down clean quiet
 
 help: ## show this list
@@ -28,10 +29,13 @@ test: ## all tests, on a cluster of their own on this machine
 	@$(MAKE) --no-print-directory integration
 	@$(MAKE) --no-print-directory trainer
 	@$(MAKE) --no-print-directory serving
+	@$(MAKE) --no-print-directory memory
 	@$(MAKE) --no-print-directory e2e
+	@$(MAKE) --no-print-directory queueing
+	@$(MAKE) --no-print-directory chaos CHAOS_MINUTES=2 CHAOS_JOBS=6
 
 # Never on the cluster that a shell happens to point at.
-test quiet integration queueing e2e teardown: export KUBECONFIG =
+test quiet integration queueing chaos e2e teardown: export KUBECONFIG =
 
 check: verify ## formatting, lint, types, layers, Dockerfiles, scripts
 	$(RUN) ruff format --check .
@@ -66,8 +70,16 @@ trainer: ## the trainer with real torch, transformers and peft
 serving: ## agent and guard with a real vLLM
 	$(TRAINER_PYTEST) tests/serving
 
+memory: ## the estimate of memory against what torch really holds
+	$(TRAINER_PYTEST) tests/memory
+
 queueing: quiet ## Kueue, and the loss of one of two nodes
 	$(PYTEST) tests/queueing
+
+# 30 minutes, 20 jobs and seed 1 by default: make chaos CHAOS_MINUTES=5 CHAOS_JOBS=8 CHAOS_SEED=7 CHAOS_OUT=.
+export CHAOS_MINUTES CHAOS_JOBS CHAOS_SEED CHAOS_OUT
+chaos: quiet ## pods, ranks, nodes and operators killed at random while jobs run
+	$(PYTEST) -s tests/chaos
 
 e2e: quiet ## the whole way, in pods
 	$(PYTEST) tests/e2e

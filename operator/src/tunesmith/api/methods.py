@@ -47,7 +47,7 @@ class DPO(Model):
     """How strongly the model is held to the reference."""
     loss: Literal["Sigmoid", "Hinge", "IPO", "Robust"] = "Sigmoid"
     """Sigmoid (the paper's), Hinge (arXiv 2305.10425), IPO (arXiv 2310.12036) or Robust (arXiv 2403.00409)."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    label_smoothing: Annotated[float, Field(ge=0, le=0.49)] = 0.0
     """Share of labels that are taken to be wrong. For losses Sigmoid and Robust."""
     sft_weight: Weight = 0.0
     """Weight of the chosen answer's negative log-likelihood that is added (RPO, arXiv 2404.19733)."""
