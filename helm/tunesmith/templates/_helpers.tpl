@@ -66,10 +66,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, create]
-# Deleted are only pods that are on their way out, on a node that cannot say that they are gone.
+# Called failed and deleted are only pods that are on their way out, on a node that cannot say that they are gone.
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch, delete]
+- apiGroups: [""]
+  resources: [pods/status]
+  verbs: [patch]
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
   verbs: [get]

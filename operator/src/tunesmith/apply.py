@@ -40,7 +40,7 @@ class Applier:
         for live in decision.delete:
             await self._client.delete(live)
         for live in decision.kill:
-            await self._client.delete(live, at_once=True)
+            await self._client.bury(live, "NodeLost", f"node {live['spec'].get('nodeName')} does not answer")
         if decision.push:
             await self._push(world, decision)
         status = decision.status.body()

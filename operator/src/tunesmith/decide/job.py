@@ -147,7 +147,8 @@ class _Chain(JobState):
             return None
         waited = (self.world.now - lifecycle.moment(started)).total_seconds()
         scheduled = sum(pod_facts.scheduled(pod) for pod in self.pods)
-        if scheduled >= plan.nodes or waited < elastic.wait_seconds:
+        ending = job_condition(self.live_job, "FailureTarget") or pod_facts.failed_containers(self.pods)
+        if ending or scheduled >= plan.nodes or waited < elastic.wait_seconds:
             return None
         fewer = nodes_that_divide(plan, scheduled, elastic.min_nodes)
         if fewer is None:

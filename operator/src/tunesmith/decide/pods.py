@@ -166,8 +166,8 @@ def is_over(pod: Mapping[str, Any]) -> bool:
 
 
 def scheduled(pod: Mapping[str, Any]) -> bool:
-    """Whether the pod has a node, and is not on its way out."""
-    return bool(pod.get("spec", {}).get("nodeName")) and not pod["metadata"].get("deletionTimestamp")
+    """Whether the pod has a node."""
+    return bool(pod.get("spec", {}).get("nodeName"))
 
 
 def running(pod: Mapping[str, Any]) -> bool:

@@ -147,12 +147,25 @@ class Client:
         meta = body["metadata"]
         return await self._call("PUT", _path(body["kind"], meta["namespace"], meta["name"]), body)
 
-    async def delete(self, live: Object, *, at_once: bool = False) -> None:
-        """Delete this very object, if it is still there. `at_once`: a pod whose node cannot say that it is gone."""
+    async def bury(self, pod: Object, reason: str, message: str) -> None:
+        """Delete a pod whose node cannot say that it is gone. It is called failed first, as Kubernetes' own collector
+        of pods does it: its Job waits for that.
+        """
+        meta = pod["metadata"]
+        status = {"phase": "Failed", "reason": reason, "message": message}
+        body = {"metadata": {"uid": meta["uid"]}, "status": status}
+        path = _path("Pod", meta["namespace"], meta["name"]) + "/status"
+        try:
+            await self._call("PATCH", path, body, content="application/merge-patch+json")
+        except ApiError as error:
+            if error.status not in {404, 409}:
+                raise
+        await self.delete(pod, gracePeriodSeconds=0)
+
+    async def delete(self, live: Object, **options: Any) -> None:
+        """Delete this very object, if it is still there."""
         meta = live["metadata"]
-        body: Object = {"preconditions": {"uid": meta["uid"]}, "propagationPolicy": "Background"}
-        if at_once:
-            body["gracePeriodSeconds"] = 0
+        body = {"preconditions": {"uid": meta["uid"]}, "propagationPolicy": "Background", **options}
         try:
             await self._call("DELETE", _path(live["kind"], meta["namespace"], meta["name"]), body)
         except ApiError as error:
