@@ -11,7 +11,7 @@ import random
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -49,6 +49,8 @@ class Row:
     messages: tuple[Message, ...] = ()
     text: str = ""
     tools: list[Any] | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+    """The row's other columns."""
 
 
 @dataclass(frozen=True)
