@@ -21,7 +21,8 @@ help: ## show this list
 quickstart: ## from nothing to an answer of a tuned model: cluster, operator, training, serving
 	@$(PYTHON) -m tunesmith_cluster.quickstart
 
-# One after the other, whatever -j says: they share a cluster and its two cores. What is quick comes first.
+# One after the other, whatever -j says: they share a cluster and its two cores. What is quick comes first; of the long
+# suites (queueing, chaos) a slice.
 test: ## all tests, on a cluster of their own on this machine
 	@$(MAKE) --no-print-directory check
 	@$(MAKE) --no-print-directory unit
@@ -31,7 +32,7 @@ test: ## all tests, on a cluster of their own on this machine
 	@$(MAKE) --no-print-directory serving
 	@$(MAKE) --no-print-directory memory
 	@$(MAKE) --no-print-directory e2e
-	@$(MAKE) --no-print-directory queueing
+	@$(MAKE) --no-print-directory queueing ONLY="-k 'test_jobs and not cut_off'"
 	@$(MAKE) --no-print-directory chaos CHAOS_MINUTES=2 CHAOS_JOBS=6
 
 # Never on the cluster that a shell happens to point at.
@@ -74,7 +75,7 @@ memory: ## the estimate of memory against what torch really holds
 	$(TRAINER_PYTEST) tests/memory
 
 queueing: quiet ## Kueue, and the loss of one of two nodes
-	$(PYTEST) tests/queueing
+	$(PYTEST) tests/queueing $(ONLY)
 
 # 30 minutes, 20 jobs and seed 1 by default: make chaos CHAOS_MINUTES=5 CHAOS_JOBS=8 CHAOS_SEED=7 CHAOS_OUT=.
 export CHAOS_MINUTES CHAOS_JOBS CHAOS_SEED CHAOS_OUT
