@@ -26,6 +26,7 @@ collect_ignore_glob = [] if find_spec("torch") else ["test_*.py"]
 THIRD_PARTY = [
     "ignore::DeprecationWarning:torch.*",
     "ignore::FutureWarning:torch.*",
+    "ignore:TRL currently supports vLLM versions:UserWarning",
 ]
 
 

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tunesmith.api.finetunejob import FineTuneJobSpec
+from tunesmith.api.methods import GRPO, PPO
+
+GPUS = ("nvidia.com/gpu", "amd.com/gpu")
 
 # Methods that this version of the trainer carries out.
-CARRIED_OUT = frozenset({"PreTraining", "SFT"})
+CARRIED_OUT = frozenset({"PreTraining", "SFT", "GRPO", "PPO", "GKD"})
 
 
 class PlanError(ValueError):
@@ -22,7 +25,35 @@ class Rule:
     when: Callable[[FineTuneJobSpec], bool]
     field: str
     why: str
-    instead: str
+    instead: str | Callable[[FineTuneJobSpec], str]
+
+
+POLICIES: dict[str, Callable[[FineTuneJobSpec], GRPO | PPO | None]] = {
+    "grpo": lambda spec: spec.method.grpo,
+    "ppo": lambda spec: spec.method.ppo,
+}
+"""The methods that learn from rewards."""
+
+
+def colocated_without_gpus(spec: FineTuneJobSpec, policy: GRPO | PPO | None) -> bool:
+    """Whether vLLM is to run where there is no GPU."""
+    has = any(name in (spec.resources.limits or {}) for name in GPUS)
+    return policy is not None and policy.rollout.backend == "VLLMColocate" and not has
+
+
+def answer_length(spec: FineTuneJobSpec) -> int:
+    """Tokens that the model answers with at most while it trains; 0: it does not answer."""
+    if spec.method.gkd:
+        return spec.method.gkd.max_completion_length
+    rewarded = spec.method.grpo or spec.method.ppo
+    return rewarded.rollout.max_completion_length if rewarded else 0
+
+
+def batches(spec: FineTuneJobSpec) -> str:
+    """Global batches of whole groups of answers, nearest to the one asked for."""
+    each = spec.method.grpo.num_generations if spec.method.grpo else 1
+    below = spec.training.global_batch_size // each * each
+    return f"use {f'{below} or ' if below else ''}{below + each}, or another numGenerations"
 
 
 RULES = (
@@ -44,6 +75,33 @@ RULES = (
         "only PreTraining and SFT can put several rows into one sequence",
         "use Auto or Never",
     ),
+    Rule(
+        lambda spec: bool(spec.method.grpo and spec.training.global_batch_size % spec.method.grpo.num_generations),
+        "spec.training.globalBatchSize",
+        "it counts answers, and must be a multiple of spec.method.grpo.numGenerations",
+        batches,
+    ),
+    Rule(
+        lambda spec: spec.method.type == "PPO" and spec.training.global_batch_size < 2,
+        "spec.training.globalBatchSize",
+        "PPO learns from two answers at least",
+        "use 2 or more",
+    ),
+    Rule(
+        lambda spec: bool(answer_length(spec)) and answer_length(spec) >= spec.training.max_length,
+        "spec.training.maxLength",
+        "it counts the prompt and the answer, and must be above maxCompletionLength",
+        lambda spec: f"raise it above {answer_length(spec)}, or lower maxCompletionLength",
+    ),
+    *(
+        Rule(
+            lambda spec, options=options: colocated_without_gpus(spec, options(spec)),
+            f"spec.method.{name}.rollout.backend",
+            "VLLMColocate runs vLLM in the training processes, which needs GPUs, and spec.resources.limits has none",
+            "ask for nvidia.com/gpu there, or use backend Transformers",
+        )
+        for name, options in POLICIES.items()
+    ),
 )
 
 
@@ -51,4 +109,5 @@ def refuse(spec: FineTuneJobSpec) -> None:
     """Raise PlanError for the first rule that the spec breaks."""
     for rule in RULES:
         if rule.when(spec):
-            raise PlanError(f"{rule.field}: {rule.why}: {rule.instead}")
+            instead = rule.instead if isinstance(rule.instead, str) else rule.instead(spec)
+            raise PlanError(f"{rule.field}: {rule.why}: {instead}")

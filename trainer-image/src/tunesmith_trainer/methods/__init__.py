@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 MODULES: dict[MethodType, str] = {
     "PreTraining": "supervised",
     "SFT": "supervised",
+    "GRPO": "grpo",
+    "PPO": "ppo",
+    "GKD": "gkd",
 }
 
 

@@ -1,0 +1,55 @@
+"""GRPO: answers to one prompt compete, by trl.GRPOTrainer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+from trl import GRPOConfig, GRPOTrainer
+from tunesmith.training.plan import TrainPlan
+
+from tunesmith_trainer import rewards, rollouts
+from tunesmith_trainer.data import Row
+from tunesmith_trainer.methods import Prepared
+from tunesmith_trainer.methods.supervised import load
+
+__all__ = ["CONFIG", "TASK", "TRAINER", "load", "prepare"]
+
+CONFIG = GRPOConfig
+TASK = "CAUSAL_LM"
+LOSSES = {"GRPO": "grpo", "DAPO": "dapo", "DrGRPO": "dr_grpo", "BNPO": "bnpo"}
+
+
+class TRAINER(rollouts.Rewarded, GRPOTrainer):
+    """TRL's GRPOTrainer."""
+
+    def __init__(self, plan: TrainPlan, *arguments: Any, **options: Any) -> None:
+        assert plan.method.grpo
+        self.ANSWERS, self.PASSES = plan.method.grpo.num_generations, plan.method.grpo.iterations
+        super().__init__(plan, *arguments, **options)
+        # TRL copies a new adapter as the reference, which would be saved with it. Without any adapter it is the same.
+        if "ref" in getattr(self.model, "peft_config", {}):
+            self.model.delete_adapter("ref")
+
+
+def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> Prepared:
+    """Prompts, and the rewards of the answers to them."""
+    policy = plan.method.grpo
+    assert policy
+    found = rollouts.prompts(rows, tokenizer, plan.training.max_length, policy.rollout.max_completion_length)
+    scores = rewards.build(plan.method, found.rows)
+    arguments: dict[str, Any] = {
+        **rollouts.sampling(policy.rollout),
+        "num_generations": policy.num_generations,
+        "beta": policy.beta,
+        "epsilon": policy.epsilon,
+        "epsilon_high": policy.epsilon_high,
+        "loss_type": LOSSES[policy.loss],
+        "importance_sampling_level": policy.importance_sampling.lower(),
+        "scale_rewards": policy.scale_rewards.lower(),
+        "num_iterations": policy.iterations,
+        "reward_weights": [reward.weight for reward in scores],
+    }
+    options = {"processing_class": tokenizer, "prompts": found, "rewards": scores}
+    return Prepared(found.dataset(), found.summary(), arguments, options)

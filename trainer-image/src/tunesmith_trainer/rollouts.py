@@ -1,0 +1,238 @@
+"""What methods share whose model answers by itself while it trains: prompts, their order, and a resumable sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from datasets import Dataset
+from torch.utils.data import Sampler
+from tunesmith.api.methods import Rollout
+
+from tunesmith_trainer import group
+from tunesmith_trainer.data import Message, Row
+from tunesmith_trainer.errors import DataError, ModelError
+from tunesmith_trainer.lifecycle import Lifecycle
+from tunesmith_trainer.order import Order
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+def asked(row: Row) -> list[Message]:
+    """The messages that are to be answered: without the last turn, where that is an answer."""
+    turns = list(row.messages)
+    return turns[:-1] if turns and turns[-1]["role"] == "assistant" else turns
+
+
+@dataclass
+class Prompts:
+    """Prompts as the model reads them."""
+
+    rows: list[Row] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    ids: dict[str, list[int]] = field(default_factory=dict)
+    """Tokens of each text."""
+    dropped: int = 0
+    """Rows whose prompt leaves no room for an answer within the limit."""
+
+    def dataset(self) -> Dataset:
+        """What TRL's trainers read: the prompt's text, and the number of its row."""
+        return Dataset.from_dict({"prompt": self.texts, "row": list(range(len(self.rows)))})
+
+    def summary(self) -> str:
+        """For people."""
+        tokens = sum(len(self.ids[text]) for text in self.texts)
+        return f"{len(self.rows)} prompts, {tokens} tokens; {self.dropped} left out as too long"
+
+
+def render(row: Row, tokenizer: PreTrainedTokenizerFast) -> str:
+    """A row's prompt, up to where the model begins to answer."""
+    if not row.messages:
+        return row.text
+    turns = asked(row)
+    if not turns:
+        raise DataError(f"{row.where}: there is nothing to answer: found only an assistant's turn")
+    if not tokenizer.chat_template:
+        raise ModelError(
+            "the model's tokenizer has no chat template, so that conversations cannot be rendered: use an instruction-"
+            "tuned model, or add a chat_template.jinja to it"
+        )
+    try:
+        return str(
+            tokenizer.apply_chat_template(turns, tools=row.tools, tokenize=False, add_generation_prompt=True)  # type: ignore[arg-type]
+        )
+    except Exception as error:
+        raise DataError(f"{row.where}: the model's chat template refuses it: {error}") from error
+
+
+def prompts(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, max_length: int, answer: int) -> Prompts:
+    """The prompts of `rows`, each of which leaves room for `answer` tokens within `max_length`."""
+    found = Prompts()
+    for row in rows:
+        text = render(row, tokenizer)
+        if text not in found.ids:
+            # A template writes the special tokens itself.
+            found.ids[text] = tokenizer(text, add_special_tokens=not row.messages)["input_ids"]
+        if len(found.ids[text]) + answer > max_length or not found.ids[text]:
+            found.dropped += 1
+        else:
+            found.rows.append(row)
+            found.texts.append(text)
+    if not found.rows:
+        raise DataError(
+            f"none of {len(rows)} prompts leaves room for an answer of maxCompletionLength {answer} within "
+            f"spec.training.maxLength {max_length}: raise maxLength, or lower maxCompletionLength"
+        )
+    return found
+
+
+def sampling(rollout: Rollout) -> dict[str, Any]:
+    """How answers are sampled, as GRPOConfig says it. Dropout is off: one model answers and is trained."""
+    colocate = rollout.backend == "VLLMColocate"
+    return {
+        "max_completion_length": rollout.max_completion_length,
+        "temperature": rollout.temperature,
+        "top_p": rollout.top_p,
+        "top_k": 0,
+        "use_vllm": colocate,
+        **({"vllm_mode": "colocate"} if colocate else {}),
+        "disable_dropout": True,
+        "log_completions": False,
+    }
+
+
+class Groups(Sampler[int]):
+    """The order of prompts: that of `Order`, each prompt `answers` times in a row, and each set of prompts as often as
+    the trainer asks for it: in each micro-batch (`parts`) of each pass over it (`passes`).
+    """
+
+    def __init__(self, rows: int, prompts: int, seed: int, answers: int, parts: int, passes: int) -> None:
+        self.order = Order(rows, prompts, seed)
+        self.answers, self.parts, self.passes = answers, parts, passes
+        self.steps = self.order.steps * passes
+        """Optimizer steps of an epoch."""
+
+    @property
+    def epoch(self) -> int:
+        """The epoch at hand."""
+        return self.order.epoch
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self.order.epoch = epoch
+
+    def __len__(self) -> int:
+        """Numbers that an epoch yields."""
+        return len(self.order) * self.answers * self.parts * self.passes
+
+    def __iter__(self) -> Iterator[int]:
+        """The rows of the epoch at hand."""
+        rows, size = list(self.order), self.order.batch
+        for begin in range(0, len(rows), size):
+            for _ in range(self.parts * self.passes):
+                for row in rows[begin : begin + size]:
+                    yield from [row] * self.answers
+
+
+class Rolling(Lifecycle):
+    """Beside one of TRL's trainers that generate. What is sampled depends on the seed, the step, the rank and the
+    weights alone, so that a run that goes on from a checkpoint samples what the uninterrupted one does. (With another
+    number of processes it answers the same prompts otherwise.)
+    """
+
+    ANSWERS = 1
+    """Answers to each prompt."""
+    PASSES = 1
+    """Optimizer steps on one set of answers."""
+
+    def __init__(self, *arguments: Any, prompts: Prompts, **options: Any) -> None:
+        self.prompts = prompts
+        self.aligned = False
+        super().__init__(*arguments, **options)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        training = self.plan.training
+        self.order: Any = Groups(
+            len(self.prompts.rows),
+            training.global_batch_size // self.ANSWERS,
+            training.seed,
+            self.ANSWERS,
+            training.gradient_accumulation_steps,
+            self.PASSES,
+        )
+        return self.order
+
+    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        return [list(self.prompts.ids[text]) for text in prompts], None, {}
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        """Also where a checkpoint was written between two passes over one set of answers."""
+        if not self.aligned:
+            self.aligned = True
+            self._step = self.state.global_step * self.args.gradient_accumulation_steps
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        seed = self.plan.training.seed + 1_000_003 * (self.state.global_step + 1) + 7919 * self.args.process_index
+        torch.manual_seed(seed)
+        made: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        return made
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The tokens that were read and written, also in steps that sample none."""
+        if "loss" in logs:
+            logs["num_tokens"] = float(self.state.num_input_tokens_seen)
+        super().log(logs, start_time)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        if self.PASSES > 1 and self.state.global_step % self.PASSES:
+            state = {"world_size": self.args.world_size, "inputs": self._buffered_inputs}
+            torch.save(state, Path(output_dir) / f"answers-{self.args.process_index}.pt")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        path = Path(checkpoint, f"answers-{self.args.process_index}.pt")
+        state = torch.load(path, map_location=self.args.device, weights_only=True) if path.is_file() else None
+        if state and state["world_size"] == self.args.world_size:
+            self._buffered_inputs = state["inputs"]
+        elif group.is_first() and self.PASSES > 1 and self.state.global_step % self.PASSES:
+            print("another number of processes wrote this checkpoint: its set of answers is sampled again")
+
+
+class Rewarded(Rolling):
+    """Beside GRPOTrainer: rewards get the rows that prompts came from."""
+
+    def __init__(self, *arguments: Any, rewards: list[Any], **options: Any) -> None:
+        functions = [Scored(reward, self) for reward in rewards]
+        super().__init__(*arguments, reward_funcs=functions, **options)
+        for reward in rewards:
+            if hasattr(reward.score, "load"):
+                reward.score.load(self.args.device)
+
+
+class Scored:
+    """A reward as TRL calls it."""
+
+    def __init__(self, reward: Any, trainer: Rewarded) -> None:
+        self.reward, self.trainer = reward, trainer
+        self.__name__ = str(reward.name)
+
+    def __call__(
+        self,
+        prompts: list[str],
+        completions: list[str],
+        completion_ids: list[list[int]],
+        row: list[int],
+        **columns: Any,
+    ) -> list[float | None]:
+        """One for each answer."""
+        rows = [self.trainer.prompts.rows[number] for number in row]
+        scores: list[float | None] = self.reward(rows, prompts, completions, completion_ids)
+        return scores
