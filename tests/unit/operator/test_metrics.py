@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from prometheus_client import REGISTRY
@@ -35,7 +36,7 @@ def test_every_change_is_counted_once() -> None:
         status("Running", False, lost, attempt(2), hours=3),
         status("Completed", True, lost, attempt(2, reason="Completed", endTime=STAMP), hours=4),
     ]
-    for old, new in zip(stages, stages[1:], strict=False):
+    for old, new in pairwise(stages):
         metrics.follow("FineTuneJob", "metered", old, new)
     job = {"kind": "FineTuneJob", "namespace": "metered"}
     assert value("tunesmith_jobs_ended_total", **job, reason="Completed") == 1
