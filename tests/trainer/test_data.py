@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tunesmith.api.methods import MethodType
 from tunesmith.training.plan import DatasetPlan
 from tunesmith_trainer.data import Row, read_datasets
 from tunesmith_trainer.errors import DataError
@@ -18,12 +19,12 @@ ASSISTANT = {"role": "assistant", "content": "A"}
 SYSTEM = {"role": "system", "content": "S"}
 
 
-def read(path: Path, text: str | bytes | None = None, plain: bool = False, seed: int = 0, **options: Any) -> list[Row]:
+def read(path: Path, text: str | bytes | None = None, method: MethodType = "SFT", seed: int = 0, **options: Any) -> list[Row]:
     """Rows of one dataset, whose file is written first."""
     if text is not None:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
     dataset = DatasetPlan(uri=f"pvc://c/{path.name}", path=str(path), **options)
-    return read_datasets([dataset], plain, seed)[0]
+    return read_datasets([dataset], method, seed)[0]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_columns_are_mapped(tmp_path: Path) -> None:
 
 
 def test_text_rows_are_text(tmp_path: Path) -> None:
-    assert read(tmp_path / "d.jsonl", '{"text": "T", "source": "web"}', plain=True)[0].text == "T"
+    assert read(tmp_path / "d.jsonl", '{"text": "T", "source": "web"}', method="PreTraining")[0].text == "T"
     assert read(tmp_path / "d.jsonl", '{"body": "T", "query": "x"}', columns={"text": "body"})[0].text == "T"
 
 

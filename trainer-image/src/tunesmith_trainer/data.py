@@ -1,27 +1,22 @@
-"""Datasets: files -> rows of a conversation or of plain text. Every error names file, row, what was found and what
+"""Datasets: files -> rows in one form, by method (forms.py). Every error names file, row, what was found and what
 was expected. Nothing of torch is needed here.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import random
 import re
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
 
+from tunesmith.api.methods import MethodType
 from tunesmith.training.plan import DatasetPlan
 
 from tunesmith_trainer.errors import DataError
-
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
-NOT_DATA = {"dataset_info.json", "dataset_infos.json", "state.json", "manifest.json", "config.json"}
+from tunesmith_trainer.files import data_files, kind_of, read_file
 
 # Names that people give their columns, the commonest first.
 MESSAGES = ("messages", "conversations", "conversation")
@@ -38,6 +33,8 @@ ROLES = {
 }  # fmt: skip
 
 Message = dict[str, Any]
+Content = str | tuple[Message, ...]
+"""Plain text, or a conversation."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +48,14 @@ class Row:
     tools: list[Any] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     """The row's other columns."""
+    rejected: tuple[Message, ...] = ()
+    """The conversation with the worse answer."""
+    margin: float | None = None
+    """By how much the better answer is better."""
+    label: Any = None
+    """As it stands in the file."""
+    positives: tuple[Content, ...] = ()
+    negatives: tuple[Content, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,111 +66,33 @@ class SourceFile:
     digest: str
 
 
-def data_files(dataset: DatasetPlan, label: str) -> list[tuple[Path, str]]:
-    """Files of a dataset and their addresses. Of a folder: all of known types; where some lie under a name that
-    begins with `train`, only those, so that nothing is learned from a test split.
-    """
-    root = Path(dataset.path)
-    if root.is_file():
-        return [(root, dataset.uri)]
-    if not root.is_dir():
-        raise DataError(f"{label} {dataset.uri}: there is no file or folder {root}. Check the address")
-    paths = sorted(
-        path
-        for path in root.rglob("*")
-        if path.is_file()
-        and path.suffix in SUFFIXES
-        and path.name not in NOT_DATA
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
-    )
-    if not paths:
-        found = sorted(path.name for path in root.iterdir())[:20]
-        raise DataError(
-            f"{label} {dataset.uri}: no data files in the folder; found {found}; expected *{', *'.join(SUFFIXES)}"
-        )
-    training = [p for p in paths if any(part.startswith("train") for part in p.relative_to(root).parts)]
-    return [(path, f"{dataset.uri.rstrip('/')}/{path.relative_to(root).as_posix()}") for path in training or paths]
-
-
-def read_file(path: Path, where: str, uri: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number, columns) of each row of a file. The number is the line, from 1, in JSONL and CSV, else the row."""
-    suffix = path.suffix if path.suffix in SUFFIXES else Path(urlsplit(uri).path).suffix
-    try:
-        match suffix:
-            case ".jsonl" | ".ndjson":
-                with path.open(encoding="utf-8-sig") as file:
-                    for number, line in enumerate(file, 1):
-                        if line.strip():
-                            yield number, json_object(line, f"{where} row {number}")
-            case ".json":
-                content = json.loads(path.read_text(encoding="utf-8-sig"))
-                if not isinstance(content, list):
-                    raise DataError(
-                        f"{where}: found {kind_of(content)}; expected a list of objects, or name the file .jsonl"
-                    )
-                for number, value in enumerate(content, 1):
-                    if not isinstance(value, dict):
-                        raise DataError(
-                            f"{where} row {number}: found {kind_of(value)}; expected an object with columns"
-                        )
-                    yield number, value
-            case ".csv":
-                csv.field_size_limit(sys.maxsize)
-                with path.open(encoding="utf-8-sig", newline="") as file:
-                    reader = csv.DictReader(file)
-                    for line in reader:
-                        yield reader.line_num, {k: v for k, v in line.items() if k is not None and v is not None}
-            case ".parquet":
-                import pyarrow.parquet as parquet
-
-                number = 0
-                for batch in parquet.ParquetFile(path).iter_batches():
-                    for value in batch.to_pylist():
-                        number += 1
-                        yield number, value
-            case _:
-                raise DataError(
-                    f"{where}: unknown type of file {suffix or '(no suffix)'!r}; expected {', '.join(SUFFIXES)}"
-                )
-    except DataError:
-        raise
-    except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{where}: cannot be read as {suffix}: {error}") from error
-
-
-def json_object(line: str, where: str) -> dict[str, Any]:
-    """The JSON object in `line`."""
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where}: no valid JSON: {error}; expected one object on one line") from None
-    if not isinstance(value, dict):
-        raise DataError(f"{where}: found {kind_of(value)}; expected an object with columns")
-    return value
-
-
-def kind_of(value: object) -> str:
-    """A word for the type of a JSON value."""
-    words = {dict: "an object", list: "a list", str: "text", bool: "a boolean", int: "a number", float: "a number"}
-    return words.get(type(value), "nothing" if value is None else type(value).__name__)
-
-
 @dataclass(frozen=True)
 class Reader:
     """Turns the rows of one dataset into Rows."""
 
     label: str
     dataset: DatasetPlan
-    plain: bool
-    """Whether plain text is preferred where a row could be either (pre-training)."""
+    method: MethodType
+
+    @property
+    def plain(self) -> bool:
+        """Whether plain text is preferred where a row could be either."""
+        return self.method in {"PreTraining", "Classification"}
 
     def row(self, where: str, found: dict[str, Any]) -> Row:
         """One Row from the columns of one row."""
-        columns = self.dataset.columns
+        from tunesmith_trainer.forms import FORMS
+
         for name in ("messages", "query", "response", "system", "text"):
-            column = getattr(columns, name)
+            column = getattr(self.dataset.columns, name)
             if column is not None and column not in found:
                 self.fail(where, f"no column {column!r}", found, f"it, as {self.label}.columns.{name} names it")
+        form: Callable[[Reader, str, dict[str, Any]], Row] = FORMS.get(self.method, Reader.conversation)
+        return form(self, where, found)
+
+    def conversation(self, where: str, found: dict[str, Any], answer: bool = True) -> Row:
+        """A conversation or a text; without `answer`, a question may stand alone."""
+        columns = self.dataset.columns
         messages = columns.messages or first(MESSAGES, found)
         query, response = columns.query or first(QUERY, found), columns.response
         text = columns.text or first(TEXT, found)
@@ -180,7 +107,8 @@ class Reader:
         if messages and not columns.query:
             turns = self.turns(where, found[messages], messages, found)
             return Row(where, messages=(*self.system(where, found, turns), *turns), tools=tools or None)
-        response = response or first([name for name in RESPONSE if name != query], found)
+        if answer:
+            response = response or first([name for name in RESPONSE if name != query], found)
         if query is None and response is None:
             self.fail(where, "neither a conversation nor a question and an answer nor text", found,
                       f"messages, or one of {list(QUERY)} with one of {list(RESPONSE)}, or text; "
@@ -191,7 +119,7 @@ class Reader:
             )
         if query == "input" and "instruction" in found and not columns.query:
             query = "instruction"
-        if response is None or response == "input":
+        if answer and (response is None or response == "input"):
             self.fail(
                 where,
                 "no answer",
@@ -201,10 +129,9 @@ class Reader:
         asked = self.string(where, found, query, "question")
         if query == "instruction" and found.get("input"):
             asked += "\n" + self.string(where, found, "input", "input")
-        turns = [
-            {"role": "user", "content": asked},
-            {"role": "assistant", "content": self.string(where, found, response, "answer")},
-        ]
+        turns = [{"role": "user", "content": asked}]
+        if response:
+            turns.append({"role": "assistant", "content": self.string(where, found, response, "answer")})
         return Row(where, messages=(*self.system(where, found, turns), *turns), tools=tools or None)
 
     def system(self, where: str, found: dict[str, Any], turns: Sequence[Message]) -> list[Message]:
@@ -290,13 +217,13 @@ def draw(rows: list[Row], sample: int | None, seed: str) -> list[Row]:
     return drawn
 
 
-def read_datasets(datasets: Sequence[DatasetPlan], plain: bool, seed: int) -> tuple[list[Row], list[SourceFile]]:
+def read_datasets(datasets: Sequence[DatasetPlan], method: MethodType, seed: int) -> tuple[list[Row], list[SourceFile]]:
     """All rows of the plan's datasets, one dataset after the other, and the files that they came from."""
     rows: list[Row] = []
     sources: list[SourceFile] = []
     for index, dataset in enumerate(datasets):
         label = f"datasets[{index}]"
-        reader = Reader(label, dataset, plain)
+        reader = Reader(label, dataset, method)
         own: list[Row] = []
         for path, uri in data_files(dataset, label):
             own += [reader.row(f"{label} {uri} row {n}", found) for n, found in read_file(path, f"{label} {uri}", uri)]

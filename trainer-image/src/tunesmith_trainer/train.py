@@ -25,7 +25,7 @@ def train(plan: TrainPlan) -> Ending:
     check_world(plan)
     strategy.check(plan.distribution)
     check_files(plan.model)
-    rows, sources = read_datasets(plan.datasets, plan.method.type == "PreTraining", plan.training.seed)
+    rows, sources = read_datasets(plan.datasets, plan.method.type, plan.training.seed)
 
     from tunesmith_trainer.build import build
     from tunesmith_trainer.checkpoint import Checkpoints
