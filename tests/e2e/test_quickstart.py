@@ -111,10 +111,12 @@ def test_a_training_whose_pod_was_deleted_goes_on_from_its_checkpoint(
         return int(quickstart.kubectl.get("ftj", "resumed").get("status", {}).get("progress", {}).get("step", 0))
 
     eventually(lambda: 4 <= step() < 12, lambda: f"step {step()}", 300)
-    pod = quickstart.kubectl("get", "pod", "-l", "tunesmith.io/name=resumed", "-o", "name").split()[0]
-    quickstart.kubectl("delete", pod, "--wait=false")
+    pod = quickstart.kubectl("get", "pod", "-l", "tunesmith.io/name=resumed,tunesmith.io/attempt=1", "-o", "name")
+    quickstart.kubectl("delete", pod.strip(), "--wait=false")
     status = quickstart.kubectl.wait("finetunejob", "resumed", "Completed", seconds=400)["status"]
     assert status["artifact"]["kind"] == "adapters"
+    assert [one["reason"] for one in status["attempts"]] == ["Interrupted", "Completed"]
+    assert status["attempts"][1]["resumedStep"] >= 4
     log = quickstart.kubectl("logs", "job/resumed-train-2")
     assert "resuming from checkpoint-" in log
 
