@@ -20,9 +20,9 @@ from chaos.faults import Chaos, Replica
 from integration.harness import Kubectl, eventually, evidence, train
 from tunesmith_cluster import Cluster
 
-MINUTES = float(os.environ.get("CHAOS_MINUTES", "30"))
-JOBS = int(os.environ.get("CHAOS_JOBS", "20"))
-SEED = int(os.environ.get("CHAOS_SEED", "1"))
+MINUTES = float(os.environ.get("CHAOS_MINUTES") or 30)
+JOBS = int(os.environ.get("CHAOS_JOBS") or 20)
+SEED = int(os.environ.get("CHAOS_SEED") or 1)
 OUT = os.environ.get("CHAOS_OUT")
 EVERY_STEPS = 5
 BETWEEN_FAULTS = (3.0, 12.0)
