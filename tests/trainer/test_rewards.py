@@ -116,7 +116,7 @@ def test_a_file_that_has_no_such_function_is_refused(tmp_path: Path, code: str, 
     [
         ("1.0", "reward returned float '1.0'; expected a list of 2 numbers"), ("[1]", "1 rewards for 2 answers"),
         ("[1, 'a']", "returned 'a' for answer 1; expected a finite number"), ("[1, float('nan')]", "returned nan"),
-        ("1 / 0", r"reward raised ZeroDivisionError.*2 completions and the columns \['prompts', 'level'\]"),
+        ("1 / 0", r"reward raised ZeroDivisionError.*2 completions and the columns \['level', 'prompts'\]"),
     ],
 )  # fmt: skip
 def test_what_a_function_returns_is_checked(tmp_path: Path, result: str, message: str) -> None:

@@ -230,7 +230,8 @@ class Function:
 
     def __call__(self, answers: Answers) -> Scores:
         """What it returns."""
-        columns = {"prompts": list(answers.prompts), **answers.columns()}
+        columns = {**answers.columns(), "prompts": list(answers.prompts)}
+        columns.pop("completions", None)
         try:
             found = self.function(list(answers.completions), **columns)
         except Exception as error:
@@ -258,11 +259,7 @@ class Http:
         """What it answers."""
         import requests
 
-        body = {
-            "prompts": list(answers.prompts),
-            "completions": list(answers.completions),
-            **answers.columns(),
-        }
+        body = answers.columns() | {"prompts": list(answers.prompts), "completions": list(answers.completions)}
         problem = ""
         for number in range(self.TRIES):
             if number:

@@ -43,6 +43,8 @@ def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizer
         **rollouts.sampling(policy.rollout),
         "num_generations": policy.num_generations,
         "beta": policy.beta,
+        # The ratio makes the divergence's gradient unbiased (arXiv 2512.02556), which holds for ratios by token only.
+        "use_bias_correction_kl": policy.importance_sampling == "Token",
         "epsilon": policy.epsilon,
         "epsilon_high": policy.epsilon_high,
         "loss_type": LOSSES[policy.loss],
