@@ -67,6 +67,14 @@ def publish(
     return Artifact(kind=kind, uri=join(plan.output.uri, kind, name), digest=f"sha256:{name}", base=plan.model.uri)
 
 
+def write_files(folder: Path, files: dict[str, Any]) -> None:
+    """Write JSON files by name."""
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
 def save_adapter(model: PeftModel, base_uri: str, folder: Path, state: dict[str, torch.Tensor] | None = None) -> None:
     """Write adapter_model.safetensors and adapter_config.json, the same bytes for the same weights; those of `state`
     where they are not in the model itself.
@@ -75,6 +83,8 @@ def save_adapter(model: PeftModel, base_uri: str, folder: Path, state: dict[str,
     model.save_pretrained(str(folder), save_embedding_layers=False, state_dict=state)
     config = json.loads((folder / "adapter_config.json").read_text())
     # PEFT writes a set in an order that differs from process to process.
-    config["target_modules"] = sorted(config["target_modules"])
+    for name in ("target_modules", "modules_to_save"):
+        if isinstance(config.get(name), list):
+            config[name] = sorted(config[name])
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     (folder / "README.md").unlink(missing_ok=True)

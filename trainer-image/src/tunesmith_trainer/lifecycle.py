@@ -28,6 +28,10 @@ class Lifecycle(Base):
         self.order: Order
         super().__init__(**options)
 
+    def completed(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the artefact has beside the weights: (changes of the model's config.json, other files by name)."""
+        return {}, {}
+
     @property
     def step_loss(self) -> float:
         """The loss, summed since the last log line: no number as soon as one step's is none."""

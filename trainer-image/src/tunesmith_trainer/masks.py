@@ -10,7 +10,7 @@ is none the row is refused.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -175,13 +175,87 @@ def mask(ids: list[int], offsets: list[Span], spans: list[Span]) -> tuple[Ids, I
     return tokens, np.where(learned, tokens, IGNORED).astype(np.int32)
 
 
-def tokenize(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, loss_on: LossOn, max_length: int) -> Tokens:
-    """Ids and labels of `rows`, cut at the end to `max_length` tokens. Rows without labels are left out."""
+@dataclass
+class Answers:
+    """Prompts and answers as token ids; an answer ends with the end-of-turn token."""
+
+    prompts: list[list[int]] = field(default_factory=list)
+    answers: list[tuple[list[int], ...]] = field(default_factory=list)
+    """The answers to each prompt, as many for all."""
+    kept: list[int] = field(default_factory=list)
+    """Which rows they are."""
+    cut: int = 0
+    dropped: int = 0
+
+    def summary(self) -> str:
+        """For people."""
+        tokens = sum(len(p) * len(a) + sum(map(len, a)) for p, a in zip(self.prompts, self.answers, strict=True))
+        return (
+            f"{len(self.kept)} rows, {tokens} tokens; {self.cut} cut to maxLength, {self.dropped} left out as "
+            "no answer remained within it"
+        )
+
+
+def last_turn(ids: Ids, labels: Ids) -> tuple[list[int], list[int]]:
+    """(tokens before the answer, the answer's)."""
+    [learned] = np.nonzero(labels != IGNORED)
+    begin, end = int(learned[0]), int(learned[-1]) + 1
+    return ids[:begin].tolist(), ids[begin:end].tolist()
+
+
+def split_answers(
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, max_length: int, rejected: bool = False
+) -> Answers:
+    """The last assistant's turn of `rows`, and with `rejected` the worse one after the same prompt, cut at the end to
+    `max_length` tokens in all. Rows without an answer within it are left out.
+    """
+    need_template(rows, tokenizer)
+    masker, result = Masker(tokenizer, "LastAssistant"), Answers()
+    for begin in range(0, len(rows), BATCH):
+        batch = rows[begin : begin + BATCH]
+        sides = [[last_turn(*one) for one in masker.tokens(batch)]]
+        if rejected:
+            sides.append([last_turn(*one) for one in masker.tokens([replace(r, messages=r.rejected) for r in batch])])
+        for number, row in enumerate(zip(*sides, strict=True), begin):
+            # Tokens may merge across the prompt's end: the prompt is what is the same on all sides.
+            prompt = common([before for before, _ in row])
+            answers = [(before + answer)[len(prompt) :] for before, answer in row]
+            room = max_length - len(prompt)
+            result.cut += any(len(answer) > room for answer in answers)
+            answers = [answer[: max(room, 0)] for answer in answers]
+            if all(answers):
+                result.prompts.append(prompt)
+                result.answers.append(tuple(answers))
+                result.kept.append(number)
+            else:
+                result.dropped += 1
+    if not result.kept:
+        raise DataError(f"no answer is left of {len(rows)} rows within spec.training.maxLength {max_length}: raise it")
+    return result
+
+
+def common(sides: list[list[int]]) -> list[int]:
+    """The longest beginning that all have."""
+    length = 0
+    for tokens in zip(*sides, strict=False):
+        if len(set(tokens)) > 1:
+            break
+        length += 1
+    return sides[0][:length]
+
+
+def need_template(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> None:
+    """See that conversations can be rendered."""
     if any(row.messages for row in rows) and not tokenizer.chat_template:
         raise ModelError(
             "the model's tokenizer has no chat template, so that conversations cannot be rendered: use an instruction-"
             "tuned model, add a chat_template.jinja to it, or train on text rows"
         )
+
+
+def tokenize(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, loss_on: LossOn, max_length: int) -> Tokens:
+    """Ids and labels of `rows`, cut at the end to `max_length` tokens. Rows without labels are left out."""
+    need_template(rows, tokenizer)
     masker, result = Masker(tokenizer, loss_on), Tokens()
     for begin in range(0, len(rows), BATCH):
         for ids, labels in masker.tokens(rows[begin : begin + BATCH]):

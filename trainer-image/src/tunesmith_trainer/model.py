@@ -105,14 +105,19 @@ def load_model(
     dtype: torch.dtype,
     quantization: BitsAndBytesConfig | None = None,
     device: str | int | None = None,
+    head: Literal["CausalLM", "SequenceClassification", "None"] = "CausalLM",
+    **config: Any,
 ) -> PreTrainedModel:
-    """The model with its weights in `dtype` (quantised layers apart), on `device` (default: CPU)."""
-    from transformers import AutoModelForCausalLM
+    """The model with its weights in `dtype` (quantised layers apart), on `device` (default: CPU), with a head that is
+    new where the model's files have none, and changes of its configuration.
+    """
+    import transformers
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        kind: Any = getattr(transformers, "AutoModel" if head == "None" else f"AutoModelFor{head}")
+        model: PreTrainedModel = kind.from_pretrained(
             place.path,
             dtype=dtype,
             attn_implementation="sdpa",
@@ -120,6 +125,7 @@ def load_model(
             trust_remote_code=False,
             quantization_config=quantization,
             device_map=None if device is None else {"": device},
+            **config,
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"model {place.uri}: it cannot be loaded: {error}") from error
@@ -132,10 +138,11 @@ def save_model(
     dtype: torch.dtype,
     folder: Path,
     state: dict[str, torch.Tensor] | None = None,
+    changes: dict[str, Any] | None = None,
 ) -> None:
     """Write `model` in `dtype` with the configuration, tokenizer, chat template and generation settings of `base`,
-    byte by byte but for the dtype's name. The weights are those of `state` where they are not in the model itself,
-    which else is cast.
+    byte by byte but for the dtype's name and `changes` of the configuration. The weights are those of `state` where
+    they are not in the model itself, which else is cast.
     """
     cast: Any = model
     if state is None:
@@ -145,7 +152,7 @@ def save_model(
     source = Path(base.path)
     config = json.loads((source / "config.json").read_text())
     config.pop("torch_dtype", None)
-    config["dtype"] = str(dtype).removeprefix("torch.")
+    config |= {"dtype": str(dtype).removeprefix("torch."), **(changes or {})}
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     for pattern in COMPANIONS:
         for path in source.glob(pattern):

@@ -17,6 +17,15 @@ from tunesmith.training.report import Report, duration
 
 from tunesmith_trainer.server import Server
 
+# What is logged under names of its own; anything else is a metric of the method.
+OWN = {"loss", "grad_norm", "learning_rate", "epoch", "num_tokens", "step_time", "total_flos"}
+
+
+def metrics(logs: dict[str, Any]) -> dict[str, float]:
+    """The method's metrics among what a trainer logs, as far as they are numbers."""
+    numbers = {name: float(value) for name, value in logs.items() if name not in OWN and isinstance(value, int | float)}
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}
+
 
 def peak_memory() -> int:
     """Bytes that this process held at most: on its GPU where it has one, else resident in memory (getrusage(2))."""
@@ -90,7 +99,8 @@ class Reporter(TrainerCallback):
         if "loss" not in logs:
             return
         now = time.monotonic()
-        tokens, speed = logs["num_tokens"], (logs["num_tokens"] - self.tokens) / (now - self.window)
+        tokens = logs.get("num_tokens", self.tokens)
+        speed = (tokens - self.tokens) / (now - self.window)
         self.tokens, self.window = tokens, now
         self.update(loss=logs["loss"], learning_rate=logs["learning_rate"], tokens_per_second=round(speed, 1))
         if not state.is_world_process_zero:
@@ -107,6 +117,7 @@ class Reporter(TrainerCallback):
             "peak_memory_bytes": self.report.peak_memory_bytes,
             "elapsed_seconds": round(now - self.began, 2),
             "eta_seconds": self.report.eta_seconds,
+            "metrics": metrics(logs),
         }
         with self.log.open("a") as file:
             file.write(json.dumps(line) + "\n")

@@ -113,10 +113,12 @@ def finish(plan: TrainPlan, trainer: Lifecycle, sources: list[SourceFile]) -> En
     if group.is_first():
         kind: Literal["adapters", "models"] = "models" if full else "adapters"
         with artifact.draft(plan, kind) as folder:
+            changes, others = trainer.completed()
             if full:
-                save_model(model, plan.model, own_dtype(plan.model), folder, state)
+                save_model(model, plan.model, own_dtype(plan.model), folder, state, changes)
             else:
                 artifact.save_adapter(model, plan.model.uri, folder, state)
+            artifact.write_files(folder, others)
             made = artifact.publish(folder, plan, kind, sources)
         print(f"artefact {made.uri}")
         done = done.model_copy(update={"artifact": made})

@@ -83,7 +83,7 @@ def check_tuner(model: torch.nn.Module, tuner: TunerPlan) -> None:
                 f"spec.tuner.type: Full, but {len(frozen)} parameters are not trained, for example {frozen[0]}"
             )
         return
-    others = [name for name in trained if ".lora_" not in name]
+    others = [name for name in trained if ".lora_" not in name and ".modules_to_save." not in name]
     if others or not trained:
         raise ConfigError(
             f"spec.tuner.type: {tuner.type}, but of {len(trained)} trained ones these are no adapter's: {others[:3]}"

@@ -11,7 +11,12 @@ from tunesmith.api.methods import GRPO, PPO
 GPUS = ("nvidia.com/gpu", "amd.com/gpu")
 
 # Methods that this version of the trainer carries out.
-CARRIED_OUT = frozenset({"PreTraining", "SFT", "GRPO", "PPO", "GKD"})
+CARRIED_OUT = frozenset(
+    {
+        "PreTraining", "SFT", "DPO", "KTO", "CPO", "SimPO", "ORPO", "RewardModel", "GRPO", "PPO", "GKD",
+        "Classification", "Embedding", "Reranker",
+    }
+)  # fmt: skip
 
 
 class PlanError(ValueError):
@@ -80,6 +85,12 @@ RULES = (
         "spec.training.globalBatchSize",
         "it counts answers, and must be a multiple of spec.method.grpo.numGenerations",
         batches,
+    ),
+    Rule(
+        lambda spec: spec.method.type == "KTO" and spec.training.micro_batch_size < 2,
+        "spec.training.microBatchSize",
+        "KTO estimates the divergence over a micro-batch of two rows at least",
+        "use 2 or more",
     ),
     Rule(
         lambda spec: spec.method.type == "PPO" and spec.training.global_batch_size < 2,

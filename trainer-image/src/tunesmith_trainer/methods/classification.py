@@ -1,0 +1,99 @@
+"""Classification: classes, sets of classes, or a number, from the last token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
+from transformers import PreTrainedTokenizerFast, Trainer, TrainingArguments
+from tunesmith.api.methods import Classification
+from tunesmith.training.plan import TrainPlan
+
+from tunesmith_trainer.data import Row
+from tunesmith_trainer.errors import DataError
+from tunesmith_trainer.methods import Prepared
+from tunesmith_trainer.methods.classifiers import Classifier, encode, load, pad_rows
+from tunesmith_trainer.methods.metered import Metered
+from tunesmith_trainer.methods.preferences import padded
+
+__all__ = ["CONFIG", "TASK", "TRAINER", "load", "prepare"]
+
+CONFIG = TrainingArguments
+TASK = "SEQ_CLS"
+
+
+class TRAINER(Classifier, Metered, Trainer):
+    """The mean loss over rows."""
+
+    def loss_of(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Cross entropy, binary cross entropy, or squared error."""
+        options = self.plan.method.classification
+        assert options
+        logits = model(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
+        ).logits.float()
+        labels = inputs["targets"]
+        if options.problem == "SingleLabel":
+            return cross_entropy(logits, labels), {"accuracy": (logits.argmax(-1) == labels).float()}
+        if options.problem == "MultiLabel":
+            right = ((logits > 0) == (labels > 0.5)).all(-1)
+            return binary_cross_entropy_with_logits(logits, labels), {"accuracy": right.float()}
+        errors = logits[:, 0] - labels
+        return mse_loss(logits[:, 0], labels), {"mean_absolute_error": errors.abs()}
+
+
+def target(row: Row, options: Classification) -> int | float | list[float]:
+    """A row's label as a number, or as one per class."""
+    value, names = row.label, options.labels or []
+    if options.problem == "Regression":
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise DataError(f"{row.where}: the label is {value!r}; expected a number, as problem is Regression")
+        try:
+            return float(value)
+        except ValueError:
+            raise DataError(f"{row.where}: the label is {value!r}; expected a number") from None
+    if options.problem == "SingleLabel":
+        return place(row, value, names)
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    if not isinstance(value, list):
+        raise DataError(f"{row.where}: the label is {value!r}; expected a list of classes")
+    chosen = {place(row, one, names) for one in value}
+    return [float(number in chosen) for number in range(len(names))]
+
+
+def place(row: Row, value: object, names: Sequence[str]) -> int:
+    """The place of a class among the labels: by its name, else by its number."""
+    if isinstance(value, str) and value in names:
+        return names.index(value)
+    if isinstance(value, bool) and str(value).lower() in names:
+        return names.index(str(value).lower())
+    number = int(value) if isinstance(value, str) and value.isdigit() else value
+    if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < len(names):
+        return number
+    raise DataError(
+        f"{row.where}: the label is {value!r}; expected one of spec.method.classification.labels {list(names)[:20]}, "
+        f"or its place from 0 to {len(names) - 1}"
+    )
+
+
+def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> Prepared:
+    """Tokens and labels."""
+    options = plan.method.classification
+    assert options
+    pad, most = padded(tokenizer), plan.training.max_length
+    ids = [encode(row.messages or row.text, tokenizer, row, most) for row in rows]
+    dataset = Dataset.from_dict({"ids": ids, "target": [target(row, options) for row in rows]})
+
+    def collate(examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        labels = torch.tensor(
+            [one["target"] for one in examples],
+            dtype=torch.long if options.problem == "SingleLabel" else torch.float32,
+        )
+        return {**pad_rows([one["ids"] for one in examples], pad), "targets": labels}
+
+    summary = f"{len(rows)} rows, {sum(map(len, ids))} tokens; {sum(len(one) == most for one in ids)} fill maxLength"
+    return Prepared(dataset, summary, {}, {"processing_class": tokenizer, "data_collator": collate})

@@ -1,0 +1,86 @@
+"""What RewardModel, Classification and Reranker share: a sequence classifier, and what its artefact says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerFast
+from tunesmith.training.plan import TrainPlan
+
+from tunesmith_trainer.data import Content, Row
+from tunesmith_trainer.errors import DataError
+from tunesmith_trainer.lifecycle import Lifecycle
+from tunesmith_trainer.methods.preferences import padded
+from tunesmith_trainer.model import load_model, load_tokenizer
+
+PROBLEMS = {
+    "SingleLabel": "single_label_classification", "MultiLabel": "multi_label_classification",
+    "Regression": "regression",
+}  # fmt: skip
+
+
+class Classifier(Lifecycle):
+    """A trainer whose model has a head `score`."""
+
+    def completed(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """A whole model says in its config.json what its head means; beside an adapter, head.json does."""
+        model: Any = self.accelerator.unwrap_model(self.model)
+        config = model.config
+        said = {
+            "architectures": [type(model.get_base_model() if hasattr(model, "peft_config") else model).__name__],
+            "id2label": {str(key): value for key, value in config.id2label.items()},
+            "label2id": config.label2id,
+            "problem_type": config.problem_type,
+            "pad_token_id": config.pad_token_id,
+        }
+        return (said, {}) if self.plan.tuner.type == "Full" else ({}, {"head.json": said})
+
+
+def load(
+    plan: TrainPlan, dtype: torch.dtype, quantization: BitsAndBytesConfig | None, device: str | int | None
+) -> PreTrainedModel:
+    """The model with a new head over the last token, unless its files have one."""
+    options, config = plan.method.classification, {}
+    if options and options.labels:
+        config = {
+            "id2label": dict(enumerate(options.labels)),
+            "label2id": {name: place for place, name in enumerate(options.labels)},
+        }
+    problem = PROBLEMS[options.problem] if options else "regression"
+    return load_model(
+        plan.model, dtype, quantization, device, "SequenceClassification",
+        num_labels=len(options.labels) if options and options.labels else 1, problem_type=problem,
+        pad_token_id=padded(load_tokenizer(plan.model)), **config,
+    )  # fmt: skip
+
+
+def written(content: Content, tokenizer: PreTrainedTokenizerFast, row: Row) -> tuple[str, bool]:
+    """(a text or a conversation as the model reads it, whether the tokenizer's own special tokens belong to it)."""
+    if isinstance(content, str):
+        return content, True
+    if not tokenizer.chat_template:
+        return "\n".join(str(message["content"]) for message in content), True
+    try:
+        return str(tokenizer.apply_chat_template(list(content), tools=row.tools, tokenize=False)), False
+    except Exception as error:  # whatever a template does with a row it did not expect
+        raise DataError(f"{row.where}: the model's chat template refuses it: {error}") from error
+
+
+def encode(content: Content, tokenizer: PreTrainedTokenizerFast, row: Row, max_length: int) -> list[int]:
+    """Token ids of a text or a conversation, cut at the end."""
+    text, special = written(content, tokenizer, row)
+    ids: Any = tokenizer(text, add_special_tokens=special, truncation=True, max_length=max_length)["input_ids"]
+    if not ids:
+        raise DataError(f"{row.where}: there are no tokens in it; leave the row out")
+    return list(ids)
+
+
+def pad_rows(rows: Sequence[Sequence[int]], pad: int) -> dict[str, torch.Tensor]:
+    """input_ids and attention_mask, filled up at the end."""
+    longest = max(map(len, rows))
+    return {
+        "input_ids": torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows]),
+        "attention_mask": torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows]),
+    }

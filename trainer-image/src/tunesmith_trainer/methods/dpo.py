@@ -1,0 +1,57 @@
+"""DPO, by trl.DPOTrainer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+from trl import DPOConfig, DPOTrainer
+from tunesmith.api.methods import DPO
+from tunesmith.training.plan import TrainPlan
+
+from tunesmith_trainer.data import Row
+from tunesmith_trainer.lifecycle import Lifecycle
+from tunesmith_trainer.methods import Prepared
+from tunesmith_trainer.methods.preferences import drop_copy, load, pairs, reference
+
+__all__ = ["CONFIG", "TASK", "TRAINER", "load", "prepare"]
+
+CONFIG = DPOConfig
+TASK = "CAUSAL_LM"
+LOSSES = {"Sigmoid": "sigmoid", "Hinge": "hinge", "IPO": "ipo", "Robust": "robust"}
+
+
+def losses(options: DPO) -> dict[str, Any]:
+    """The loss as a weighted sum of TRL's."""
+    share = options.label_smoothing
+    weights: dict[str, float] = {LOSSES[options.loss]: 1.0}
+    if options.loss == "Sigmoid" and share:
+        # TRL's sigmoid knows no smoothing. With S = -log sigmoid(z), T = -log sigmoid(-z), and robust
+        # R = ((1 - e) S - e T) / (1 - 2e), the smoothed loss (1 - e) S + e T is 2 (1 - e) S - (1 - 2e) R.
+        weights = {"sigmoid": 2 * (1 - share), "robust": 2 * share - 1}
+    if options.sft_weight:
+        weights["sft"] = options.sft_weight
+    return {
+        "loss_type": list(weights), "loss_weights": list(weights.values()), "label_smoothing": share,
+        "beta": options.beta,
+    }  # fmt: skip
+
+
+class TRAINER(Lifecycle, DPOTrainer):
+    """TRL's DPOTrainer on rows that are tokens already."""
+
+    def __init__(self, plan: TrainPlan, *others: Any, **options: Any) -> None:
+        super().__init__(plan, *others, ref_model=reference(plan, "spec.method.dpo.referenceModel"), **options)
+        drop_copy(self.model)
+
+    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+        return dataset
+
+
+def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> Prepared:
+    """Prompts and both answers as tokens."""
+    dataset, summary = pairs(rows, tokenizer, plan.training.max_length)
+    # The plan's dropout holds; max_length is kept already.
+    arguments = {**losses(plan.method.dpo or DPO()), "max_length": None, "disable_dropout": False}
+    return Prepared(dataset, summary, arguments, {"processing_class": tokenizer})

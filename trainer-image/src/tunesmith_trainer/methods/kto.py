@@ -1,0 +1,70 @@
+"""KTO, by trl.KTOTrainer."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerFast
+from trl import KTOConfig, KTOTrainer
+from tunesmith.api.methods import KTO
+from tunesmith.training.plan import TrainPlan
+
+from tunesmith_trainer.data import Row
+from tunesmith_trainer.errors import DataError
+from tunesmith_trainer.lifecycle import Lifecycle
+from tunesmith_trainer.masks import split_answers
+from tunesmith_trainer.methods import Prepared
+from tunesmith_trainer.methods.preferences import drop_copy, load, reference
+
+__all__ = ["CONFIG", "TASK", "TRAINER", "load", "prepare"]
+
+CONFIG = KTOConfig
+TASK = "CAUSAL_LM"
+
+
+class TRAINER(Lifecycle, KTOTrainer):
+    """TRL's KTOTrainer on rows that are tokens already."""
+
+    def __init__(self, plan: TrainPlan, *others: Any, **options: Any) -> None:
+        super().__init__(plan, *others, ref_model=reference(plan, "spec.method.kto.referenceModel"), **options)
+        drop_copy(self.model)
+
+    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+        return dataset
+
+
+def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> Prepared:
+    """Prompts, answers and labels, and to each prompt another row's answer, from which the divergence is estimated.
+    TRL takes that from the row before in the file's order of micro-batches; here it is drawn once by the seed, the
+    same whatever the order and the number of processes.
+    """
+    found = split_answers(rows, tokenizer, plan.training.max_length)
+    count = len(found.kept)
+    if count < 2:
+        raise DataError("KTO needs two rows at least: each row's prompt is compared with another row's answer")
+    order = list(range(count))
+    random.Random(plan.training.seed).shuffle(order)
+    other = {row: order[place - 1] for place, row in enumerate(order)}
+    dataset = Dataset.from_dict(
+        {
+            "prompt_ids": found.prompts,
+            "completion_ids": [answer for [answer] in found.answers],
+            "KL_completion_ids": [
+                found.answers[other[row]][0][: max(1, plan.training.max_length - len(found.prompts[row]))]
+                for row in range(count)
+            ],
+            "label": [bool(rows[row].label) for row in found.kept],
+        }
+    )
+    options = plan.method.kto or KTO()
+    good = sum(dataset["label"])
+    arguments = {
+        "beta": options.beta, "desirable_weight": options.desirable_weight,
+        "undesirable_weight": options.undesirable_weight, "max_length": None, "disable_dropout": False,
+        "train_sampling_strategy": "sequential",  # TRL insists; our own sampler shuffles
+    }  # fmt: skip
+    summary = f"{found.summary()}; {good} good and {count - good} bad answers"
+    return Prepared(dataset, summary, arguments, {"processing_class": tokenizer})

@@ -1,0 +1,61 @@
+"""What DPO, KTO, CPO, SimPO and ORPO share: pairs as tokens, and the model that the policy is held to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerFast
+from tunesmith.training.plan import TrainPlan
+
+from tunesmith_trainer import strategy
+from tunesmith_trainer.data import Row
+from tunesmith_trainer.masks import split_answers
+from tunesmith_trainer.model import check_files, compute_dtype, load_model
+
+
+def pairs(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, max_length: int) -> tuple[Dataset, str]:
+    """Rows as TRL's collator for preferences wants them, and a summary."""
+    found = split_answers(rows, tokenizer, max_length, rejected=True)
+    chosen, rejected = zip(*found.answers, strict=True)
+    return (
+        Dataset.from_dict({"prompt_ids": found.prompts, "chosen_ids": chosen, "rejected_ids": rejected}),
+        found.summary(),
+    )
+
+
+def padded(tokenizer: PreTrainedTokenizerFast) -> int:
+    """The token that fills up shorter rows; nothing is learned from it, whichever it is."""
+    token: Any = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return int(token)
+
+
+def reference(plan: TrainPlan, field: str) -> PreTrainedModel | None:
+    """The model that the policy is held to: the one of `field`, else spec.model as it was. None: the base below the
+    adapters is it.
+    """
+    place = plan.method.models.get(field)
+    if place is None and plan.tuner.type != "Full":
+        return None
+    place = place or plan.model
+    check_files(place)
+    compute = compute_dtype(plan.training.dtype)
+    whole = plan.tuner.type == "Full" and not strategy.STAGES[plan.distribution.strategy]
+    model: Any = load_model(place, torch.float32 if whole else compute)
+    model.config.use_cache = False
+    return model.requires_grad_(False)  # type: ignore[no-any-return]
+
+
+def drop_copy(model: Any) -> None:
+    """TRL keeps a copy of the new adapter as the reference. The base without adapters is the same model."""
+    if "ref" in getattr(model, "peft_config", {}):
+        model.delete_adapter("ref")
+
+
+def load(
+    plan: TrainPlan, dtype: torch.dtype, quantization: BitsAndBytesConfig | None, device: str | int | None
+) -> PreTrainedModel:
+    """The causal language model."""
+    return load_model(plan.model, dtype, quantization, device)

@@ -1,0 +1,55 @@
+"""RewardModel, by trl.RewardTrainer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerFast
+from trl import RewardConfig, RewardTrainer
+from tunesmith.api.methods import RewardModel
+from tunesmith.training.plan import TrainPlan
+
+from tunesmith_trainer.data import Row
+from tunesmith_trainer.errors import DataError
+from tunesmith_trainer.masks import need_template
+from tunesmith_trainer.methods import Prepared
+from tunesmith_trainer.methods.classifiers import Classifier, encode, load
+
+__all__ = ["CONFIG", "TASK", "TRAINER", "load", "prepare"]
+
+CONFIG = RewardConfig
+TASK = "SEQ_CLS"
+
+
+class TRAINER(Classifier, RewardTrainer):
+    """TRL's RewardTrainer on rows that are tokens already."""
+
+    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+        return dataset
+
+
+def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> Prepared:
+    """Both conversations as tokens. A conversation that is too long is left out: its end is what is judged."""
+    need_template(rows, tokenizer)
+    most = plan.training.max_length
+    columns: dict[str, list[Any]] = {"chosen_ids": [], "rejected_ids": [], "margin": []}
+    for row in rows:
+        sides = [encode(side, tokenizer, row, most + 1) for side in (row.messages, row.rejected)]
+        if max(map(len, sides)) <= most:
+            for name, value in zip(columns, (*sides, row.margin or 0.0), strict=True):
+                columns[name].append(value)
+    left = len(columns["margin"])
+    if not left:
+        raise DataError(f"all {len(rows)} rows are longer than spec.training.maxLength {most}: raise it")
+    if not any(columns["margin"]):
+        del columns["margin"]
+    weight = (plan.method.reward_model or RewardModel()).center_weight
+    tokens = sum(map(len, columns["chosen_ids"] + columns["rejected_ids"]))
+    return Prepared(
+        Dataset.from_dict(columns),
+        f"{left} pairs, {tokens} tokens; {len(rows) - left} left out as longer than maxLength",
+        {"center_rewards_coefficient": weight or None, "max_length": None, "disable_dropout": False},
+        {"processing_class": tokenizer},
+    )
