@@ -6,6 +6,9 @@ os.environ["DS_ACCELERATOR"] = "cpu"
 
 import deepspeed  # noqa: F401
 import tunesmith_trainer.build
+import tunesmith_trainer.methods.gkd
+import tunesmith_trainer.methods.grpo
+import tunesmith_trainer.methods.ppo
 import tunesmith_trainer.methods.supervised
 import tunesmith_trainer.progress
 import tunesmith_trainer.train  # noqa: F401

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tunesmith.training.location import locate
-from tunesmith.training.plan import MergePlan, Place, TrainPlan
+from tunesmith.training.plan import MergePlan, Place, TrainPlan, place
 from tunesmith.training.report import Report
 
 from tunesmith_trainer.server import PORT, Server
@@ -22,13 +22,13 @@ POLL_SECONDS = 1.0
 def wait_for_inputs(plan: TrainPlan | MergePlan, port: int = PORT, seconds: float = WAIT_SECONDS) -> None:
     """Return when every path on a claim is there, or after `seconds` in all. What is waited for is served at `port`."""
     end = time.monotonic() + seconds
-    for place in _on_claims(plan):
-        if Path(place.path).exists():
+    for wanted in _on_claims(plan):
+        if Path(wanted.path).exists():
             continue
-        message = f"{place.uri} does not exist yet; waiting up to {seconds:.0f} s for it to be written"
+        message = f"{wanted.uri} does not exist yet; waiting up to {seconds:.0f} s for it to be written"
         print(message, flush=True)
         with _told(message, port):
-            while not Path(place.path).exists() and time.monotonic() < end:
+            while not Path(wanted.path).exists() and time.monotonic() < end:
                 time.sleep(POLL_SECONDS)
 
 
@@ -46,5 +46,9 @@ def _told(message: str, port: int) -> Iterator[None]:
 
 
 def _on_claims(plan: TrainPlan | MergePlan) -> list[Place]:
-    others: list[Place] = list(plan.datasets if isinstance(plan, TrainPlan) else plan.adapters)
-    return [place for place in [plan.model, *others] if locate(place.uri).claim]
+    others: list[Place]
+    if isinstance(plan, TrainPlan):
+        others = [*plan.datasets, *plan.method.models.values(), *map(place, plan.method.files())]
+    else:
+        others = list(plan.adapters)
+    return [one for one in [plan.model, *others] if locate(one.uri).claim]
