@@ -61,7 +61,7 @@ def prompt(row: dict[str, Any]) -> str:
 
 
 def answer_log_probabilities(model: Any, tokenizer: Any, before: str, answer: str) -> Any:
-    """log p of each token of an answer, its end included: one row at a time, masks by hand."""
+    """Log p of each token of an answer, its end included: one row at a time, masks by hand."""
     import torch
 
     head, tail = tokenizer(before)["input_ids"], tokenizer(answer + "<|im_end|>")["input_ids"]
@@ -376,5 +376,5 @@ def test_rows_that_are_too_long_are_left_out(make_plan: Make, tokenizer: Any) ->
 
     rows = [*PAIRS, {"query": "x " * 200, "response": "a", "rejected_response": "b"}]
     assert len(make_trainer(make_plan(rows=rows, method=METHODS["DPO"])).train_dataset) == len(PAIRS)
-    with pytest.raises(DataError, match="no answer is left of 1 rows within spec.training.maxLength 128"):
+    with pytest.raises(DataError, match=r"no answer is left of 1 rows within spec\.training\.maxLength 128"):
         train(make_plan(rows=rows[-1:], method=METHODS["DPO"]))
