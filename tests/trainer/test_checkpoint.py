@@ -105,15 +105,16 @@ def test_a_step_that_was_broken_is_written_anew(tmp_path: Path) -> None:
 
 def test_only_what_fits_is_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(make(tmp_path, world_size=2, strategy="ZeRO2"), 2)
-    write(make(tmp_path, world_size=4, strategy="ZeRO2"), 4)
-    assert make(tmp_path, world_size=2, strategy="ZeRO2").newest() == tmp_path / "checkpoint-2"
-    assert "checkpoint-4 is not used: 4 processes wrote their parts of ZeRO2's optimizer" in capsys.readouterr().out
-    later = make(tmp_path, keep=1, world_size=2, strategy="ZeRO2")
-    write(later, 3)
+    write(make(tmp_path, world_size=4, strategy="DDP"), 4)
+    zero, plain = make(tmp_path, strategy="ZeRO2"), make(tmp_path, strategy="DDP")
+    assert zero.newest() == tmp_path / "checkpoint-2"
+    assert "checkpoint-4 is not used: it was written by strategy DDP" in capsys.readouterr().out
+    assert zero.needs_conversion(tmp_path / "checkpoint-2")
+    assert not make(tmp_path, world_size=2, strategy="ZeRO2").needs_conversion(tmp_path / "checkpoint-2")
+    assert plain.newest() == tmp_path / "checkpoint-4"
+    assert not plain.needs_conversion(tmp_path / "checkpoint-4")
+    write(make(tmp_path, keep=1, strategy="ZeRO2"), 3)
     assert steps(tmp_path) == [3, 4]
-    assert make(tmp_path, strategy="DDP").newest() is None
-    write(make(tmp_path, world_size=2), 6)
-    assert make(tmp_path, world_size=4).newest() == tmp_path / "checkpoint-6"
 
 
 def test_an_attempt_is_fenced_off_by_a_later_one_and_by_no_other(tmp_path: Path) -> None:

@@ -112,6 +112,8 @@ class Checkpoints:
         self.world_size, self.strategy = world_size, strategy
         self.staging = folder / f"{WRITING}{attempt}"
         """Where the one at hand is written."""
+        self.converted = folder / f"{WRITING}{attempt}-converted"
+        """Where the one that this attempt goes on from is made to fit its number of processes."""
         self.broken: set[Path] = set()
 
     def all(self) -> list[Path]:
@@ -142,13 +144,11 @@ class Checkpoints:
         """Why a whole checkpoint does not fit this attempt."""
         if manifest.strategy != self.strategy:
             return f"it was written by strategy {manifest.strategy}, and this attempt runs {self.strategy}"
-        if self.strategy != "DDP" and manifest.world_size != self.world_size:
-            return (
-                f"{manifest.world_size} processes wrote their parts of {self.strategy}'s optimizer, and "
-                f"{self.world_size} run now: only {manifest.world_size} can read them. "
-                "With strategy DDP their number can change"
-            )
         return None
+
+    def needs_conversion(self, checkpoint: Path) -> bool:
+        """Whether another number of processes wrote their parts of ZeRO's optimizer."""
+        return self.strategy != "DDP" and read_manifest(checkpoint).world_size != self.world_size
 
     def draft(self) -> None:
         """Make room for a checkpoint in the making."""
@@ -170,6 +170,7 @@ class Checkpoints:
             shutil.rmtree(target)
         (self.staging / target.name).rename(target)
         self.staging.rmdir()
+        shutil.rmtree(self.converted, ignore_errors=True)
         descriptor = os.open(self.folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -179,9 +180,7 @@ class Checkpoints:
         self.rotate()
 
     def rotate(self) -> None:
-        """Keep the newest whole ones, as many as the plan says, and no broken ones. Those that another number of
-        processes wrote stay: an attempt with as many may come.
-        """
+        """Keep the newest whole ones, as many as the plan says, and no broken ones. Those of another strategy stay."""
         kept = 0
         for checkpoint in self.all():
             try:

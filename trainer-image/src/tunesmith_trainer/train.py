@@ -67,21 +67,30 @@ def train(plan: TrainPlan) -> Ending:
 
 def begin(trainer: Lifecycle) -> Path | None:
     """Say that this attempt has begun, and find the checkpoint that it goes on from; the same one on all processes."""
-    from tunesmith_trainer import group
+    from tunesmith_trainer import group, universal
     from tunesmith_trainer.checkpoint import step_of
 
+    checkpoints = trainer.checkpoints
     trainer.fence.check(group.first_says)
 
-    def find() -> Path | None:
-        trainer.checkpoints.clear_drafts()
-        found = trainer.checkpoints.newest()
-        if found:
-            print(f"resuming from {found.name}")
-        return found
+    def find() -> tuple[Path | None, bool]:
+        checkpoints.clear_drafts()
+        found = checkpoints.newest()
+        if found is None:
+            return None, False
+        print(f"resuming from {found.name}")
+        if not checkpoints.needs_conversion(found):
+            return found, False
+        print(f"another number of processes than {checkpoints.world_size} wrote it: it is converted")
+        universal.convert(found, checkpoints.converted)
+        return found, True
 
-    resume = group.first_says(find)
+    resume, converted = group.first_says(find)
     if resume:
         trainer.checkpoint_step = trainer.state.global_step = step_of(resume)
+    if converted:
+        universal.expect(trainer)
+        return checkpoints.converted
     return resume
 
 
