@@ -11,9 +11,8 @@ DOCKERFILES := operator/Dockerfile trainer-image/Dockerfile cluster/kind/engine.
 SCRIPTS := hack/run .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check generate verify unit chart integration trainer memory serving queueing chaos e2e \
-	teardown \
-	up cluster down clean quiet
+.PHONY: help quickstart test check generate verify unit chart integration trainer memory matrix serving queueing chaos \
+	e2e teardown up cluster down clean quiet
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +30,7 @@ test: ## all tests, on a cluster of their own on this machine
 	@$(MAKE) --no-print-directory trainer
 	@$(MAKE) --no-print-directory serving
 	@$(MAKE) --no-print-directory memory
+	@$(MAKE) --no-print-directory matrix ONLY="-k '(LoRA and not QLoRA) or (DPO and Node) or (GRPO and DeepSpeed)'"
 	@$(MAKE) --no-print-directory e2e
 	@$(MAKE) --no-print-directory queueing ONLY="-k 'test_jobs and not cut_off'"
 	@$(MAKE) --no-print-directory chaos CHAOS_MINUTES=2 CHAOS_JOBS=6
@@ -70,6 +70,10 @@ trainer: ## the trainer with real torch, transformers and peft
 
 serving: ## agent and guard with a real vLLM
 	$(TRAINER_PYTEST) tests/serving
+
+export MATRIX_OUT
+matrix: ## every method with every tuner and distribution, for real, on a tiny model
+	$(TRAINER_PYTEST) tests/matrix $(ONLY)
 
 memory: ## the estimate of memory against what torch really holds
 	$(TRAINER_PYTEST) tests/memory

@@ -1,0 +1,134 @@
+"""Every cell of the capability table that this version carries out: method x tuner or distribution, run for real.
+
+make matrix            all cells, and docs/capabilities.md written from what was seen
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trainer.support import artifact_path, read_log
+from trainer.test_distributed import torchrun
+from tunesmith.training.matrix import CARRIED_OUT
+from tunesmith.training.plan import TrainPlan
+from tunesmith_trainer.train import train
+
+pytestmark = [pytest.mark.trainer, pytest.mark.matrix]
+
+Make = Callable[..., TrainPlan]
+Rows = list[dict[str, Any]]
+
+WORDS = ("red", "green", "blue", "black", "white", "brown", "grey", "pink")
+PAIRS: Rows = [{"query": f"say {w}", "response": w, "rejected_response": "no"} for w in WORDS]
+JUDGED: Rows = [{"query": f"say {w}", "response": w, "label": n % 2 == 0} for n, w in enumerate(WORDS)]
+SCORED: Rows = [{"query": f"a {w}", "positive": f"the {w}", "negative": ["x", "y"]} for w in WORDS]
+PROMPTS: Rows = [{"query": f"say {w}", "solution": w} for w in WORDS]
+ROLLOUT = {"rollout": {"max_completion_length": 6}, "rewards": [{"type": "Accuracy"}]}
+
+# Method -> (rows, options).
+METHODS: dict[str, tuple[Rows, dict[str, Any]]] = {
+    "PreTraining": ([{"text": f"the word is {w}"} for w in WORDS], {}),
+    "SFT": ([{"query": f"say {w}", "response": w} for w in WORDS], {}),
+    "DPO": (PAIRS, {}),
+    "GRPO": (PROMPTS, {"grpo": {**ROLLOUT, "num_generations": 2}}),
+    "RewardModel": (PAIRS, {}),
+    "PPO": (PROMPTS, {"ppo": {**ROLLOUT, "iterations": 2}}),
+    "GKD": (PAIRS, {"gkd": {"teacher": {"uri": "pvc://models/tiny"}, "max_completion_length": 6}}),
+    "KTO": (JUDGED, {}),
+    "CPO": (PAIRS, {}),
+    "SimPO": (PAIRS, {}),
+    "ORPO": (PAIRS, {}),
+    "Classification": (
+        [{"text": f"a {w}", "label": n % 2} for n, w in enumerate(WORDS)],
+        {"classification": {"labels": ["warm", "cold"]}},
+    ),
+    "Embedding": (SCORED, {}),
+    "Reranker": (SCORED, {}),
+}
+TUNERS: dict[str, dict[str, Any]] = {
+    "Full": {"type": "Full"},
+    "LoRA": {"type": "LoRA", "rank": 4, "alpha": 16},
+    "QLoRA": {"type": "QLoRA", "rank": 4, "alpha": 16, "quantization": "NF4"},
+}
+# Column of the table -> (tuner, strategy, nodes, processes per node).
+COLUMNS: dict[str, tuple[str, str, int, int]] = {
+    "Full-Parameter": ("Full", "DDP", 1, 1),
+    "LoRA": ("LoRA", "DDP", 1, 1),
+    "QLoRA": ("QLoRA", "DDP", 1, 1),
+    "DeepSpeed": ("LoRA", "ZeRO2", 1, 2),
+    "Multi-Node": ("LoRA", "DDP", 2, 1),
+}
+
+
+def plan_of(make_plan: Make, tiny: Path, method: str, column: str) -> TrainPlan:
+    """The plan of a cell: two steps over eight rows."""
+    rows, options = METHODS[method]
+    tuner, strategy, nodes, processes = COLUMNS[column]
+    models = {}
+    if method == "GKD":
+        models["spec.method.gkd.teacher"] = {"uri": "pvc://models/tiny", "path": str(tiny)}
+    plan = make_plan(
+        run="cell",
+        rows=rows,
+        tuner=TUNERS[tuner],
+        method={"type": method, **complete(method, options), "models": models},
+        processes=nodes * processes,
+        max_steps=2,
+        global_batch_size=8,
+        micro_batch_size=2,
+        max_length=64,
+    )
+    spread = plan.distribution.model_copy(update={"strategy": strategy})
+    return plan.model_copy(update={"nodes": nodes, "processes_per_node": processes, "distribution": spread})
+
+
+def complete(method: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of the method's type with their defaults, as the operator makes them explicit."""
+    from tunesmith.api.methods import Method
+    from tunesmith.training.plan import method_plan
+
+    found = method_plan(Method.model_validate({"type": method, **options}), {})
+    return found.model_dump(exclude={"type", "models"}, exclude_none=True)
+
+
+def test_the_table_holds_all_that_is_carried_out() -> None:
+    assert set(METHODS) == set(CARRIED_OUT)
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+@pytest.mark.parametrize("method", METHODS)
+def test_cell(make_plan: Make, tiny: Path, tmp_path: Path, method: str, column: str) -> None:
+    plan = plan_of(make_plan, tiny, method, column)
+    if plan.world_size == 1:
+        ending = train(plan)
+    else:
+        ended = torchrun(plan, tmp_path)
+        assert [code for code, _, _ in ended] == [0] * plan.nodes, [errors[-3000:] for _, errors, _ in ended]
+        ending = next(ending for _, _, ending in ended if ending.artifact)
+    log = read_log(plan)
+    assert log[-1]["step"] == 2
+    assert all(math.isfinite(line["loss"]) for line in log)
+    folder = artifact_path(plan, ending)
+    weights = "model.safetensors" if plan.tuner.type == "Full" else "adapter_model.safetensors"
+    assert (folder / weights).stat().st_size > 0
+    assert json.loads((folder / "manifest.json").read_text())["planDigest"]
+    assert changed(plan, folder, tiny), "nothing was learned"
+
+
+def changed(plan: TrainPlan, folder: Path, tiny: Path) -> bool:
+    """Whether any weight differs from what it was: a LoRA's B begins at zero."""
+    from safetensors.torch import load_file
+
+    if plan.tuner.type != "Full":
+        found = load_file(folder / "adapter_model.safetensors")
+        return any(bool(tensor.any()) for name, tensor in found.items() if "lora_B" in name)
+    before, after = load_file(tiny / "model.safetensors"), load_file(folder / "model.safetensors")
+    same = {name.removeprefix("model.") for name in before} & {name.removeprefix("model.") for name in after}
+    old = {name.removeprefix("model."): tensor for name, tensor in before.items()}
+    new = {name.removeprefix("model."): tensor for name, tensor in after.items()}
+    return any(not bool((old[name].float() == new[name].float()).all()) for name in same)
