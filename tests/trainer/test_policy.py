@@ -425,3 +425,31 @@ def test_prompts_that_leave_no_room_are_left_out(make_plan: Make, tmp_path: Path
     assert "1 left out as too long" in printed
     with pytest.raises(DataError, match=r"none of 1 prompts leaves room for an answer of maxCompletionLength 8"):
         train(make_plan(rows=rows[-1:], method=method(tmp_path), max_length=64))
+
+
+def test_a_trained_reward_model_judges(make_plan: Make, tmp_path: Path) -> None:
+    """What method RewardModel wrote is what a reward of type Model reads."""
+    pairs = [{"prompt": f"who {number}", "chosen": "good", "rejected": "bad"} for number in range(4)]
+    first = make_plan(run="judge", rows=pairs, method={"type": "RewardModel", "reward_model": {}}, tuner=TUNERS["Full"])
+    judge = artifact_path(first, train(first))
+    source = {"uri": "pvc://store/judge"}
+    how = method(tmp_path, "GRPO", [{"type": "Model", "model": source, "weight": 0.5}])
+    how["models"] = {"spec.method.grpo.rewards[1].model": {**source, "path": str(judge)}}
+    plan = make_plan(rows=ROWS, method=how, global_batch_size=8)
+    train(plan)
+    found = read_log(plan)[0]["metrics"]
+    assert found["rewards/model/mean"] != 0
+    assert found["reward"] == pytest.approx(found["rewards/letters/mean"] + 0.5 * found["rewards/model/mean"], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["grpo", "ppo", "gkd"])
+def test_the_examples_become_plans(name: str) -> None:
+    import yaml
+    from tunesmith.training.plan import Job, train_plan
+
+    path = Path(__file__).parents[2] / "examples" / "methods" / f"{name}.yaml"
+    *_, job = yaml.safe_load_all(path.read_text())
+    merged = {("MergeJob", "xiao-huang-merged"): "pvc://tunesmith-store/models/abc"}
+    spec = FineTuneJobSpec.model_validate(job["spec"])
+    plan = train_plan(Job(namespace="n", name="n", uid="12345678"), spec, merged, "pvc://tunesmith-store")
+    assert plan.method.type == name.upper()

@@ -40,10 +40,15 @@ POLICIES: dict[str, Callable[[FineTuneJobSpec], GRPO | PPO | None]] = {
 """The methods that learn from rewards."""
 
 
-def colocated_without_gpus(spec: FineTuneJobSpec, policy: GRPO | PPO | None) -> bool:
+def colocated_without_gpus(name: str) -> Callable[[FineTuneJobSpec], bool]:
     """Whether vLLM is to run where there is no GPU."""
-    has = any(name in (spec.resources.limits or {}) for name in GPUS)
-    return policy is not None and policy.rollout.backend == "VLLMColocate" and not has
+
+    def check(spec: FineTuneJobSpec) -> bool:
+        policy = POLICIES[name](spec)
+        has = any(gpu in (spec.resources.limits or {}) for gpu in GPUS)
+        return policy is not None and policy.rollout.backend == "VLLMColocate" and not has
+
+    return check
 
 
 def answer_length(spec: FineTuneJobSpec) -> int:
@@ -106,12 +111,12 @@ RULES = (
     ),
     *(
         Rule(
-            lambda spec, options=options: colocated_without_gpus(spec, options(spec)),
+            colocated_without_gpus(name),
             f"spec.method.{name}.rollout.backend",
             "VLLMColocate runs vLLM in the training processes, which needs GPUs, and spec.resources.limits has none",
             "ask for nvidia.com/gpu there, or use backend Transformers",
         )
-        for name, options in POLICIES.items()
+        for name in POLICIES
     ),
 )
 
