@@ -120,7 +120,7 @@ def test_each_tuner(make_plan: Make, teacher: Path, tuner: str) -> None:
     assert train(plan).artifact
 
 
-@pytest.mark.parametrize("strategy", ["DDP", "ZeRO2"])
+@pytest.mark.parametrize("strategy", ["DDP", "ZeRO2", "ZeRO3"])
 def test_two_processes(make_plan: Make, tmp_path: Path, teacher: Path, strategy: str) -> None:
     """On the dataset's answers they compute what one does."""
     losses = []

@@ -364,7 +364,7 @@ def queries(lines: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize(("type_", "tuner", "strategy"), [
-    ("GRPO", "QLoRA", "DDP"), ("GRPO", "LoRA", "ZeRO2"), ("PPO", "Full", "DDP"), ("PPO", "LoRA", "ZeRO2"),
+    ("GRPO", "QLoRA", "DDP"), ("GRPO", "Full", "ZeRO3"), ("PPO", "Full", "DDP"), ("PPO", "LoRA", "ZeRO2"),
 ])  # fmt: skip
 def test_two_processes_ask_what_one_does(
     make_plan: Make, tmp_path: Path, type_: str, tuner: str, strategy: str
