@@ -90,6 +90,13 @@ def python(folder: Path, code: str, function: str = "reward") -> rewards.Reward:
 
 def test_a_function_of_ones_own(tmp_path: Path) -> None:
     code = """
+from __future__ import annotations
+from dataclasses import dataclass
+
+@dataclass
+class Kept:
+    count: int = 0
+
 def length(completions, prompts, level, **columns):
     assert prompts == ["prompt 0", "prompt 1"] and set(columns) == {"tags"}
     return [None if one is None else len(text) * one for text, one in zip(completions, level)]

@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import math
 import re
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -210,10 +211,11 @@ class Function:
         self.field, self.name = field, options.function
         path = locate(options.uri).path
         place = f"{field}.python.uri: {options.uri}"
-        spec = importlib.util.spec_from_file_location(f"tunesmith_reward_{abs(hash(field))}", path)
+        spec = importlib.util.spec_from_file_location("tunesmith_reward_" + re.sub(r"\W", "_", field), path)
         if spec is None or spec.loader is None:
             raise ConfigError(f"{place}: it is no Python file")
         module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # dataclasses look there
         try:
             spec.loader.exec_module(module)
         except FileNotFoundError:
