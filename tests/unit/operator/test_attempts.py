@@ -175,6 +175,14 @@ def test_the_backoff_doubles(done: int, wait: float) -> None:
     assert decision.again == wait
 
 
+def test_a_pod_that_is_deleted_before_its_artefact_is_read_makes_it_again() -> None:
+    ending = decided(world(train(begun()), children=children(job(ended="Complete"))))
+    assert (word(ending), last(ending)["reason"]) == (("Unknown", "Restarting"), "Interrupted")
+    closed = decided(world(train(ending.status.body()), children=children(job(ended="Complete"))))
+    again = decided(world(train(closed.status.body()), children=children(job(ended="Complete"))))
+    assert ("Job", "x-train-2") in [(o["kind"], o["metadata"]["name"]) for o in again.create]
+
+
 def test_restarts_are_counted_and_used_up() -> None:
     status = begun(restarts=3)
     failed = (pod(**terminated(1, "no")),)

@@ -94,8 +94,10 @@ class _Chain(JobState):
         return replace(done, again=None)
 
     def succeeded(self) -> Decision | None:
-        if job_condition(self.live_job, "Complete") is None:
+        if job_condition(self.live_job, "Complete") is None or (self.open and self.open.reason):
             return None
+        if not self.pods:  # the artefact is in the store, but nobody is left to name it
+            return self.close(Failure(reason="Interrupted", message="its pods were deleted before they could be read"))
         endings = [ending for pod in self.pods if (ending := pod_facts.ending(pod)) and ending.artifact]
         if not endings:
             message = "the pods ended well but reported no artefact: is the image tunesmith's trainer?"
