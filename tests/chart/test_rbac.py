@@ -73,7 +73,7 @@ def test_least_privilege(render: Render) -> None:
         right for right in rights if right[1] in {"pods/exec", "pods/log", "nodes", "serviceaccounts", "namespaces"}
     ]
     assert not [right for right in rights if right[0] == "rbac.authorization.k8s.io"]
-    # A resource's spec is its owner's: the operator only writes its status, and deletes jobs whose time to live is over.
+    # A resource's spec is its owner's: the operator writes its status, and deletes jobs whose time to live is over.
     reads = {"get", "list", "watch"}
     assert {verb for _, resource, verb in rights if resource == "modeldeployments"} == reads
     assert {verb for _, resource, verb in rights if resource in {"finetunejobs", "mergejobs"}} == {*reads, "delete"}

@@ -19,7 +19,9 @@ ASSISTANT = {"role": "assistant", "content": "A"}
 SYSTEM = {"role": "system", "content": "S"}
 
 
-def read(path: Path, text: str | bytes | None = None, method: MethodType = "SFT", seed: int = 0, **options: Any) -> list[Row]:
+def read(
+    path: Path, text: str | bytes | None = None, method: MethodType = "SFT", seed: int = 0, **options: Any
+) -> list[Row]:
     """Rows of one dataset, whose file is written first."""
     if text is not None:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
