@@ -27,6 +27,7 @@ OPTIONS: dict[str, Any] = {
 TUNERS: dict[str, dict[str, Any]] = {
     "Full": {"type": "Full"},
     "LoRA": {"type": "LoRA", "rank": 4, "alpha": 16, "dropout": 0.0},
+    "Int8": {"type": "QLoRA", "rank": 4, "alpha": 16, "dropout": 0.0, "quantization": "Int8"},
     "QLoRA": {"type": "QLoRA", "rank": 4, "alpha": 16, "dropout": 0.0, "quantization": "NF4"},
 }
 
@@ -56,7 +57,8 @@ CASES = [
     ("Full", "DDP", "None", 2), ("Full", "ZeRO1", "None", 2), ("Full", "ZeRO2", "Optimizer", 2),
     ("Full", "ZeRO3", "None", 2), ("Full", "ZeRO3", "All", 2), ("Full", "ZeRO3", "None", 1),
     ("LoRA", "ZeRO1", "None", 2), ("LoRA", "ZeRO2", "None", 2), ("LoRA", "ZeRO3", "None", 2),
-    ("LoRA", "ZeRO2", "None", 1), ("QLoRA", "ZeRO1", "None", 2), ("QLoRA", "ZeRO2", "None", 2),
+    ("LoRA", "ZeRO2", "None", 1), ("QLoRA", "ZeRO1", "None", 2), ("QLoRA", "ZeRO3", "None", 2),
+    ("Int8", "ZeRO2", "None", 2),
 ]  # fmt: skip
 
 
@@ -89,6 +91,23 @@ def test_each_strategy_learns_what_one_process_does(
         # Adam divides by the size of the gradient: where it is nearly 0, rounding may decide its direction.
         assert ((tensor - found[key]).abs() < 1e-4).float().mean() > 0.99, key
         assert torch.isfinite(found[key]).all()
+
+
+@pytest.mark.parametrize(("tuner", "name"), [("Full", "ZeRO2"), ("LoRA", "ZeRO3")])
+def test_zero_computes_in_bfloat16_what_float32_gives_to_its_precision(
+    make_plan: Make, tmp_path: Path, alone: dict[str, tuple[TrainPlan, Ending]], tuner: str, name: str
+) -> None:
+    """DeepSpeed holds the weights in bfloat16, whose steps are 1/128, and float32 ones in its optimizer."""
+    import torch
+
+    plan = over(
+        make_plan(tuner=TUNERS[tuner], processes=2, dtype="BFloat16", gradient_checkpointing=True, **OPTIONS), name
+    )
+    ranks = processes.run(plan, tmp_path)
+    assert losses(plan) == pytest.approx(losses(alone[tuner][0]), rel=1 / 128)
+    assert losses(plan) != pytest.approx(losses(alone[tuner][0]), rel=1e-5)
+    wanted = torch.float32 if tuner == "Full" else torch.bfloat16  # the base's own, and what is trained
+    assert {tensor.dtype for tensor in weights(plan, ranks[0].ending()).values()} == {wanted}
 
 
 def report_parts(path: str) -> None:

@@ -89,7 +89,7 @@ def build(
         plan,
         torch.float32 if plan.tuner.type == "Full" and not zero else compute,
         quantization=tuner.quantization_config(plan.tuner, compute),
-        device=(args.local_process_index if cuda else "cpu") if plan.tuner.type == "QLoRA" else None,
+        device=(args.local_process_index if cuda else "cpu") if plan.tuner.type == "QLoRA" and zero < 3 else None,
     )
     model.config.use_cache = False
     if plan.tuner.type != "Full":

@@ -72,6 +72,7 @@ def _begin_deepspeed(cuda: bool) -> None:
     # accelerate turns DeepSpeed into DDP, without a word, where it is told to use CPUs.
     from accelerate import PartialState
     from accelerate.utils import DistributedType
+    from transformers import training_args
 
     PartialState._reset_state()
     PartialState(cpu=True, backend="gloo")
@@ -83,6 +84,8 @@ def _begin_deepspeed(cuda: bool) -> None:
         local_process_index=int(os.environ["LOCAL_RANK"]),
     )
     os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+    # transformers takes bfloat16 for a GPU's alone where it is not told to use CPUs.
+    training_args.is_torch_bf16_gpu_available = lambda: True
 
 
 def arguments(plan: TrainPlan, cuda: bool) -> dict[str, Any]:
