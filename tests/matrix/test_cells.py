@@ -28,7 +28,8 @@ PAIRS: Rows = [{"query": f"say {w}", "response": w, "rejected_response": "no"} f
 JUDGED: Rows = [{"query": f"say {w}", "response": w, "label": n % 2 == 0} for n, w in enumerate(WORDS)]
 SCORED: Rows = [{"query": f"a {w}", "positive": f"the {w}", "negative": ["x", "y"]} for w in WORDS]
 PROMPTS: Rows = [{"query": f"say {w}", "solution": w} for w in WORDS]
-ROLLOUT = {"rollout": {"max_completion_length": 6}, "rewards": [{"type": "Accuracy"}]}
+REWARD = {"type": "Python", "python": {"uri": f"file://{Path(__file__).with_name('reward.py')}"}}
+ROLLOUT = {"rollout": {"max_completion_length": 6}, "rewards": [REWARD]}
 
 # Method -> (rows, options).
 METHODS: dict[str, tuple[Rows, dict[str, Any]]] = {
