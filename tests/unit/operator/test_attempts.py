@@ -83,6 +83,8 @@ LOST = said("PeerLost", "connection closed by peer")
         ([going(pod(), "TerminationByKubelet")], "Evicted"),
         ([pod(**EVICTED, message="The node was low on resource: memory.")], "Evicted"),
         ([pod(**EVICTED, message="Pod ephemeral local storage usage exceeds the total limit of 1Gi")], "DiskFull"),
+        ([pod(**terminated(255, "", reason="Unknown"))], "NodeLost"),
+        ([pod(**terminated(137, "", reason="ContainerStatusUnknown"))], "NodeLost"),
         ([], "Interrupted"),
         # of several, the one that failed of itself, whatever the clocks say
         (

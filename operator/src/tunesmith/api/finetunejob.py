@@ -191,8 +191,8 @@ class Memory(Model):
 
 
 class Elastic(Model):
-    """Go on with fewer nodes where not all of them can be had. The global batch stays as it is. For strategy DDP: the
-    parts of a ZeRO checkpoint fit the number of processes that wrote them.
+    """Go on with fewer nodes where not all of them can be had. The global batch stays as it is. For strategy DDP:
+    with ZeRO, fewer processes would have to hold more each.
     """
 
     min_nodes: Annotated[int, Field(ge=1, le=1024)]

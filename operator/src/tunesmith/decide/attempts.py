@@ -67,8 +67,8 @@ def verdict(spec: JobSpec, status: JobStatus, reason: str) -> Verdict:
             size = status.attempts[-1].micro_batch_size
             if size is None:
                 return Verdict(fail="")
-            if size == 1:
-                return Verdict(fail="training.microBatchSize is 1 already")
+            if size <= least(spec):
+                return Verdict(fail=f"training.microBatchSize is {size} already")
             if halved >= MAX_SMALLER:
                 return Verdict(fail=f"training.microBatchSize was halved {MAX_SMALLER} times")
             return Verdict()
@@ -91,9 +91,9 @@ def next_size(spec: FineTuneJobSpec, plan: TrainPlan, attempts: Sequence[Attempt
     nodes, micro = spec.nodes, plan.training.micro_batch_size
     if last and last.reason == "TooFewNodes" and spec.elastic and last.scheduled_nodes:
         nodes = nodes_that_divide(plan, last.scheduled_nodes, spec.elastic.min_nodes) or nodes
-    if last and last.reason == "OutOfMemory" and micro > 1:
-        batch, world = plan.training.global_batch_size, nodes * plan.processes_per_node
-        micro = next(m for m in range(micro // 2, 0, -1) if batch % (world * m) == 0)
+    if last and last.reason == "OutOfMemory" and micro > least(spec):
+        batch, world, half = plan.training.global_batch_size, nodes * plan.processes_per_node, micro // 2
+        micro = next((m for m in range(half, least(spec) - 1, -1) if batch % (world * m) == 0), micro)
     return nodes, micro
 
 
@@ -104,6 +104,11 @@ def redone(before: Sequence[Attempt], after: Sequence[Attempt]) -> int:
     if before and before[-1].number == after[-1].number and before[-1].resumed_step is not None:
         return 0  # counted when it was first said
     return max(0, (after[-2].last_step or 0) - after[-1].resumed_step)
+
+
+def least(spec: JobSpec) -> int:
+    """The smallest micro-batch that the method can do with: KTO compares the rows of one."""
+    return 2 if isinstance(spec, FineTuneJobSpec) and spec.method.type == "KTO" else 1
 
 
 def _backoff(first: int, times: int) -> float:

@@ -19,6 +19,8 @@ PASSING = frozenset({"ContainerCreating", "PodInitializing"})
 TAKEN_AWAY = frozenset({"Interrupted", "PeerLost"})
 # The exit codes of a program that was ended by SIGTERM, or SIGKILLed after its grace.
 SIGNALS = frozenset({143, 137})
+# What a kubelet that comes back says of containers that it does not find any more.
+VANISHED = frozenset({"Unknown", "ContainerStatusUnknown"})
 
 
 def problem(pods: Iterable[Object]) -> str | None:
@@ -74,6 +76,8 @@ class Ended:
         """Whether it failed of something else: it was ended, or lost a peer."""
         if self.said is not None:
             return self.said.reason in TAKEN_AWAY
+        if self.terminated.get("reason") in VANISHED:
+            return True
         ended = bool(self.pod["metadata"].get("deletionTimestamp")) or disruption(self.pod) is not None
         return ended and self.terminated.get("exitCode") in SIGNALS and self.terminated.get("reason") != "OOMKilled"
 
@@ -142,6 +146,8 @@ def _failure(ended: Ended) -> Failure:
     else:
         signal = {143: "Interrupted", 137: "Interrupted" if ended.taken_away else "Killed"}
         reason = signal.get(terminated["exitCode"], "Internal")
+        if terminated.get("reason") in VANISHED:
+            reason = "NodeLost"
         last = lines[-1] if lines else str(terminated.get("reason", "Error"))
         message = f"container {container['name']} ended with exit code {terminated['exitCode']}: {last}"
     return Failure(
