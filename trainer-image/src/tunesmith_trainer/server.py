@@ -15,6 +15,8 @@ from tunesmith.training.report import PORT as DEFAULT_PORT
 from tunesmith.training.report import Report
 
 PORT = int(os.environ.get("TUNESMITH_PROGRESS_PORT", DEFAULT_PORT))
+POLL_SECONDS = 0.05
+"""How long closing the server may take."""
 GAUGES = {
     "step": "Optimizer steps done.",
     "total_steps": "Optimizer steps in all.",
@@ -43,7 +45,7 @@ class Server(ThreadingHTTPServer):
         self.registry = CollectorRegistry()
         self.registry.register(self)  # type: ignore[arg-type]
         super().__init__(("", port), Handler)
-        Thread(target=self.serve_forever, name="progress", daemon=True).start()
+        Thread(target=self.serve_forever, args=(POLL_SECONDS,), name="progress", daemon=True).start()
 
     def server_bind(self) -> None:
         """Bind for both families."""
