@@ -106,6 +106,12 @@ def test_without_a_gang_scheduler_there_is_no_group() -> None:
     assert "schedulerName" not in built(Settings())["spec"]["template"]["spec"]
 
 
+def test_torchrun_leaves_its_workers_the_pods_grace_to_write_a_checkpoint() -> None:
+    pod = built(Settings(), nodes=2)["spec"]["template"]["spec"]
+    env = {one["name"]: one.get("value") for one in pod["containers"][0]["env"]}
+    assert 60 < int(env["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]) < pod["terminationGracePeriodSeconds"]
+
+
 def test_the_claim_of_the_checkpoints_is_mounted_to_be_written() -> None:
     job = built(Settings(), checkpoint={"storage": "pvc://scratch/ckpt"})
     mounts = {m["name"]: m for m in job["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]}

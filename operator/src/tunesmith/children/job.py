@@ -111,6 +111,8 @@ def rendezvous(owner: Owner, attempt: int, plan: TrainPlan) -> list[Object]:
         "PET_MASTER_PORT": str(MASTER_PORT),
         "PET_NNODES": str(plan.nodes),
         "PET_NPROC_PER_NODE": str(plan.processes_per_node),
+        # torchrun kills its workers so long after SIGTERM; by its default of 30 s, in the middle of a checkpoint.
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(GRACE_SECONDS - 10),
     }
     return [
         *({"name": name, "value": value} for name, value in values.items()),
