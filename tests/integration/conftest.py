@@ -6,11 +6,10 @@ import asyncio
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from uuid import uuid4
 
 import aiohttp
 import pytest
-from integration.harness import Kubectl, operator, prepare
+from integration.harness import Kubectl, clean_operator, own_namespace, prepare
 from tunesmith.kube.client import Client
 from tunesmith_cluster import Cluster
 
@@ -25,31 +24,14 @@ def cluster() -> Cluster:
 
 @pytest.fixture
 def kubectl(cluster: Cluster) -> Iterator[Kubectl]:
-    """A namespace of the test's own, under the restricted Pod Security Standard, with a store."""
-    namespace = f"it-{uuid4().hex[:8]}"
-    kubectl = Kubectl(cluster.binary("kubectl"), namespace)
-    kubectl("create", "namespace", namespace)
-    kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
-    kubectl.apply(
-        {
-            "apiVersion": "v1",
-            "kind": "PersistentVolumeClaim",
-            "metadata": {"name": "tunesmith-store"},
-            "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}},
-        }
-    )
-    yield kubectl
-    kubectl("delete", "namespace", namespace, "--wait=false")
+    with own_namespace(cluster, "it") as kubectl:
+        yield kubectl
 
 
 @pytest.fixture
 def running(cluster: Cluster, kubectl: Kubectl, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A running operator, whose log is shown when a test fails and must hold no traceback."""
-    log = tmp_path / "operator.log"
-    with operator(cluster, kubectl.namespace, log) as process:
+    with clean_operator(cluster, kubectl.namespace, tmp_path / "operator.log") as process:
         yield process
-    print(log.read_text())
-    assert "Traceback" not in log.read_text()
 
 
 @pytest.fixture

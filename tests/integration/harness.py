@@ -117,6 +117,24 @@ def prepare(cluster: Cluster) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
+def claim(name: str, *modes: str) -> dict[str, Any]:
+    """A volume, by default for any number of pods."""
+    spec = {"accessModes": modes or ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec}
+
+
+@contextmanager
+def own_namespace(cluster: Cluster, prefix: str) -> Iterator[Kubectl]:
+    """A namespace of the test's own, under the restricted Pod Security Standard, with a store."""
+    namespace = f"{prefix}-{uuid4().hex[:8]}"
+    kubectl = Kubectl(cluster.binary("kubectl"), namespace)
+    kubectl("create", "namespace", namespace)
+    kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
+    kubectl.apply(claim("tunesmith-store"))
+    yield kubectl
+    kubectl("delete", "namespace", namespace, "--wait=false")
+
+
 def eventually(probe: Callable[[], Any], say: Callable[[], str], seconds: float = WAIT_SECONDS) -> Any:
     end = time.monotonic() + seconds
     while True:
@@ -125,6 +143,23 @@ def eventually(probe: Callable[[], Any], say: Callable[[], str], seconds: float 
         if time.monotonic() > end:
             raise AssertionError(say())
         time.sleep(0.3)
+
+
+def step_reached(kubectl: Kubectl, name: str, step: int) -> None:
+    """Until the job's status says that it made the step."""
+    eventually(
+        lambda: kubectl.get("ftj", name).get("status", {}).get("progress", {}).get("step", 0) >= step,
+        lambda: kubectl("describe", "ftj", name),
+    )
+
+
+@contextmanager
+def clean_operator(cluster: Cluster, namespace: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A running operator, whose log is shown when a test fails and must hold no traceback."""
+    with operator(cluster, namespace, log) as process:
+        yield process
+    print(log.read_text())
+    assert "Traceback" not in log.read_text()
 
 
 def evidence(cluster: Cluster, kubectl: Kubectl, name: str) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.harness import Kubectl, eventually, evidence, merge, train
+from integration.harness import Kubectl, claim, eventually, evidence, merge, step_reached, train
 from tunesmith_cluster import Cluster
 
 STEPS: dict[str, Any] = {
@@ -18,18 +18,6 @@ STEPS: dict[str, Any] = {
     "checkpoint": {"everySteps": 5},
     "memory": {"check": "Disabled"},
 }
-
-
-def attempts(kubectl: Kubectl, name: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = kubectl.get("ftj", name)["status"].get("attempts", [])
-    return found
-
-
-def step_reached(kubectl: Kubectl, name: str, step: int) -> None:
-    eventually(
-        lambda: kubectl.get("ftj", name).get("status", {}).get("progress", {}).get("step", 0) >= step,
-        lambda: kubectl("describe", "ftj", name),
-    )
 
 
 def test_a_deleted_pod_costs_no_step_when_it_could_checkpoint(
@@ -145,12 +133,7 @@ def test_a_quota_for_pods_is_said_while_the_job_waits(kubectl: Kubectl, running:
 
 def test_a_claim_for_one_node_does_not_do_for_two(kubectl: Kubectl, running: object) -> None:
     kubectl.apply(
-        {
-            "apiVersion": "v1",
-            "kind": "PersistentVolumeClaim",
-            "metadata": {"name": "mine"},
-            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
-        },
+        claim("mine", "ReadWriteOnce"),
         train("x", nodes=2, checkpoint={"storage": "pvc://mine"}),
         train("y", checkpoint={"storage": "pvc://mine"}),
     )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
-from uuid import uuid4
 
 import pytest
-from integration.harness import Kubectl
-from queueing.resources import claim, cluster_queue, local_queue, priority_class, resource_flavor
+from integration.conftest import running  # noqa: F401  a fixture
+from integration.harness import Kubectl, own_namespace, prepare
+from queueing.resources import cluster_queue, local_queue, priority_class, resource_flavor
 from tunesmith_cluster import Cluster
 
 MakeQueue = Callable[..., str]
@@ -19,20 +18,14 @@ MakePriority = Callable[[int], str]
 def cluster() -> Cluster:
     cluster = Cluster()
     cluster.up(nodes=2, with_kueue=True)
-    os.environ["KUBECONFIG"] = str(cluster.kubeconfig)
+    prepare(cluster)
     return cluster
 
 
 @pytest.fixture
 def kubectl(cluster: Cluster) -> Iterator[Kubectl]:
-    """A namespace of the test's own, under the restricted Pod Security Standard, with a store."""
-    namespace = f"queueing-{uuid4().hex[:8]}"
-    kubectl = Kubectl(cluster.binary("kubectl"), namespace)
-    kubectl("create", "namespace", namespace)
-    kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
-    kubectl.apply(claim("tunesmith-store"))
-    yield kubectl
-    kubectl("delete", "namespace", namespace, "--wait=false")
+    with own_namespace(cluster, "queueing") as kubectl:
+        yield kubectl
 
 
 @pytest.fixture

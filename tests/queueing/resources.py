@@ -14,11 +14,6 @@ PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 
 
-def claim(name: str) -> dict[str, Any]:
-    spec = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
-    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec}
-
-
 def resource_flavor(name: str) -> dict[str, Any]:
     return {"apiVersion": KUEUE, "kind": "ResourceFlavor", "metadata": {"name": name}}
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import pytest
-from integration.harness import Kubectl, eventually, evidence, operator, prepare, train
+from integration.harness import Kubectl, eventually, evidence, step_reached, train
 from queueing.conftest import MakePriority, MakeQueue
 from tunesmith_cluster import Cluster
 
@@ -28,35 +24,6 @@ def one_per_node(name: str) -> dict[str, Any]:
         "whenUnsatisfiable": "DoNotSchedule",
     }
     return {"topologySpreadConstraints": [spread]}
-
-
-@pytest.fixture
-def running(cluster: Cluster, kubectl: Kubectl, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    prepare(cluster)
-    log = tmp_path / "operator.log"
-    with operator(cluster, kubectl.namespace, log) as process:
-        yield process
-    print(log.read_text())
-    assert "Traceback" not in log.read_text()
-
-
-@pytest.fixture
-def node(cluster: Cluster) -> Iterator[str]:
-    """The name of a node that the test may lose; afterwards it is there again."""
-    yield LOST
-    cluster.start_node(LOST)
-
-
-def reason(kubectl: Kubectl, name: str, type_: str = "Succeeded") -> str:
-    found: str = kubectl.condition("ftj", name, type_).get("reason", "")
-    return found
-
-
-def step_reached(kubectl: Kubectl, name: str, step: int) -> None:
-    eventually(
-        lambda: kubectl.get("ftj", name).get("status", {}).get("progress", {}).get("step", 0) >= step,
-        lambda: kubectl("describe", "ftj", name),
-    )
 
 
 def steps_of_rank_0(cluster: Cluster, kubectl: Kubectl, name: str) -> list[int]:
@@ -79,7 +46,7 @@ def test_the_second_of_two_jobs_starts_when_the_first_ends(
         lambda: kubectl("describe", "ftj", "second"),
     )
     kubectl.wait("ftj", "second", "Completed")
-    assert reason(kubectl, "first") == "Completed"
+    assert kubectl.condition("ftj", "first")["reason"] == "Completed"
 
 
 def test_preemption_suspends_with_a_checkpoint_and_the_job_goes_on_from_it(
@@ -99,7 +66,7 @@ def test_preemption_suspends_with_a_checkpoint_and_the_job_goes_on_from_it(
 
 
 def test_a_lost_node_costs_no_more_than_the_steps_since_the_checkpoint(
-    cluster: Cluster, kubectl: Kubectl, running: object, node: str
+    lossy: Cluster, kubectl: Kubectl, running: object
 ) -> None:
     kubectl.apply(
         train(
@@ -108,30 +75,30 @@ def test_a_lost_node_costs_no_more_than_the_steps_since_the_checkpoint(
         )
     )  # fmt: skip
     step_reached(kubectl, "x", 12)
-    cluster.kill_node(node)
+    lossy.kill_node(LOST)
     status = kubectl.wait("ftj", "x", "Completed", seconds=300)["status"]
     reasons = [one["reason"] for one in status["attempts"]]
     assert reasons[0] in {"NodeLost", "PeerLost", "Interrupted"}
     assert reasons[-2:] == ["TooFewNodes", "Completed"]
     assert [one["nodes"] for one in status["attempts"]][-2:] == [2, 1]
-    steps = steps_of_rank_0(cluster, kubectl, "x")
+    steps = steps_of_rank_0(lossy, kubectl, "x")
     assert sorted(set(steps)) == list(range(1, 61))
     assert len(steps) - 60 <= 5
 
 
 def test_a_process_on_a_node_that_is_cut_off_writes_nothing_after_its_successor_began(
-    cluster: Cluster, kubectl: Kubectl, running: object, node: str
+    lossy: Cluster, kubectl: Kubectl, running: object
 ) -> None:
     """Its kubelet is gone, and it runs on while the next attempt runs elsewhere."""
-    there = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]}
+    there = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [LOST]}]}
     prefer = {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "preference": there}]}
     steps: dict[str, Any] = {**STEPS, "training": {"maxSteps": 150, "globalBatchSize": 4}}
     kubectl.apply(train("x", "steps-700", podTemplate={"affinity": {"nodeAffinity": prefer}}, **steps))
     step_reached(kubectl, "x", 7)
-    assert kubectl.list("pod")[0]["spec"]["nodeName"] == node
-    cluster.kill_kubelet(node)
+    assert kubectl.list("pod")[0]["spec"]["nodeName"] == LOST
+    lossy.kill_kubelet(LOST)
     kubectl.wait("ftj", "x", "Completed", seconds=400)
-    trace = evidence(cluster, kubectl, "x")
+    trace = evidence(lossy, kubectl, "x")
     began = next(i for i, line in enumerate(trace) if line["event"] == "start" and line["attempt"] == 2)
     after = [line for line in trace[began:] if line["attempt"] == 1]
     assert after, "the old process ran on"

@@ -1,7 +1,10 @@
-"""`make down` leaves the machine as `up` found it. The last suite: there is no cluster after it."""
+"""A cluster survives the machine's restart, and `make down` leaves the machine as `up` found it. The last suite: there
+is no cluster after it.
+"""
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -82,6 +85,23 @@ def machine(cluster: Cluster) -> dict[str, list[str]]:
     }
 
 
+def is_serving(kubectl: Kubectl) -> bool:
+    status = kubectl.get("deployment", "web")["status"]
+    return status["observedGeneration"] > 0 and status.get("readyReplicas") == 2
+
+
+def containers(kubectl: Kubectl) -> set[str]:
+    return {each["containerID"] for pod in kubectl.list("pod") for each in pod["status"].get("containerStatuses", [])}
+
+
+def restart(cluster: Cluster) -> None:
+    """Leave the cluster as the machine's restart does: its files, and process ids that are now somebody else's."""
+    records = {path: json.loads(path.read_text()) for path in cluster.paths.pids.glob("*.json")}
+    cluster.kill()
+    for path, record in records.items():
+        path.write_text(json.dumps(record | {"boot_id": "earlier", "pid": 1}))
+
+
 def test_down_leaves_the_machine_as_up_found_it() -> None:
     cluster = Cluster()
     cluster.down()
@@ -91,14 +111,19 @@ def test_down_leaves_the_machine_as_up_found_it() -> None:
     cluster.up(nodes=2, with_kueue=True)
     kubectl = Kubectl(cluster.binary("kubectl"), "default", cluster.kubeconfig)
     kubectl.apply(CLAIM, POD, SERVICE)
-    eventually(
-        lambda: kubectl.get("deployment", "web")["status"].get("readyReplicas") == 2, lambda: kubectl("get", "pods")
-    )
+    eventually(lambda: is_serving(kubectl), lambda: kubectl("get", "pods"))
     during = machine(cluster)
     assert len(during["mounts"]) > len(before["mounts"])
     assert len(during["rules"]) > len(before["rules"])
     assert {"tunesmith0", "tunesmith1"} <= set(during["links"])
     assert {pod["spec"]["nodeName"] for pod in kubectl.list("pod")} == {"node-0", "node-1"}
+    before_restart = containers(kubectl)
+    restart(cluster)
+    cluster.up()
+    eventually(
+        lambda: is_serving(kubectl) and not before_restart & containers(kubectl),
+        lambda: kubectl("describe", "pods"),
+    )
     cluster.down()
     assert machine(cluster) == before
     cluster.down()  # once more is no error

@@ -77,7 +77,10 @@ class Cluster:
         return build.binary(self.paths.cache, name)
 
     def up(self, nodes: int = 1, *, with_kueue: bool = False) -> None:
-        """Build, install and start what is missing; what is there already, a further node included, is not touched."""
+        """Build, install and start what is missing; what is there already, a further node included, is not touched.
+
+        So it also brings a cluster back that the machine's restart ended, with all that its API server had stored.
+        """
         _require_root()
         with self._locked():
             wanted = at_least(self.paths, nodes)
@@ -89,6 +92,7 @@ class Cluster:
                 self._reporter.say("the cluster is up already")
                 return
             self._require_startable(to_start)
+            self._clear_lost_nodes()
             self._configure(wanted, with_kueue)
             self._start(services, to_start, wanted)
 
@@ -122,6 +126,14 @@ class Cluster:
             {each.name: each.name in ready for each in wanted},
         )
 
+    def kill(self) -> None:
+        """End everything as a loss of power would; `up` brings it back."""
+        with self._locked():
+            for name in self._supervisor.started():
+                self._supervisor.kill(name)
+            self._clear_lost_nodes()
+            teardown.remove_network(self.paths)
+
     def kill_node(self, name: str) -> None:
         """End a node as a loss of power would, its containers included; `start_node` switches it on again.
 
@@ -131,8 +143,7 @@ class Cluster:
             lost = named(self.paths, name)
             self._supervisor.kill(lost.kubelet_service)
             self._supervisor.kill(lost.containerd_service)
-            teardown.kill_containers(lost)
-            teardown.remove_pod_networks(lost)
+            self._clear_lost_nodes()
 
     def kill_kubelet(self, name: str) -> None:
         """Silence a node whose containers go on, as a cut connection would; `start_node` mends it."""
@@ -208,12 +219,14 @@ class Cluster:
             if with_kueue:
                 kueue.configure(self.paths)
 
+    def _clear_lost_nodes(self) -> None:
+        """End the containers of nodes whose containerd has died: a new one would not know those that outlived it."""
+        for each in existing(self.paths):
+            if not self._supervisor.is_alive(each.containerd_service):
+                teardown.kill_containers(each)
+                teardown.remove_pod_networks(each)
+
     def _require_startable(self, services: Sequence[Service]) -> None:
-        if self._supervisor.is_from_earlier_boot():
-            raise ClusterError(
-                "this machine was restarted while the cluster ran, which it does not survive: "
-                "remove the cluster with `down`, then run `up` again"
-            )
         for service in services:
             for holder in ports.holders(service.listens):
                 who = f"process {holder.pid} ({holder.command})" if holder.pid else "another process"

@@ -87,11 +87,6 @@ class Supervisor:
         identity = self.identity(name)
         return identity is not None and identity.is_alive()
 
-    def is_from_earlier_boot(self) -> bool:
-        """Whether something was started here before the machine's last restart, and not stopped."""
-        identities = [self.identity(name) for name in self.started()]
-        return any(identity is not None and identity.boot_id != _boot_id() for identity in identities)
-
     def started(self) -> list[str]:
         """The names of all services that were started here and not stopped."""
         return sorted(path.stem for path in self.pids.glob("*.json"))

@@ -98,9 +98,11 @@ def main(arguments: Sequence[str]) -> None:
             return  # where there is no cluster, there is no operator on it
         raise ClusterError(f"there is no {kubeconfig}: start the local cluster with `make up`, or set KUBECONFIG")
     release = Release(tools.find("helm", cluster.paths, reporter), kubeconfig)
+    is_local = kubeconfig == cluster.kubeconfig
+    if is_local:
+        cluster.up()  # it may have ended with the machine's last restart
     match arguments:
         case ["install", *more]:
-            is_local = kubeconfig == cluster.kubeconfig
             values = workloads.load(cluster, reporter=reporter).helm_values() if is_local else {}
             with reporter.step("install the operator"):
                 release.install(values, more)

@@ -74,6 +74,10 @@ def kill_containers(node: Node) -> None:
             left = ", ".join(str(identity.pid) for identity in alive if identity.is_alive())
             raise ClusterError(f"the container processes {left} do not end; see `ps -fp` for what they wait for")
         time.sleep(0.02)
+    for address in node.containerd_run.glob("io.containerd.runtime.v2.task/*/*/address"):
+        socket = Path(address.read_text(encoding="utf-8").strip().removeprefix("unix://"))
+        if socket.parent == _SHIM_SOCKETS:
+            socket.unlink(missing_ok=True)
 
 
 def remove_pod_networks(node: Node) -> None:
@@ -93,10 +97,6 @@ def remove_network(paths: Paths) -> None:
 def remove_files(paths: Paths) -> None:
     """Unmount and delete the state folder, and what the kubelet, containerd and CNI keep elsewhere."""
     for node in nodes.existing(paths):
-        for address in node.containerd_run.glob("io.containerd.runtime.v2.task/*/*/address"):
-            path = Path(address.read_text(encoding="utf-8").strip().removeprefix("unix://"))
-            if path.parent == _SHIM_SOCKETS:
-                path.unlink(missing_ok=True)
         for path in _cni_results(node):
             path.unlink(missing_ok=True)
     for mount in mounts_under(paths.state, Path("/proc/self/mountinfo").read_text(encoding="utf-8")):

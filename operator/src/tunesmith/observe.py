@@ -17,6 +17,7 @@ from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.api.mergejob import MergeJob
 from tunesmith.api.modeldeployment import ModelDeployment
 from tunesmith.children.inspect import ROLE, inspect_name
+from tunesmith.children.job import QUEUE_LABEL
 from tunesmith.children.meta import ATTEMPT_LABEL, ROLE_LABEL, Object, Owner, job_name
 from tunesmith.children.serving import adapters_name, admin_name, deployment_name
 from tunesmith.decide import attempts, lifecycle, preflight
@@ -57,14 +58,14 @@ class Observer:
                 return None
             jobs = await self._client.list("Job", namespace, owner.selector)
             return World(resource, datetime.now(UTC), {(job["kind"], job["metadata"]["name"]): job for job in jobs})
-        store, default_store = locate(self._settings.default_store).claim or "", self._settings.default_store
-        children, pods, references, missing, store_exists = await asyncio.gather(
-            self._children(owner, parsed),
-            self._client.list("Pod", namespace, owner.selector),
-            self._references(namespace, parsed),
-            prerequisites.missing(self._client, namespace, parsed, default_store),
-            self._client.exists("PersistentVolumeClaim", namespace, store),
+        children = await self._children(owner, parsed)
+        job = None if isinstance(parsed, ModelDeployment) else children.get(("Job", newest_job(owner, parsed)))
+        pods, references = await asyncio.gather(
+            self._client.list("Pod", namespace, owner.selector), self._references(namespace, parsed)
         )
+        missing: tuple[str, ...] = ()
+        if job is None:  # what a Job was made with is not looked for at each look at its progress
+            missing = await prerequisites.missing(self._client, namespace, parsed, self._settings.default_store)
         pods.sort(key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
         world = World(
             resource=resource,
@@ -73,17 +74,20 @@ class Observer:
             pods=tuple(pods),
             references=references,
             missing=missing,
-            store_exists=store_exists,
             token=secrets.token_urlsafe(32),
         )
         if isinstance(parsed, ModelDeployment):
-            return replace(world, agents=await self._agents(pods))
+            store = locate(self._settings.default_store).claim or ""
+            store_exists, agents = await asyncio.gather(
+                self._client.exists("PersistentVolumeClaim", namespace, store), self._agents(pods)
+            )
+            return replace(world, store_exists=store_exists, agents=agents)
         report, refusals, lost_nodes, gpu_memory, workload = await asyncio.gather(
             self._report(pods),
-            self._refusals(world, parsed),
+            self._refusals(job, pods),
             self._lost_nodes(pods),
             self._gpu_memory(parsed),
-            self._workload(world, parsed),
+            self._workload(job),
         )
         return replace(
             world,
@@ -129,15 +133,16 @@ class Observer:
         found = await asyncio.gather(*(self._client.get(kind, namespace, name) for kind, name in refs))
         return dict(zip(refs, found, strict=True))
 
-    async def _refusals(self, world: World, resource: FineTuneJob | MergeJob) -> tuple[str, ...]:
+    async def _refusals(self, job: Object | None, pods: list[Object]) -> tuple[str, ...]:
         """Why pods of the newest Job could not be made. The Job controller says so in Events only."""
-        number = attempts.number(resource.status)
-        job = world.children.get(("Job", job_name(world.owner, number)))
-        made = sum(pod["metadata"]["labels"].get(ATTEMPT_LABEL) == str(number) for pod in world.pods)
-        if job is None or job["spec"].get("suspend") or made >= job["spec"]["parallelism"]:
+        if job is None or job["spec"].get("suspend"):
             return ()
-        selector = f"involvedObject.uid={job['metadata']['uid']},reason=FailedCreate"
-        events = await self._client.list("Event", world.owner.namespace, fields=selector)
+        meta = job["metadata"]
+        number = meta.get("labels", {}).get(ATTEMPT_LABEL)
+        if sum(pod["metadata"]["labels"].get(ATTEMPT_LABEL) == number for pod in pods) >= job["spec"]["parallelism"]:
+            return ()
+        selector = f"involvedObject.uid={meta['uid']},reason=FailedCreate"
+        events = await self._client.list("Event", meta["namespace"], fields=selector)
         return tuple(event["message"] for event in events[-1:])
 
     async def _lost_nodes(self, pods: list[Object]) -> frozenset[str]:
@@ -168,14 +173,13 @@ class Observer:
         sizes = [int(size) for n in nodes if (size := n["metadata"].get("labels", {}).get(GPU_MEMORY_LABEL))]
         return min(sizes) * 2**20 if sizes else None
 
-    async def _workload(self, world: World, resource: FineTuneJob | MergeJob) -> Object | None:
+    async def _workload(self, job: Object | None) -> Object | None:
         """Kueue's Workload of a Job that it has not admitted."""
-        job = world.children.get(("Job", job_name(world.owner, attempts.number(resource.status))))
-        if not resource.spec.queue_name or job is None or not job["spec"].get("suspend"):
+        if job is None or QUEUE_LABEL not in job["metadata"].get("labels", {}) or not job["spec"].get("suspend"):
             return None
         selector = f"kueue.x-k8s.io/job-uid={job['metadata']['uid']}"
         try:
-            found = await self._client.list("Workload", world.owner.namespace, selector)
+            found = await self._client.list("Workload", job["metadata"]["namespace"], selector)
         except ApiError as error:
             if error.status in {403, 404}:  # Kueue is not there, or is none of our business
                 return None
@@ -213,6 +217,11 @@ class Observer:
                 return await response.json() if response.status == 200 else None
         except (aiohttp.ClientError, TimeoutError, ValueError):
             return None
+
+
+def newest_job(owner: Owner, resource: FineTuneJob | MergeJob) -> str:
+    """Name of the Job of the open attempt, or of the next one."""
+    return job_name(owner, attempts.number(resource.status))
 
 
 def answers(node: Object) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+import pytest
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -53,3 +56,22 @@ class Server(ThreadingHTTPServer):
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.server_address[1]}"
+
+
+@contextmanager
+def s3_store(region: str) -> Iterator[tuple[str, Any]]:
+    """(endpoint, boto3's client) of moto, which is S3 as botocore's tests know it. One store per process: a bucket that
+    one test makes is there for the next.
+    """
+    moto, boto3 = pytest.importorskip("moto.server"), pytest.importorskip("boto3")
+    one = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    one.start()
+    endpoint = "http://{}:{}".format(*one.get_host_and_port())
+    client = boto3.client(
+        "s3", aws_access_key_id="me", aws_secret_access_key="hush", endpoint_url=endpoint, region_name=region
+    )
+    try:
+        yield endpoint, client
+    finally:
+        client.close()
+        one.stop()

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from tunesmith import fetching
 from tunesmith.fetching import NOT_FOUND, PERMANENT, TRANSIENT, FetchError, fetch, s3, web
-from unit.agent.servers import Handler, Server
+from unit.agent.servers import Handler, Server, s3_store
 
 CONTENT = bytes(range(256)) * 40_000
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -306,27 +306,16 @@ def test_s3_keys_do_not_lead_out_of_the_folder(server, tmp_path):
 
 
 def test_s3_against_moto(tmp_path):
-    """Moto is S3 as botocore's tests know it."""
-    moto = pytest.importorskip("moto.server")
-    boto3 = pytest.importorskip("boto3")
-    one = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    one.start()
-    try:
-        endpoint = "http://{}:{}".format(*one.get_host_and_port())
-        options = {"endpoint_url": endpoint, "region_name": "eu-central-1"}
-        client = boto3.client("s3", aws_access_key_id="me", aws_secret_access_key="hush", **options)
+    with s3_store("eu-central-1") as (endpoint, client):
         client.create_bucket(Bucket="bucket", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
         for key, body in OBJECTS.items():
             client.put_object(Bucket="bucket", Key=key, Body=body)
-        client.close()
         keys = secret(
             tmp_path / "secret", accessKeyId="me", secretAccessKey="hush", endpoint=endpoint, region="eu-central-1"
         )
         folder = fetch("s3://bucket/runs/a", tmp_path / "to", keys)
         assert tree(folder)["adapter_model.safetensors"] == CONTENT
         assert tree(folder)["sub/x y+z.txt"] == b"odd"
-    finally:
-        one.stop()
 
 
 # --- hf --------------------------------------------------------------------------------------------------------------

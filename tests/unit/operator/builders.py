@@ -5,8 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from tunesmith.decide.world import World
+from tunesmith.decide.job import decide
+from tunesmith.decide.world import Decision, World
+from tunesmith.settings import Settings
 
+SETTINGS = Settings()
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 STAMP = "2026-01-02T03:04:05Z"
 UID = "0c7e7b1e-0000-4000-8000-000000000000"
@@ -117,3 +120,10 @@ def finished(kind: str, name: str, artifact: str = "adapters", succeeded: str = 
 
 def children(*objects: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
     return {(o["kind"], o["metadata"]["name"]): o for o in objects}
+
+
+def decided(world: World) -> Decision:
+    """What is decided for a job with the operator's default settings."""
+    decision = decide(world, SETTINGS)
+    assert decision is not None
+    return decision

@@ -10,16 +10,17 @@ import pytest
 from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.decide.endings import ENDINGS, Action
 from tunesmith.decide.job import decide
-from tunesmith.decide.world import Decision, World
-from tunesmith.settings import Settings
+from tunesmith.decide.world import Decision
 from tunesmith.training.plan import Job, train_plan
 from tunesmith.training.report import Report
 from unit.operator.builders import (
     NOW,
+    SETTINGS,
     STAMP,
     attempt,
     begun,
     children,
+    decided,
     going,
     job,
     merge,
@@ -30,17 +31,9 @@ from unit.operator.builders import (
     world,
 )
 
-SETTINGS = Settings()
-
 
 def said(reason: str, message: str = "so it was", **more: Any) -> str:
     return json.dumps({"reason": reason, "message": message, **more})
-
-
-def decided(world: World) -> Decision:
-    decision = decide(world, SETTINGS)
-    assert decision is not None
-    return decision
 
 
 def last(decision: Decision) -> dict[str, Any]:

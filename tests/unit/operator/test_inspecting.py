@@ -22,7 +22,7 @@ import tunesmith
 from tunesmith.inspecting.__main__ import main
 from tunesmith.training import location
 from tunesmith.training.report import Ending, Inspection, Report
-from unit.agent.servers import Handler, Server
+from unit.agent.servers import Handler, Server, s3_store
 
 CONFIG = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 8, "intermediate_size": 16,
@@ -227,19 +227,10 @@ def test_a_local_model_is_looked_at_without_heavy_libraries(tmp_path, log):
 
 
 def test_s3_is_read_in_parts(tmp_path, log):
-    moto = pytest.importorskip("moto.server")
-    boto3 = pytest.importorskip("boto3")
-    one = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    one.start()
-    try:
-        endpoint = "http://{}:{}".format(*one.get_host_and_port())
-        client = boto3.client(
-            "s3", aws_access_key_id="me", aws_secret_access_key="hush", endpoint_url=endpoint, region_name="us-east-1"
-        )
+    with s3_store("us-east-1") as (endpoint, client):
         client.create_bucket(Bucket="bases")
         for name, data in SPLIT.items():
             client.put_object(Bucket="bases", Key=f"models/base/{name}", Body=data)
-        client.close()
         keys = {"accessKeyId": "me", "secretAccessKey": "hush", "endpoint": endpoint}
         secret = put(tmp_path / "secret", {name: text.encode() for name, text in keys.items()})
         found = look(log, "--model", "s3://bases/models/base", "--secret", str(secret))
@@ -248,8 +239,6 @@ def test_s3_is_read_in_parts(tmp_path, log):
         code, ending = refused(log, "--model", "s3://bases/models/none", "--secret", str(secret))
         assert (code, ending.reason) == (66, "ModelError")
         assert "s3://bases/models/none: no object models/none" in ending.message
-    finally:
-        one.stop()
 
 
 def test_a_store_that_cannot_be_reached_is_no_error_of_the_model(tmp_path, log):

@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 from tunesmith.decide.job import decide
 from tunesmith.decide.world import Decision, World
-from tunesmith.settings import Settings
 from tunesmith.training.report import Report
 from unit.operator.builders import (
     NOW,
+    SETTINGS,
     STAMP,
     attempt,
     begun,
     children,
+    decided,
     finished,
     job,
     merge,
@@ -27,18 +28,11 @@ from unit.operator.builders import (
     world,
 )
 
-SETTINGS = Settings()
 DONE = {
     "reason": "Completed",
     "artifact": {"kind": "adapters", "uri": "pvc://store/adapters/abc", "digest": "sha256:abc"},
     "logitError": 0.001,
 }
-
-
-def decided(world: World) -> Decision:
-    decision = decide(world, SETTINGS)
-    assert decision is not None
-    return decision
 
 
 def succeeded(decision: Decision) -> tuple[str, str, str]:

@@ -10,6 +10,7 @@ is none the row is refused.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -84,17 +85,14 @@ class Masker:
                     f"{row.where}: the assistant begins; expected a user's turn before it; found the roles {roles}"
                 )
         try:
-            whole = self.render(row, len(row.messages))
-            if self.loss_on == "All":
-                return self.ended(whole, [(0, len(whole))])
-            chosen = turns[-1:] if self.loss_on == "LastAssistant" else turns
-            return self.ended(whole, [self.span(row, whole, turn) for turn in chosen])
+            with template_errors(row):
+                whole = self.render(row, len(row.messages))
+                if self.loss_on == "All":
+                    return self.ended(whole, [(0, len(whole))])
+                chosen = turns[-1:] if self.loss_on == "LastAssistant" else turns
+                return self.ended(whole, [self.span(row, whole, turn) for turn in chosen])
         except HistoryRewritten:
             return self.marked(row)
-        except (DataError, ModelError):
-            raise
-        except Exception as error:  # jinja's TemplateError, or whatever a template does with a row it did not expect
-            raise DataError(f"{row.where}: the model's chat template refuses it: {error}") from error
 
     def span(self, row: Row, whole: str, turn: int) -> Span:
         """The range of one assistant's turn in `whole`."""
@@ -242,6 +240,17 @@ def common(sides: list[list[int]]) -> list[int]:
             break
         length += 1
     return sides[0][:length]
+
+
+@contextmanager
+def template_errors(row: Row) -> Iterator[None]:
+    """What a chat template raises, jinja's own or whatever it does with a row it did not expect, is the row's error."""
+    try:
+        yield
+    except (DataError, ModelError, HistoryRewritten):
+        raise
+    except Exception as error:
+        raise DataError(f"{row.where}: the model's chat template refuses it: {error}") from error
 
 
 def need_template(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> None:

@@ -14,8 +14,9 @@ from tunesmith.api.methods import Rollout
 
 from tunesmith_trainer import group
 from tunesmith_trainer.data import Message, Row
-from tunesmith_trainer.errors import DataError, ModelError
+from tunesmith_trainer.errors import DataError
 from tunesmith_trainer.lifecycle import Lifecycle
+from tunesmith_trainer.masks import need_template, template_errors
 from tunesmith_trainer.order import Order
 
 if TYPE_CHECKING:
@@ -56,17 +57,11 @@ def render(row: Row, tokenizer: PreTrainedTokenizerFast) -> str:
     turns = asked(row)
     if not turns:
         raise DataError(f"{row.where}: there is nothing to answer: found only an assistant's turn")
-    if not tokenizer.chat_template:
-        raise ModelError(
-            "the model's tokenizer has no chat template, so that conversations cannot be rendered: use an instruction-"
-            "tuned model, or add a chat_template.jinja to it"
-        )
-    try:
+    need_template([row], tokenizer)
+    with template_errors(row):
         return str(
             tokenizer.apply_chat_template(turns, tools=row.tools, tokenize=False, add_generation_prompt=True)  # type: ignore[arg-type]
         )
-    except Exception as error:
-        raise DataError(f"{row.where}: the model's chat template refuses it: {error}") from error
 
 
 def prompts(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, max_length: int, answer: int) -> Prompts:

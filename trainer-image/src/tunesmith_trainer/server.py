@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from tunesmith.reporting import ReportServer
 from tunesmith.training.report import PORT as DEFAULT_PORT
 from tunesmith.training.report import Report
 
 PORT = int(os.environ.get("TUNESMITH_PROGRESS_PORT", DEFAULT_PORT))
-POLL_SECONDS = 0.05
-"""How long closing the server may take."""
 GAUGES = {
     "step": "Optimizer steps done.",
     "total_steps": "Optimizer steps in all.",
@@ -32,26 +28,19 @@ GAUGES = {
 }
 
 
-class Server(ThreadingHTTPServer):
-    """Serves `/progress` (Report as JSON) and `/metrics` (Prometheus) from a thread, on IPv4 and IPv6. `report` is
-    asked at each request.
-    """
-
-    daemon_threads = True
-    address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+class Server(ReportServer):
+    """Beside `/progress` also `/metrics`, for Prometheus."""
 
     def __init__(self, port: int, report: Callable[[], Report]) -> None:
-        self.report = report
         self.registry = CollectorRegistry()
+        super().__init__(port, report)
         self.registry.register(self)  # type: ignore[arg-type]
-        super().__init__(("", port), Handler)
-        Thread(target=self.serve_forever, args=(POLL_SECONDS,), name="progress", daemon=True).start()
 
-    def server_bind(self) -> None:
-        """Bind for both families."""
-        if self.address_family == socket.AF_INET6:
-            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        super().server_bind()
+    def page(self, path: str) -> tuple[str, bytes] | None:
+        """One more page than the report's."""
+        if path == "/metrics":
+            return CONTENT_TYPE_LATEST, generate_latest(self.registry)
+        return super().page(path)
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The report as Prometheus metrics."""
@@ -60,33 +49,3 @@ class Server(ThreadingHTTPServer):
             value = getattr(report, name)
             if value is not None:
                 yield GaugeMetricFamily(f"tunesmith_training_{name}", text, value=value)
-
-    def close(self) -> None:
-        """Stop serving."""
-        self.shutdown()
-        self.server_close()
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Answers one request."""
-
-    server: Server
-
-    def do_GET(self) -> None:
-        """Serve the two paths."""
-        match self.path.split("?")[0]:
-            case "/progress":
-                kind, body = "application/json", self.server.report().model_dump_json(by_alias=True).encode()
-            case "/metrics":
-                kind, body = CONTENT_TYPE_LATEST, generate_latest(self.server.registry)
-            case _:
-                return self.send_error(404)
-        self.send_response(200)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-        return None
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing of requests."""

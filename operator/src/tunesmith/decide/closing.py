@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from tunesmith.api.finetunejob import FineTuneJob
@@ -69,7 +70,7 @@ class Closing(JobState):
         # With ZeRO, fewer processes would have to hold more each.
         if started is None or not isinstance(plan, TrainPlan) or plan.distribution.strategy != "DDP":
             return None
-        waited = (self.world.now - lifecycle.moment(started)).total_seconds()
+        waited = (self.world.now - datetime.fromisoformat(started)).total_seconds()
         scheduled = sum(pod_facts.scheduled(pod) for pod in self.pods)
         ending = job_condition(self.live_job, "FailureTarget") or pod_facts.failed_containers(self.pods)
         if ending or scheduled >= plan.nodes or waited < elastic.wait_seconds:

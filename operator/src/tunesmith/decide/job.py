@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from tunesmith.api.finetunejob import FineTuneJob
@@ -66,7 +66,7 @@ class _Chain(Closing):
         limit = self.resource.spec.active_deadline_seconds
         if limit is None or self.old.start_time is None or self.live_job is not None:
             return None
-        if self.world.now < lifecycle.moment(self.old.start_time) + timedelta(seconds=limit):
+        if self.world.now < datetime.fromisoformat(self.old.start_time) + timedelta(seconds=limit):
             return None
         return self.fail(lifecycle.deadline_exceeded(limit))
 

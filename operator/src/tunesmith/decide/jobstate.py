@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, Literal
 
 from tunesmith.api.finetunejob import FineTuneJob, FineTuneJobStatus
@@ -11,7 +12,7 @@ from tunesmith.api.job import Attempt, Failure, JobStatus
 from tunesmith.api.mergejob import MergeJob, MergeJobStatus
 from tunesmith.children.job import merge_job, train_job
 from tunesmith.children.meta import ATTEMPT_LABEL, Object, job_name
-from tunesmith.decide import attempts, lifecycle, progress, queueing
+from tunesmith.decide import attempts, progress, queueing
 from tunesmith.decide import pods as pod_facts
 from tunesmith.decide.accounting import advance, devices
 from tunesmith.decide.references import resolve, sources
@@ -141,7 +142,7 @@ class JobState:
             return {}
         now, stamp, every = self.world.now, self.world.stamp, self.settings.progress_seconds
         last = self.old.progress.updated if self.old.progress else None
-        if last and (now - lifecycle.moment(last)).total_seconds() < every:
+        if last and (now - datetime.fromisoformat(last)).total_seconds() < every:
             return {}
         new: dict[str, Any] = {
             "progress": progress.progress(report, self.old.progress, stamp),
@@ -227,12 +228,13 @@ class JobState:
             if (end := pod["metadata"].get("deletionTimestamp"))
             and (
                 pod.get("spec", {}).get("nodeName") in self.world.lost_nodes
-                or (self.world.now - lifecycle.moment(end)).total_seconds() > OVERDUE_SECONDS
+                or (self.world.now - datetime.fromisoformat(end)).total_seconds() > OVERDUE_SECONDS
             )
         ]
 
 
 def job_condition(job: Object | None, type_: str, reason: str | None = None) -> Object | None:
+    """The condition of a Job, if it holds (for that reason)."""
     conditions = ((job or {}).get("status") or {}).get("conditions", ())
     return next(
         (c for c in conditions if c["type"] == type_ and c["status"] == "True" and reason in {None, c.get("reason")}),
@@ -241,4 +243,5 @@ def job_condition(job: Object | None, type_: str, reason: str | None = None) -> 
 
 
 def job_finished(job: Object) -> bool:
+    """Whether no pod of the Job runs or will run."""
     return bool(job_condition(job, "Failed") or job_condition(job, "Complete"))

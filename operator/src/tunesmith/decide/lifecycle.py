@@ -10,11 +10,6 @@ from tunesmith.api.mergejob import MergeJob
 from tunesmith.decide.world import Decision, World
 
 
-def moment(stamp: str) -> datetime:
-    """A time of the API as a datetime."""
-    return datetime.fromisoformat(stamp)
-
-
 def terminal(status: JobStatus) -> bool:
     """Whether the job has ended. It never runs again, and its status is never written again."""
     return any(c.type == "Succeeded" and c.status != "Unknown" for c in status.conditions)
@@ -34,7 +29,7 @@ def tidy(world: World, resource: FineTuneJob | MergeJob) -> Decision | None:
     delete = jobs if spec.clean_pod_policy == "All" else []
     again = None
     if spec.ttl_seconds_after_finished is not None and status.completion_time:
-        due = moment(status.completion_time) + timedelta(seconds=spec.ttl_seconds_after_finished)
+        due = datetime.fromisoformat(status.completion_time) + timedelta(seconds=spec.ttl_seconds_after_finished)
         again = (due - world.now).total_seconds()
         if again <= 0:
             return Decision(status=status, delete=(world.resource,))
@@ -45,7 +40,7 @@ def seconds_left(limit: int | None, start: str | None, now: datetime) -> int | N
     """What is left of the deadline for the Job that is made now."""
     if limit is None:
         return None
-    passed = (now - moment(start)).total_seconds() if start else 0
+    passed = (now - datetime.fromisoformat(start)).total_seconds() if start else 0
     return max(1, int(limit - passed))
 
 

@@ -14,6 +14,7 @@ from tunesmith.children.inspect import ROLE
 from tunesmith.children.meta import ROLE_LABEL, Object
 from tunesmith.decide import pods as pod_facts
 from tunesmith.decide.endings import Action, action
+from tunesmith.decide.jobstate import job_condition
 from tunesmith.training.memory import Choice, choose
 from tunesmith.training.plan import GPU_RESOURCES, TrainPlan
 from tunesmith.training.report import Inspection
@@ -34,8 +35,7 @@ class Outcome:
 def outcome(job: Object, pods: Sequence[Object]) -> Outcome:
     """What the Job of the inspection and its pods say."""
     own = [pod for pod in pods if pod["metadata"]["labels"].get(ROLE_LABEL) == ROLE]
-    done = {c["type"] for c in (job.get("status") or {}).get("conditions", ()) if c["status"] == "True"}
-    if "Complete" in done:
+    if job_condition(job, "Complete"):
         for pod in own:
             if text := pod_facts.termination_message(pod):
                 try:
@@ -43,7 +43,7 @@ def outcome(job: Object, pods: Sequence[Object]) -> Outcome:
                 except ValidationError:
                     continue
         return Outcome()
-    if "Failed" in done:
+    if job_condition(job, "Failed"):
         failure = pod_facts.failure(own)
         if failure and action(failure.reason) is Action.FAIL:
             return Outcome(failure=failure)

@@ -4,53 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 from tunesmith.inspecting.refusal import Reason, Refusal
+from tunesmith.reporting import ReportServer
 from tunesmith.training.location import locate
 from tunesmith.training.report import PORT, Report
 
 POLL_SECONDS = 1.0
-
-
-class Server(ThreadingHTTPServer):
-    """Serves `/progress` from a thread, on IPv4 and IPv6."""
-
-    daemon_threads = True
-    address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
-    body: bytes
-
-    def server_bind(self) -> None:
-        """Bind for both families."""
-        if self.address_family == socket.AF_INET6:
-            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        super().server_bind()
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Answers one request."""
-
-    server: Server
-
-    def do_GET(self) -> None:
-        """Serve the one path."""
-        if self.path.split("?")[0] != "/progress":
-            return self.send_error(404)
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(self.server.body)))
-        self.end_headers()
-        self.wfile.write(self.server.body)
-        return None
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing of requests."""
 
 
 def wait(model: str, inputs: Sequence[str], seconds: float) -> None:
@@ -84,15 +48,12 @@ def _nearest(path: Path) -> str:
 def _told(message: str, port: int) -> Iterator[None]:
     print(message, flush=True)
     try:
-        server = Server(("", port), Handler)
+        server = ReportServer(port, lambda: Report(waiting=message))
     except OSError as error:
         print(f"progress is not served: port {port}: {error.strerror}", flush=True)
         yield
         return
-    server.body = Report(waiting=message).model_dump_json(by_alias=True).encode()
-    Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="progress", daemon=True).start()
     try:
         yield
     finally:
-        server.shutdown()
-        server.server_close()
+        server.close()

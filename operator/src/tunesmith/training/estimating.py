@@ -87,14 +87,7 @@ def estimate(plan: TrainPlan, facts: ModelFacts, distribution: DistributionPlan,
     temporary = 4 * (facts.largest if full else 0) if cpu else 4 * number
     buckets = 4 * number if plan.world_size > 1 else 0  # DistributedDataParallel without gradient_as_bucket_view
     weights, gradients, optimizer = base_bytes(plan, facts, held) + 4 * adapters, 4 * number, ADAM * number
-    activations = max(passing, temporary)
-    return Estimate(
-        weights=weights,
-        gradients=gradients,
-        optimizer=optimizer,
-        activations=activations,
-        overhead=_overhead(plan, cpu, buckets, weights + gradients + optimizer + activations),
-    )
+    return _estimate(plan, cpu, weights, gradients, optimizer, max(passing, temporary), buckets)
 
 
 def _zero(
@@ -128,17 +121,29 @@ def _zero(
         if distribution.offload == "All":
             host += weights
             weights = 0
-    activations = max(passing, temporary)
+    return _estimate(
+        plan, cpu, weights, gradients, optimizer, max(passing, temporary), buckets, host * plan.processes_per_node
+    )
+
+
+def _estimate(
+    plan: TrainPlan,
+    cpu: bool,
+    weights: int,
+    gradients: int,
+    optimizer: int,
+    activations: int,
+    buckets: int,
+    host: int = 0,
+) -> Estimate:
+    """The parts, with what comes on top of them."""
+    fixed = LIBRARIES if cpu else CONTEXT + (COMMUNICATION if plan.world_size > 1 else 0)
+    allocated = weights + gradients + optimizer + activations + buckets
     return Estimate(
         weights=weights,
         gradients=gradients,
         optimizer=optimizer,
         activations=activations,
-        overhead=_overhead(plan, cpu, buckets, weights + gradients + optimizer + activations),
-        host=host * plan.processes_per_node,
+        overhead=fixed + buckets + int(FRAGMENTATION * allocated),
+        host=host,
     )
-
-
-def _overhead(plan: TrainPlan, cpu: bool, buckets: int, allocated: int) -> int:
-    fixed = LIBRARIES if cpu else CONTEXT + (COMMUNICATION if plan.world_size > 1 else 0)
-    return fixed + buckets + int(FRAGMENTATION * (allocated + buckets))

@@ -12,6 +12,7 @@ from tunesmith.training.plan import TrainPlan
 from tunesmith_trainer.data import Content, Row
 from tunesmith_trainer.errors import DataError
 from tunesmith_trainer.lifecycle import Lifecycle
+from tunesmith_trainer.masks import template_errors
 from tunesmith_trainer.methods.preferences import padded
 from tunesmith_trainer.model import load_model, load_tokenizer
 
@@ -62,10 +63,8 @@ def written(content: Content, tokenizer: PreTrainedTokenizerFast, row: Row) -> t
         return content, True
     if not tokenizer.chat_template:
         return "\n".join(str(message["content"]) for message in content), True
-    try:
+    with template_errors(row):
         return str(tokenizer.apply_chat_template(list(content), tools=row.tools, tokenize=False)), False
-    except Exception as error:  # whatever a template does with a row it did not expect
-        raise DataError(f"{row.where}: the model's chat template refuses it: {error}") from error
 
 
 def encode(content: Content, tokenizer: PreTrainedTokenizerFast, row: Row, max_length: int) -> list[int]:

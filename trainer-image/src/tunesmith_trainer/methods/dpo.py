@@ -11,14 +11,13 @@ from tunesmith.api.methods import DPO
 from tunesmith.training.plan import TrainPlan
 
 from tunesmith_trainer.data import Row
-from tunesmith_trainer.lifecycle import Lifecycle
 from tunesmith_trainer.methods import Prepared
-from tunesmith_trainer.methods.preferences import drop_copy, load, pairs, reference
+from tunesmith_trainer.methods.causal import TASK, load
+from tunesmith_trainer.methods.preferences import Held, pairs
 
 __all__ = ["CONFIG", "TASK", "TRAINER", "load", "prepare"]
 
 CONFIG = DPOConfig
-TASK = "CAUSAL_LM"
 LOSSES = {"Sigmoid": "sigmoid", "Hinge": "hinge", "IPO": "ipo", "Robust": "robust"}
 
 
@@ -38,15 +37,8 @@ def losses(options: DPO) -> dict[str, Any]:
     }  # fmt: skip
 
 
-class TRAINER(Lifecycle, DPOTrainer):
-    """TRL's DPOTrainer on rows that are tokens already."""
-
-    def __init__(self, plan: TrainPlan, *others: Any, **options: Any) -> None:
-        super().__init__(plan, *others, ref_model=reference(plan, "spec.method.dpo.referenceModel"), **options)
-        drop_copy(self.model)
-
-    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
-        return dataset
+class TRAINER(Held, DPOTrainer):
+    """TRL's DPOTrainer."""
 
 
 def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> Prepared:

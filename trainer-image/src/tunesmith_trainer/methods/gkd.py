@@ -19,13 +19,12 @@ from tunesmith_trainer.data import Row
 from tunesmith_trainer.errors import DataError, ModelError
 from tunesmith_trainer.masks import IGNORED, Masker
 from tunesmith_trainer.methods import Prepared
-from tunesmith_trainer.methods.supervised import load
+from tunesmith_trainer.methods.causal import TASK, load
 from tunesmith_trainer.model import check_files, load_model, load_tokenizer
 
 __all__ = ["CONFIG", "TASK", "TRAINER", "load", "prepare"]
 
 CONFIG = DistillationConfig
-TASK = "CAUSAL_LM"
 TEACHER = "spec.method.gkd.teacher"
 
 

@@ -12,12 +12,11 @@ from tunesmith.training.plan import TrainPlan
 from tunesmith_trainer import rewards, rollouts
 from tunesmith_trainer.data import Row
 from tunesmith_trainer.methods import Prepared
-from tunesmith_trainer.methods.supervised import load
+from tunesmith_trainer.methods.causal import TASK, drop_copy, load
 
 __all__ = ["CONFIG", "TASK", "TRAINER", "load", "prepare"]
 
 CONFIG = GRPOConfig
-TASK = "CAUSAL_LM"
 LOSSES = {"GRPO": "grpo", "DAPO": "dapo", "DrGRPO": "dr_grpo", "BNPO": "bnpo"}
 
 
@@ -28,9 +27,7 @@ class TRAINER(rollouts.Rewarded, GRPOTrainer):
         assert plan.method.grpo
         self.ANSWERS, self.PASSES = plan.method.grpo.num_generations, plan.method.grpo.iterations
         super().__init__(plan, *arguments, **options)
-        # TRL copies a new adapter as the reference, which would be saved with it. Without any adapter it is the same.
-        if "ref" in getattr(self.model, "peft_config", {}):
-            self.model.delete_adapter("ref")
+        drop_copy(self.model)
 
 
 def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> Prepared:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
@@ -14,26 +13,18 @@ from tunesmith.training.plan import TrainPlan
 
 from tunesmith_trainer.data import Row
 from tunesmith_trainer.errors import DataError
-from tunesmith_trainer.lifecycle import Lifecycle
 from tunesmith_trainer.masks import split_answers
 from tunesmith_trainer.methods import Prepared
-from tunesmith_trainer.methods.preferences import drop_copy, load, reference
+from tunesmith_trainer.methods.causal import TASK, load
+from tunesmith_trainer.methods.preferences import Held
 
 __all__ = ["CONFIG", "TASK", "TRAINER", "load", "prepare"]
 
 CONFIG = KTOConfig
-TASK = "CAUSAL_LM"
 
 
-class TRAINER(Lifecycle, KTOTrainer):
-    """TRL's KTOTrainer on rows that are tokens already."""
-
-    def __init__(self, plan: TrainPlan, *others: Any, **options: Any) -> None:
-        super().__init__(plan, *others, ref_model=reference(plan, "spec.method.kto.referenceModel"), **options)
-        drop_copy(self.model)
-
-    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
-        return dataset
+class TRAINER(Held, KTOTrainer):
+    """TRL's KTOTrainer."""
 
 
 def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> Prepared:

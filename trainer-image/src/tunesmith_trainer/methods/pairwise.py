@@ -14,13 +14,13 @@ from tunesmith.training.plan import MethodPlan, TrainPlan
 
 from tunesmith_trainer.data import Row
 from tunesmith_trainer.methods import Prepared
+from tunesmith_trainer.methods.causal import TASK, load
 from tunesmith_trainer.methods.metered import Metered
-from tunesmith_trainer.methods.preferences import load, padded, pairs
+from tunesmith_trainer.methods.preferences import padded, pairs
 
 __all__ = ["CONFIG", "TASK", "TRAINER", "load", "prepare"]
 
 CONFIG = TrainingArguments
-TASK = "CAUSAL_LM"
 
 
 def pair_loss(

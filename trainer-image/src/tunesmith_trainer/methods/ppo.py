@@ -21,11 +21,10 @@ from tunesmith.training.plan import TrainPlan
 from tunesmith_trainer import group, rewards, rollouts
 from tunesmith_trainer.data import Row
 from tunesmith_trainer.methods import Prepared
-from tunesmith_trainer.methods.supervised import load
+from tunesmith_trainer.methods.causal import TASK, drop_copy, load
 
 __all__ = ["CONFIG", "TASK", "TRAINER", "load", "prepare"]
 
-TASK = "CAUSAL_LM"
 FILE = "value.pt"
 
 
@@ -61,8 +60,7 @@ class TRAINER(rollouts.Rewarded, GRPOTrainer):
         self.policy = plan.method.ppo
         self.PASSES = self.policy.iterations
         super().__init__(plan, *arguments, **options)
-        if "ref" in getattr(self.model, "peft_config", {}):
-            self.model.delete_adapter("ref")
+        drop_copy(self.model)
         base: Any = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         width = base.config.get_text_config().hidden_size
         self.head = torch.nn.Linear(width, 1).to(self.args.device)

@@ -7,12 +7,15 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from tunesmith.api.methods import MEMBERS
 from tunesmith.training.plan import TrainPlan
 
 from tunesmith_trainer import strategy
 from tunesmith_trainer.data import Row
+from tunesmith_trainer.lifecycle import Lifecycle
 from tunesmith_trainer.masks import split_answers
+from tunesmith_trainer.methods.causal import drop_copy
 from tunesmith_trainer.model import check_files, compute_dtype, load_model
 
 
@@ -32,11 +35,11 @@ def padded(tokenizer: PreTrainedTokenizerFast) -> int:
     return int(token)
 
 
-def reference(plan: TrainPlan, field: str) -> PreTrainedModel | None:
-    """The model that the policy is held to: the one of `field`, else spec.model as it was. None: the base below the
-    adapters is it.
+def reference(plan: TrainPlan) -> PreTrainedModel | None:
+    """The model that the policy is held to: the method's referenceModel, else spec.model as it was. None: the base
+    below the adapters is it.
     """
-    place = plan.method.models.get(field)
+    place = plan.method.models.get(f"spec.method.{MEMBERS[plan.method.type]}.referenceModel")
     if place is None and plan.tuner.type != "Full":
         return None
     place = place or plan.model
@@ -48,14 +51,12 @@ def reference(plan: TrainPlan, field: str) -> PreTrainedModel | None:
     return model.requires_grad_(False)  # type: ignore[no-any-return]
 
 
-def drop_copy(model: Any) -> None:
-    """TRL keeps a copy of the new adapter as the reference. The base without adapters is the same model."""
-    if "ref" in getattr(model, "peft_config", {}):
-        model.delete_adapter("ref")
+class Held(Lifecycle):
+    """Beside one of TRL's trainers that hold the policy to a reference, on rows that are tokens already."""
 
+    def __init__(self, plan: TrainPlan, *others: Any, **options: Any) -> None:
+        super().__init__(plan, *others, ref_model=reference(plan), **options)
+        drop_copy(self.model)
 
-def load(
-    plan: TrainPlan, dtype: torch.dtype, quantization: BitsAndBytesConfig | None, device: str | int | None
-) -> PreTrainedModel:
-    """The causal language model."""
-    return load_model(plan.model, dtype, quantization, device)
+    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+        return dataset

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from datasets import Dataset
 from pyarrow import table
-from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer
 from tunesmith.training.plan import TrainPlan
 
@@ -16,10 +15,11 @@ from tunesmith_trainer.data import Row
 from tunesmith_trainer.lifecycle import Lifecycle
 from tunesmith_trainer.masks import columns, tokenize
 from tunesmith_trainer.methods import Prepared
-from tunesmith_trainer.model import load_model
+from tunesmith_trainer.methods.causal import TASK, load
+
+__all__ = ["CONFIG", "TASK", "TRAINER", "load", "prepare"]
 
 CONFIG = SFTConfig
-TASK = "CAUSAL_LM"
 
 
 class TRAINER(Lifecycle, SFTTrainer):
@@ -42,10 +42,3 @@ def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizer
         f"{tokens.dropped} left out as nothing to learn remained"
     )
     return Prepared(Dataset(table(columns(tokens))), summary, arguments, {"processing_class": tokenizer})
-
-
-def load(
-    plan: TrainPlan, dtype: torch.dtype, quantization: BitsAndBytesConfig | None, device: str | int | None
-) -> PreTrainedModel:
-    """The causal language model."""
-    return load_model(plan.model, dtype, quantization, device)
