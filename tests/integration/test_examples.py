@@ -10,7 +10,8 @@ import pytest
 import yaml
 from integration.harness import ROOT, Kubectl
 from tunesmith.api.finetunejob import FineTuneJob
-from tunesmith.training.plan import Job, train_plan
+from tunesmith.training.plan import Job
+from tunesmith.training.planning import train_plan
 
 TEXTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")]
 

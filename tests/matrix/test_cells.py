@@ -91,7 +91,7 @@ def plan_of(make_plan: Make, tiny: Path, method: str, column: str) -> TrainPlan:
 def complete(method: str, options: dict[str, Any]) -> dict[str, Any]:
     """The options of the method's type with their defaults, as the operator makes them explicit."""
     from tunesmith.api.methods import Method
-    from tunesmith.training.plan import method_plan
+    from tunesmith.training.planning import method_plan
 
     found = method_plan(Method.model_validate({"type": method, **options}), {})
     return found.model_dump(exclude={"type", "models"}, exclude_none=True)

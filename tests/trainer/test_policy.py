@@ -445,7 +445,8 @@ def test_a_trained_reward_model_judges(make_plan: Make, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["grpo", "ppo", "gkd"])
 def test_the_examples_become_plans(name: str) -> None:
     import yaml
-    from tunesmith.training.plan import Job, train_plan
+    from tunesmith.training.plan import Job
+    from tunesmith.training.planning import train_plan
 
     path = Path(__file__).parents[2] / "examples" / "methods" / f"{name}.yaml"
     *_, job = yaml.safe_load_all(path.read_text())

@@ -11,7 +11,8 @@ from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.decide.endings import ENDINGS, Action
 from tunesmith.decide.job import decide
 from tunesmith.decide.world import Decision
-from tunesmith.training.plan import Job, train_plan
+from tunesmith.training.plan import Job
+from tunesmith.training.planning import train_plan
 from tunesmith.training.report import Report
 from unit.operator.builders import (
     NOW,

@@ -13,7 +13,8 @@ from tunesmith.children.meta import Object, Owner
 from tunesmith.children.template import customised
 from tunesmith.prerequisites import Wanted, refusal
 from tunesmith.settings import Settings, load
-from tunesmith.training.plan import Job, train_plan
+from tunesmith.training.plan import Job
+from tunesmith.training.planning import train_plan
 from unit.operator.builders import train
 
 OWNER = Owner("FineTuneJob", "ns", "x", "uid")

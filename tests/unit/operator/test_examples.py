@@ -9,7 +9,8 @@ import pytest
 import yaml
 from tunesmith.api.finetunejob import FineTuneJob, FineTuneJobSpec
 from tunesmith.training.matrix import PlanError
-from tunesmith.training.plan import Job, train_plan
+from tunesmith.training.plan import Job
+from tunesmith.training.planning import train_plan
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = sorted((ROOT / "examples" / "methods").glob("*.yaml"))

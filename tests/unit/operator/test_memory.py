@@ -11,8 +11,9 @@ import pytest
 from tunesmith.training import architecture
 from tunesmith.training.architecture import ModelFacts
 from tunesmith.training.estimating import estimate
+from tunesmith.training.matrix import PlanError
 from tunesmith.training.memory import choose
-from tunesmith.training.plan import DistributionPlan, PlanError, TrainPlan
+from tunesmith.training.plan import DistributionPlan, TrainPlan
 
 GIB = 2**30
 GB = 10**9

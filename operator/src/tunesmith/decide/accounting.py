@@ -8,7 +8,7 @@ from datetime import datetime
 from tunesmith.api.base import Resources
 from tunesmith.api.job import Accounting
 from tunesmith.api.quantity import amount
-from tunesmith.training.plan import GPU_RESOURCES
+from tunesmith.training.planning import GPU_RESOURCES
 
 
 def devices(resources: Resources) -> tuple[str, float] | None:

@@ -13,7 +13,8 @@ from datetime import datetime, timedelta
 from tunesmith.api.finetunejob import FineTuneJobSpec
 from tunesmith.api.job import Attempt, JobSpec, JobStatus
 from tunesmith.decide.endings import Action, action
-from tunesmith.training.plan import TrainPlan, nodes_that_divide
+from tunesmith.training.plan import TrainPlan
+from tunesmith.training.planning import nodes_that_divide
 
 KEPT = 10
 MAX_BACKOFF_SECONDS = 600

@@ -12,7 +12,8 @@ from tunesmith.decide import attempts, lifecycle, progress
 from tunesmith.decide import pods as pod_facts
 from tunesmith.decide.jobstate import JobState, job_condition, job_finished
 from tunesmith.decide.world import Decision, Event
-from tunesmith.training.plan import TrainPlan, nodes_that_divide
+from tunesmith.training.plan import TrainPlan
+from tunesmith.training.planning import nodes_that_divide
 from tunesmith.training.report import duration
 
 # Attempts that are ended by deleting their Job.

@@ -19,7 +19,8 @@ from tunesmith.decide.references import resolve, sources
 from tunesmith.decide.world import Decision, Event, World, condition, with_condition
 from tunesmith.settings import Settings
 from tunesmith.training.memory import Choice
-from tunesmith.training.plan import Job, MergePlan, TrainPlan, for_attempt, merge_plan, train_plan
+from tunesmith.training.plan import Job, MergePlan, TrainPlan
+from tunesmith.training.planning import for_attempt, merge_plan, train_plan
 
 WAIT_SECONDS = 15.0
 # So long after the end of its grace a pod is taken to be on a node that cannot say that it is gone.

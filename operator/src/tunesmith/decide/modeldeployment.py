@@ -25,7 +25,7 @@ from tunesmith.decide.world import Decision, Event, World, condition, deleting, 
 from tunesmith.serving.contract import ADAPTERS_FOLDER, DesiredAdapter, ObservedAdapter, State
 from tunesmith.settings import Settings
 from tunesmith.training.location import locate
-from tunesmith.training.plan import address
+from tunesmith.training.planning import address
 
 WAIT_SECONDS = 15.0
 Word = tuple[Literal["True", "False", "Unknown"], str, str]

@@ -16,7 +16,8 @@ from tunesmith.decide import pods as pod_facts
 from tunesmith.decide.endings import Action, action
 from tunesmith.decide.jobstate import job_condition
 from tunesmith.training.memory import Choice, choose
-from tunesmith.training.plan import GPU_RESOURCES, TrainPlan
+from tunesmith.training.plan import TrainPlan
+from tunesmith.training.planning import GPU_RESOURCES
 from tunesmith.training.report import Inspection
 
 

@@ -1,21 +1,15 @@
-"""spec -> plan: every default made explicit. The plan is what the trainer reads; nothing else reaches it."""
+"""The plan: what a trainer or a merging program reads; nothing else reaches it. Made by planning.py."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from types import NoneType
-from typing import Literal, get_args
+from typing import Literal
 
-from tunesmith.api.base import Model, Source
-from tunesmith.api.finetunejob import Columns, FineTuneJobSpec
-from tunesmith.api.mergejob import MergeJobSpec
-from tunesmith.api.methods import Method, attribute
-from tunesmith.training.location import join, locate
-from tunesmith.training.matrix import PlanError, refuse
-
-GPU_RESOURCES = ("nvidia.com/gpu", "amd.com/gpu")
+from tunesmith.api.base import Model
+from tunesmith.api.dataset import Columns
+from tunesmith.api.methods import Method
+from tunesmith.training.location import locate
 
 
 class Job(Model):
@@ -144,151 +138,11 @@ class MergePlan(Model):
     output: OutputPlan
 
 
-Resolved = Mapping[tuple[str, str], str]
-"""(kind, name) of a finished resource -> address of its artefact."""
-
-
 def digest(plan: TrainPlan | MergePlan) -> str:
     """`sha256:` of the plan's canonical JSON."""
     return "sha256:" + hashlib.sha256(json.dumps(plan.body(), sort_keys=True).encode()).hexdigest()
 
 
-def address(source: Source, resolved: Resolved) -> str:
-    """The address of a source whose reference, if it is one, is resolved."""
-    return resolved[source.reference] if source.reference else (source.uri or "")
-
-
 def place(uri: str) -> Place:
     """`uri` and its path in the container."""
     return Place(uri=uri, path=locate(uri).path)
-
-
-def processes_per_node(spec: FineTuneJobSpec) -> int:
-    """Training processes of a pod: as asked, else one per GPU, else one."""
-    if spec.processes_per_node:
-        return spec.processes_per_node
-    limits = spec.resources.limits or {}
-    return next((int(limits[name]) for name in GPU_RESOURCES if name in limits), 1)
-
-
-def run_folder(job: Job, store: str) -> str:
-    """Address of a run's folder, which carries the uid: a job made again under its name starts anew."""
-    return join(store, "jobs", job.namespace, f"{job.name}-{job.uid[:8]}")
-
-
-def output(job: Job, store: str) -> OutputPlan:
-    """The store and the run's folder in it."""
-    return OutputPlan(**place(store).model_dump(), run=locate(run_folder(job, store)).path)
-
-
-def accumulation(field: str, batch: int, nodes: int, processes: int, micro: int) -> int:
-    """Micro-batches of one optimizer step. Raises PlanError where the global batch cannot be divided."""
-    per_step = nodes * processes * micro
-    if batch % per_step:
-        below = max(1, batch // per_step)
-        raise PlanError(
-            f"{field}: {batch} rows cannot be divided among {nodes} node(s) x {processes} process(es) x "
-            f"microBatchSize {micro}: use {per_step * below} or {per_step * (below + 1)}"
-        )
-    return batch // per_step
-
-
-def train_plan(job: Job, spec: FineTuneJobSpec, resolved: Resolved, default_store: str) -> TrainPlan:
-    """Resolve a FineTuneJob's spec, for its first attempt. Strategy Auto is DDP until an estimate says otherwise.
-    Raises PlanError.
-    """
-    tuner, training, method, kept = spec.tuner, spec.training, spec.method, spec.checkpoint
-    processes = processes_per_node(spec)
-    adapters = tuner.type != "Full"
-    rank = tuner.rank or 8
-    store = spec.output.uri or default_store
-    refuse(spec)
-    strategy = spec.distribution.strategy
-    return TrainPlan(
-        job=job,
-        model=place(address(spec.model, resolved)),
-        datasets=[
-            DatasetPlan(
-                **place(d.uri).model_dump(),
-                columns=d.columns or Columns(),
-                sample=d.sample,
-                variables=d.variables or {},
-            )
-            for d in spec.datasets
-        ],
-        method=method_plan(method, resolved),
-        tuner=TunerPlan(
-            type=tuner.type,
-            rank=rank if adapters else 0,
-            alpha=(tuner.alpha or 4.0 * rank) if adapters else 0,
-            dropout=(0.05 if tuner.dropout is None else tuner.dropout) if adapters else 0,
-            target_modules=tuner.target_modules or [],
-            quantization=(tuner.quantization or "NF4") if tuner.type == "QLoRA" else None,
-        ),
-        training=TrainingPlan(
-            **training.model_dump(exclude={"packing", "gradient_checkpointing", "learning_rate"}),
-            learning_rate=training.learning_rate or (1e-4 if adapters else 1e-5),
-            gradient_accumulation_steps=accumulation(
-                "spec.training.globalBatchSize",
-                training.global_batch_size,
-                spec.nodes,
-                processes,
-                training.micro_batch_size,
-            ),
-            packing=training.packing == "Always" or (training.packing == "Auto" and method.type == "PreTraining"),
-            gradient_checkpointing=training.gradient_checkpointing == "Enabled",
-        ),
-        nodes=spec.nodes,
-        processes_per_node=processes,
-        distribution=DistributionPlan(
-            strategy="DDP" if strategy == "Auto" else strategy, offload=spec.distribution.offload
-        ),
-        checkpoint=CheckpointPlan(
-            **place(run_folder(job, kept.storage or store)).model_dump(),
-            every_steps=None if kept.every_minutes else (kept.every_steps or 500),
-            every_minutes=kept.every_minutes,
-            keep=kept.keep,
-        ),
-        output=output(job, store),
-    )
-
-
-def method_plan(method: Method, resolved: Resolved) -> MethodPlan:
-    """The method with all defaults of its type."""
-    name = attribute(method.type)
-    kind = next(t for t in get_args(Method.model_fields[name].annotation) if t is not NoneType)
-    return MethodPlan.model_validate(
-        {
-            **method.model_dump(),
-            name: (method.options or kind()).model_dump(),
-            "models": {field: place(address(source, resolved)) for field, source in method.sources()},
-        }
-    )
-
-
-def for_attempt(plan: TrainPlan, attempt: int, nodes: int, micro_batch_size: int) -> TrainPlan:
-    """The plan of a later attempt: other nodes or micro-batches, the same global batch. Raises PlanError."""
-    batch = plan.training.global_batch_size
-    steps = accumulation("nodes", batch, nodes, plan.processes_per_node, micro_batch_size)
-    training = plan.training.model_copy(
-        update={"micro_batch_size": micro_batch_size, "gradient_accumulation_steps": steps}
-    )
-    return plan.model_copy(update={"attempt": attempt, "nodes": nodes, "training": training})
-
-
-def nodes_that_divide(plan: TrainPlan, most: int, least: int) -> int | None:
-    """The largest number of nodes in [least, most] among which the global batch can be divided, if there is one."""
-    per_node = plan.processes_per_node * plan.training.micro_batch_size
-    return next((n for n in range(most, least - 1, -1) if plan.training.global_batch_size % (n * per_node) == 0), None)
-
-
-def merge_plan(job: Job, spec: MergeJobSpec, resolved: Resolved, default_store: str) -> MergePlan:
-    """Resolve a MergeJob's spec."""
-    return MergePlan(
-        job=job,
-        model=place(address(spec.model, resolved)),
-        adapters=[place(address(adapter, resolved)) for adapter in spec.adapters],
-        dtype=spec.dtype,
-        tolerance=spec.check.tolerance,
-        output=output(job, spec.output.uri or default_store),
-    )

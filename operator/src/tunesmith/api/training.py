@@ -1,0 +1,84 @@
+"""How a FineTuneJob optimises, what it keeps of the way, and when it counts as stuck."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from tunesmith.api.base import ClaimUri, Model, rule, rules
+
+
+class Training(Model):
+    """Optimisation. Batch sizes are global, so that results do not depend on the number of nodes."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "self.globalBatchSize % self.microBatchSize == 0",
+                "globalBatchSize must be a multiple of microBatchSize",
+            )
+        )
+    )
+    epochs: Annotated[float, Field(gt=0, le=10000)] = 1
+    """Passes over the data. Ignored where maxSteps is set."""
+    max_steps: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    """Number of optimizer steps. Default: by epochs."""
+    learning_rate: Annotated[float, Field(gt=0, le=10)] | None = None
+    """Peak learning rate. Default: 1e-4 for LoRA and QLoRA, 1e-5 for Full."""
+    global_batch_size: Annotated[int, Field(ge=1, le=1_048_576)] = 16
+    """Rows of one optimizer step, over all processes. Gradient accumulation is derived from it."""
+    micro_batch_size: Annotated[int, Field(ge=1, le=4096)] = 1
+    """Rows that one process holds at a time."""
+    max_length: Annotated[int, Field(ge=8, le=10_000_000)] = 2048
+    """Tokens of one row; longer ones are cut at the end."""
+    packing: Literal["Auto", "Always", "Never"] = "Auto"
+    """Put several short rows into one sequence, with attention kept apart. Auto: for PreTraining."""
+    scheduler: Literal["Cosine", "Linear", "Constant"] = "Cosine"
+    """How the learning rate falls after warm-up."""
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Part of the steps in which the learning rate rises."""
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Decoupled weight decay of AdamW."""
+    max_grad_norm: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    """Gradients are scaled down to this norm."""
+    gradient_checkpointing: Literal["Enabled", "Disabled"] = "Enabled"
+    """Recompute activations in the backward pass: less memory, about a quarter slower."""
+    dtype: Literal["Auto", "BFloat16", "Float32"] = "Auto"
+    """Compute type. Auto: bfloat16 where the accelerator has it, else float32."""
+    seed: Annotated[int, Field(ge=0, le=2_147_483_647)] = 42
+    """Seed of data order, sampling, initialisation and dropout."""
+    logging_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 5
+    """Optimizer steps between two lines of logging.jsonl."""
+
+
+class Checkpoint(Model):
+    """What a run can go on from. SIGTERM (a drain, a preemption, spec.suspend) makes one more."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!(has(self.everySteps) && has(self.everyMinutes))",
+                "at most one of everySteps and everyMinutes must be set",
+            )
+        )
+    )
+    every_steps: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    """Optimizer steps between two checkpoints. Default where everyMinutes is not set either: 500."""
+    every_minutes: Annotated[float, Field(gt=0, le=100_000)] | None = None
+    """Minutes between two checkpoints."""
+    keep: Annotated[int, Field(ge=1, le=1000)] = 2
+    """Newest checkpoints that are kept."""
+    storage: ClaimUri | None = None
+    """Where they are written, `pvc://claim/path`. Default: the store of the artefacts."""
+
+
+class Stall(Model):
+    """What counts as a standstill. It is said in the condition Stalled."""
+
+    step_times: Annotated[float, Field(ge=2, le=100_000)] = 20
+    """No step for so many times the usual time of a step…"""
+    min_seconds: Annotated[int, Field(ge=1, le=604_800)] = 300
+    """…and for at least so long."""
+    action: Literal["None", "Restart"] = "None"
+    """Restart: end the attempt, which counts as a failure, and go on from the newest checkpoint."""
