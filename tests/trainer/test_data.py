@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tunesmith.api.methods import MethodType
-from tunesmith.training.plan import DatasetPlan
+from tunesmith.training.plan import DatasetPlan, ValidationPlan
 from tunesmith_trainer.data import Row, read_datasets
 from tunesmith_trainer.errors import DataError
 
@@ -26,7 +27,7 @@ def read(
     if text is not None:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
     dataset = DatasetPlan(uri=f"pvc://c/{path.name}", path=str(path), **options)
-    return read_datasets([dataset], method, seed)[0]
+    return list(read_datasets([dataset], method, seed).rows)
 
 
 @pytest.mark.parametrize(
@@ -186,3 +187,51 @@ def test_a_missing_file_an_empty_folder_and_an_unmapped_column_are_named(tmp_pat
         read(tmp_path / "folder")
     with pytest.raises(DataError, match=r"row 1: no column 'frage': .* as datasets\[0\].columns.query names it"):
         read(tmp_path / "d.jsonl", GOOD, columns={"query": "frage"})
+
+
+def questions(rows: Sequence[Row]) -> list[str]:
+    """The first message of each row."""
+    return [row.messages[0]["content"] for row in rows]
+
+
+def write_rows(path: Path, names: Iterable[str]) -> DatasetPlan:
+    """A dataset of one row for each name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps({"query": name, "response": "A"}) + "\n" for name in names))
+    return DatasetPlan(uri=f"pvc://c/{path.name}", path=str(path))
+
+
+@pytest.mark.parametrize(("split", "sizes"), [(0.1, (2, 1)), (1, (1,)), (5, (5,))])
+def test_what_is_kept_aside_is_not_learned_from(tmp_path: Path, split: float, sizes: tuple[int, ...]) -> None:
+    sets = [
+        write_rows(tmp_path / "a.jsonl", (f"a{i}" for i in range(20))),
+        write_rows(tmp_path / "b.jsonl", (f"b{i}" for i in range(10))).model_copy(update={"sample": 30}),
+    ]
+    data = read_datasets(sets, "SFT", 3, ValidationPlan(split=split))
+    kept, learned = questions(data.validation), questions(data.rows)
+    assert len(kept) == sum(sizes)
+    if split < 1:
+        assert sum(name.startswith("a") for name in kept) == 2
+    assert set(kept).isdisjoint(learned)
+    assert set(kept) | set(learned) == {f"a{i}" for i in range(20)} | {f"b{i}" for i in range(10)}
+    assert questions(read_datasets(sets, "SFT", 3, ValidationPlan(split=split)).validation) == kept
+
+
+def test_a_split_leaves_something_to_learn_from(tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "a.jsonl", "xy")
+    assert len(read_datasets([data], "SFT", 0, ValidationPlan(split=0.9)).rows) == 1
+    with pytest.raises(DataError, match=r"spec\.validation\.split: 2 of 2 rows leave none"):
+        read_datasets([data], "SFT", 0, ValidationPlan(split=2))
+
+
+def test_validation_datasets_are_read_as_they_are(tmp_path: Path) -> None:
+    for name in ("train/0", "validation/0", "test/0"):
+        write_rows(tmp_path / f"repo/{name}.jsonl", [name])
+    repo = DatasetPlan(uri="hf://org/repo", path=str(tmp_path / "repo"))
+    own = write_rows(tmp_path / "own.jsonl", ["own", "other"])
+    data = read_datasets([repo], "SFT", 0, ValidationPlan(datasets=[repo, own]))
+    assert questions(data.rows) == ["train/0"]
+    assert questions(data.validation) == ["validation/0", "own", "other"]
+    assert [source.uri for source in data.sources] == [
+        "hf://org/repo/train/0.jsonl", "hf://org/repo/validation/0.jsonl", "pvc://c/own.jsonl",
+    ]  # fmt: skip

@@ -248,7 +248,7 @@ def test_the_tokens_are_those_that_supervised_training_learns(make_plan: Make, t
     from tunesmith_trainer.methods import recipe
 
     plan = make_plan(rows=rows_of(name), method=METHODS[name])
-    rows, _ = read_datasets(plan.datasets, plan.method.type, 0)
+    rows = read_datasets(plan.datasets, plan.method.type, 0).rows
     dataset = recipe(plan.method.type).prepare(plan, rows, tokenizer).dataset
     learned = tokenize(rows, tokenizer, "LastAssistant", 128)
     for row, ids, labels in zip(dataset, learned.input_ids, learned.labels, strict=True):

@@ -34,7 +34,7 @@ def make_trainer(plan: TrainPlan, *callbacks: Any) -> Any:
     from tunesmith_trainer.methods import recipe
     from tunesmith_trainer.model import load_tokenizer
 
-    rows, _ = read_datasets(plan.datasets, plan.method.type, 0)
+    rows = read_datasets(plan.datasets, plan.method.type, 0).rows
     prepared = recipe(plan.method.type).prepare(plan, rows, load_tokenizer(plan.model))
     folder = Path(plan.checkpoint.path)
     checkpoints, fence = Checkpoints(folder, 2, 1, 1, "DDP"), Fence(folder, 1)

@@ -45,7 +45,7 @@ def wanted(resource: Resource, default_store: str) -> Iterator[Wanted]:
     nodes = resource.spec.nodes if isinstance(resource, FineTuneJob) else 1
     named = [(field, source.uri, source.secret_ref) for field, source, _ in sources(resource)]
     if isinstance(resource, FineTuneJob):
-        named += [(f"spec.datasets[{i}]", one.uri, one.secret_ref) for i, one in enumerate(resource.spec.datasets)]
+        named += [(field, one.uri, one.secret_ref) for field, one in resource.spec.all_datasets()]
     for field, uri, secret in named:
         if uri:
             place = locate(uri)

@@ -10,13 +10,14 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, NoReturn
 
 from tunesmith.api.methods import MethodType
-from tunesmith.training.plan import DatasetPlan
+from tunesmith.training.plan import DatasetPlan, ValidationPlan
 
 from tunesmith_trainer.errors import DataError
-from tunesmith_trainer.files import data_files, kind_of, read_file
+from tunesmith_trainer.files import Split, data_files, kind_of, read_file
 
 # Names that people give their columns, the commonest first.
 MESSAGES = ("messages", "conversations", "conversation")
@@ -217,24 +218,71 @@ def draw(rows: list[Row], sample: int | None, seed: str) -> list[Row]:
     return drawn
 
 
-def read_datasets(datasets: Sequence[DatasetPlan], method: MethodType, seed: int) -> tuple[list[Row], list[SourceFile]]:
-    """All rows of the plan's datasets, one dataset after the other, and the files that they came from."""
-    rows: list[Row] = []
+@dataclass(frozen=True)
+class Data:
+    """What a plan's datasets hold."""
+
+    rows: Sequence[Row]
+    """To learn from, one dataset after the other."""
+    validation: Sequence[Row]
+    """To evaluate on; empty where the plan keeps nothing aside."""
+    sources: list[SourceFile]
+
+
+def read_datasets(
+    datasets: Sequence[DatasetPlan], method: MethodType, seed: int, validation: ValidationPlan | None = None
+) -> Data:
+    """All rows of a plan's datasets."""
+    kept = validation or ValidationPlan()
     sources: list[SourceFile] = []
-    for index, dataset in enumerate(datasets):
-        label = f"datasets[{index}]"
-        reader = Reader(label, dataset, method)
-        own: list[Row] = []
-        for path, uri in data_files(dataset, label):
-            own += [reader.row(f"{label} {uri} row {n}", found) for n, found in read_file(path, f"{label} {uri}", uri)]
-            with path.open("rb") as file:
-                sources.append(SourceFile(uri, "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()))
-        if not own:
-            raise DataError(f"{label} {dataset.uri}: there are no rows. Give a dataset with at least one row")
-        for name in unfilled(own):
-            print(f"{label} {dataset.uri}: rows hold {{{{{name}}}}}; to fill it set {label}.variables.{name}")
-        rows += draw(own, dataset.sample, f"{seed}:{index}")
-    return rows, sources
+    every = [read_dataset(d, f"datasets[{i}]", method, "train", sources) for i, d in enumerate(datasets)]
+    held = apart([len(rows) for rows in every], kept.split, seed)
+    learned: list[Row] = []
+    for i, (dataset, rows) in enumerate(zip(datasets, every, strict=True)):
+        left = [row for number, row in enumerate(rows) if number not in held[i]]
+        learned += draw(left, dataset.sample, f"{seed}:{i}")
+    measured = [rows[number] for rows, numbers in zip(every, held, strict=True) for number in sorted(numbers)]
+    for i, dataset in enumerate(kept.datasets):
+        rows = read_dataset(dataset, f"validation.datasets[{i}]", method, "validation", sources)
+        measured += draw(rows, dataset.sample, f"{seed}:{i}")
+    return Data(learned, measured, sources)
+
+
+def read_dataset(
+    dataset: DatasetPlan, label: str, method: MethodType, split: Split, sources: list[SourceFile]
+) -> list[Row]:
+    """The rows of one dataset. Its files are added to `sources`."""
+    reader = Reader(label, dataset, method)
+    rows: list[Row] = []
+    for path, uri in data_files(dataset, label, split):
+        rows += [reader.row(f"{label} {uri} row {n}", found) for n, found in read_file(path, f"{label} {uri}", uri)]
+        with path.open("rb") as file:
+            sources.append(SourceFile(uri, "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()))
+    if not rows:
+        raise DataError(f"{label} {dataset.uri}: there are no rows. Give a dataset with at least one row")
+    for name in unfilled(rows):
+        print(f"{label} {dataset.uri}: rows hold {{{{{name}}}}}; to fill it set {label}.variables.{name}")
+    return rows
+
+
+def apart(counts: Sequence[int], split: float | None, seed: int) -> list[set[int]]:
+    """The rows of each dataset that are kept aside: a part of each, or so many in all, drawn by the seed. Something is
+    left to learn from.
+    """
+    if not split:
+        return [set() for _ in counts]
+    if split < 1:
+        sizes = [min(max(1, round(count * split)), count - 1) for count in counts]
+        return [
+            set(random.Random(f"split:{seed}:{i}").sample(range(count), size))
+            for i, (count, size) in enumerate(zip(counts, sizes, strict=True))
+        ]
+    total, size = sum(counts), int(split)
+    if size >= total:
+        raise DataError(f"spec.validation.split: {size} of {total} rows leave none to learn from: use fewer")
+    drawn = random.Random(f"split:{seed}").sample(range(total), size)
+    bounds = [sum(counts[:i]) for i in range(len(counts) + 1)]
+    return [{number - begin for number in drawn if begin <= number < end} for begin, end in pairwise(bounds)]
 
 
 def unfilled(rows: Sequence[Row]) -> list[str]:

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from tunesmith.training.plan import DatasetPlan
@@ -18,9 +18,14 @@ SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 NOT_DATA = {"dataset_info.json", "dataset_infos.json", "state.json", "manifest.json", "config.json"}
 
 
-def data_files(dataset: DatasetPlan, label: str) -> list[tuple[Path, str]]:
-    """Files of a dataset and their addresses. Of a folder: all of known types; where some lie under a name that
-    begins with `train`, only those, so that nothing is learned from a test split.
+Split = Literal["train", "validation"]
+SPLITS: dict[Split, tuple[str, ...]] = {"train": ("train",), "validation": ("validation", "val", "dev", "eval", "test")}
+"""How the names of a folder's files or folders begin, the first choice first."""
+
+
+def data_files(dataset: DatasetPlan, label: str, split: Split = "train") -> list[tuple[Path, str]]:
+    """Files of a dataset and their addresses. Of a folder: all of known types; where some lie under the name of the
+    split, only those, so that nothing is learned from a test split.
     """
     root = Path(dataset.path)
     if root.is_file():
@@ -40,8 +45,12 @@ def data_files(dataset: DatasetPlan, label: str) -> list[tuple[Path, str]]:
         raise DataError(
             f"{label} {dataset.uri}: no data files in the folder; found {found}; expected *{', *'.join(SUFFIXES)}"
         )
-    training = [p for p in paths if any(part.startswith("train") for part in p.relative_to(root).parts)]
-    return [(path, f"{dataset.uri.rstrip('/')}/{path.relative_to(root).as_posix()}") for path in training or paths]
+    for name in SPLITS[split]:
+        own = [path for path in paths if any(part.startswith(name) for part in path.relative_to(root).parts)]
+        if own:
+            paths = own
+            break
+    return [(path, f"{dataset.uri.rstrip('/')}/{path.relative_to(root).as_posix()}") for path in paths]
 
 
 def read_file(path: Path, where: str, uri: str) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -48,7 +48,7 @@ def _told(message: str, port: int) -> Iterator[None]:
 def _on_claims(plan: TrainPlan | MergePlan) -> list[Place]:
     others: list[Place]
     if isinstance(plan, TrainPlan):
-        others = [*plan.datasets, *plan.method.models.values(), *map(place, plan.method.files())]
+        others = [*plan.all_datasets, *plan.method.models.values(), *map(place, plan.method.files())]
     else:
         others = list(plan.adapters)
     return [one for one in [plan.model, *others] if locate(one.uri).claim]

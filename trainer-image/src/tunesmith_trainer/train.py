@@ -25,18 +25,18 @@ def train(plan: TrainPlan) -> Ending:
     check_world(plan)
     strategy.check(plan.distribution)
     check_files(plan.model)
-    rows, sources = read_datasets(plan.datasets, plan.method.type, plan.training.seed)
+    data = read_datasets(plan.datasets, plan.method.type, plan.training.seed, plan.validation)
 
     from tunesmith_trainer.build import build
     from tunesmith_trainer.checkpoint import Checkpoints
     from tunesmith_trainer.fencing import Fence
-    from tunesmith_trainer.methods import recipe
+    from tunesmith_trainer.methods import prepare
     from tunesmith_trainer.model import load_tokenizer
     from tunesmith_trainer.progress import Reporter
     from tunesmith_trainer.stopping import Pace
 
     run = Path(plan.output.run)
-    prepared = recipe(plan.method.type).prepare(plan, rows, load_tokenizer(plan.model))
+    prepared = prepare(plan, data, load_tokenizer(plan.model))
     if os.environ.get("RANK", "0") == "0":
         run.mkdir(parents=True, exist_ok=True)
         Path(plan.checkpoint.path).mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def train(plan: TrainPlan) -> Ending:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         if pace.stopped:
             raise Interrupted(f"stopped by SIGTERM at step {trainer.state.global_step}, after a checkpoint of it")
-        ending = finish(plan, trainer, sources)
+        ending = finish(plan, trainer, data.sources)
     except Exception as error:
         failure = classify(error)
         failure.step, failure.checkpoint_step = trainer.state.global_step, trainer.checkpoint_step

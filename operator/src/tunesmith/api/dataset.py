@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from tunesmith.api.base import Model, SecretRef, Uri
+from tunesmith.api.base import ATOMIC, Model, SecretRef, Uri, rule, rules
 
 ColumnName = Annotated[str, Field(min_length=1, max_length=128)]
 
@@ -41,3 +41,23 @@ class Dataset(Model):
     """Use this many rows, drawn with training.seed. More than there are repeats rows. Default: all."""
     variables: Annotated[dict[str, Annotated[str, Field(max_length=1024)]], Field(max_length=32)] | None = None
     """Texts that replace `{{KEY}}` in every row."""
+
+
+class Validation(Model):
+    """Rows that nothing is learned from: the model is evaluated on them."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule("has(self.datasets) != has(self.split)", "exactly one of datasets and split must be set"),
+            rule(
+                "!has(self.split) || self.split < 1.0 || self.split == double(int(self.split))",
+                "split must be below 1, a part of the rows, or a whole number of rows",
+            ),
+        )
+    )
+    datasets: Annotated[list[Dataset], Field(min_length=1, max_length=8, json_schema_extra=ATOMIC)] | None = None
+    """Datasets of their own, read as spec.datasets are. Of a folder, files under a name that begins with `validation`,
+    `val`, `dev`, `eval` or `test` are taken, the first of these that is there; else all."""
+    split: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
+    """Rows that are taken out of spec.datasets, drawn with training.seed: below 1 it is a part of each dataset, for
+    example 0.01; from 1 on their number in all."""

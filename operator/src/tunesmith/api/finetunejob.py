@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from tunesmith.api.base import ATOMIC, Model, ModelSource, Output, Resources, Time, rule, rules
-from tunesmith.api.dataset import Dataset
+from tunesmith.api.dataset import Dataset, Validation
 from tunesmith.api.distribution import Distribution, Elastic, Memory
 from tunesmith.api.job import JobSpec, JobStatus
 from tunesmith.api.methods import Method
@@ -30,6 +30,8 @@ class FineTuneJobSpec(JobSpec):
     """The model to start from."""
     datasets: Annotated[list[Dataset], Field(min_length=1, max_length=32, json_schema_extra=ATOMIC)]
     """What to learn from. Several are put one after the other and shuffled together."""
+    validation: Validation | None = None
+    """What to evaluate on. Default: nothing is kept aside."""
     method: Method
     """How to learn."""
     tuner: Tuner = Tuner()
@@ -54,6 +56,14 @@ class FineTuneJobSpec(JobSpec):
     """Of one pod."""
     output: Output = Output()
     """Where artefacts and checkpoints go."""
+
+    def all_datasets(self) -> list[tuple[str, Dataset]]:
+        """(field, dataset) of those to learn from and those to evaluate on."""
+        own = self.validation.datasets if self.validation and self.validation.datasets else []
+        return [
+            *((f"spec.datasets[{i}]", one) for i, one in enumerate(self.datasets)),
+            *((f"spec.validation.datasets[{i}]", one) for i, one in enumerate(own)),
+        ]
 
 
 class Progress(Model):

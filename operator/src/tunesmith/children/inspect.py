@@ -24,10 +24,10 @@ def inspect_name(owner: Owner) -> str:
 def inspect_job(owner: Owner, spec: FineTuneJobSpec, plan: TrainPlan, settings: Settings) -> Object:
     """One small pod. It sees the model's credentials, if there are any, since it reads the model's configuration."""
     secret = spec.model.secret_ref.name if spec.model.secret_ref and locate(plan.model.uri).fetch else None
-    there = [place.uri for place in (plan.model, *plan.datasets) if not locate(place.uri).fetch]
+    there = [place.uri for place in (plan.model, *plan.all_datasets) if not locate(place.uri).fetch]
     wanted = mounts([Input(uri) for uri in there], settings)
     command = ["python", "-m", "tunesmith.inspecting", "--model", plan.model.uri, "--termination-log", TERMINATION_LOG]
-    for dataset in plan.datasets:
+    for dataset in plan.all_datasets:
         command += ["--input", dataset.uri]
     volume_mounts: list[Object] = [{"name": "tmp", "mountPath": "/tmp"}, *wanted.mounts]
     if secret:

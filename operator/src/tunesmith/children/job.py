@@ -44,7 +44,7 @@ def train_job(
         Input(plan.model.uri, _secret(spec.model)),
         *(
             Input(place.uri, _secret(source), kind="dataset")
-            for place, source in zip(plan.datasets, spec.datasets, strict=True)
+            for place, (_, source) in zip(plan.all_datasets, spec.all_datasets(), strict=True)
         ),
         *(Input(plan.method.models[field].uri, _secret(source)) for field, source in spec.method.sources()),
         *(Input(uri) for uri in plan.method.files()),

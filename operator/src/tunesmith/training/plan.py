@@ -35,6 +35,13 @@ class DatasetPlan(Place):
     variables: dict[str, str] = {}
 
 
+class ValidationPlan(Model):
+    """Rows to evaluate on: datasets of their own, or a part of those to learn from."""
+
+    datasets: list[DatasetPlan] = []
+    split: float | None = None
+
+
 class MethodPlan(Method):
     """How to learn, with the options of its type explicit, and where the other models lie that it needs."""
 
@@ -111,6 +118,7 @@ class TrainPlan(Model):
     """An attempt may not write a checkpoint any more once a later one has begun."""
     model: Place
     datasets: list[DatasetPlan]
+    validation: ValidationPlan = ValidationPlan()
     method: MethodPlan
     tuner: TunerPlan
     training: TrainingPlan
@@ -119,6 +127,11 @@ class TrainPlan(Model):
     distribution: DistributionPlan = DistributionPlan()
     checkpoint: CheckpointPlan
     output: OutputPlan
+
+    @property
+    def all_datasets(self) -> list[DatasetPlan]:
+        """Those to learn from and those to evaluate on, in the order of the spec's."""
+        return [*self.datasets, *self.validation.datasets]
 
     @property
     def world_size(self) -> int:

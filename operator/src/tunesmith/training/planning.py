@@ -7,7 +7,7 @@ from types import NoneType
 from typing import get_args
 
 from tunesmith.api.base import Source
-from tunesmith.api.dataset import Columns
+from tunesmith.api.dataset import Columns, Dataset
 from tunesmith.api.finetunejob import FineTuneJobSpec
 from tunesmith.api.mergejob import MergeJobSpec
 from tunesmith.api.methods import Method, attribute
@@ -24,6 +24,7 @@ from tunesmith.training.plan import (
     TrainingPlan,
     TrainPlan,
     TunerPlan,
+    ValidationPlan,
     place,
 )
 
@@ -81,15 +82,12 @@ def train_plan(job: Job, spec: FineTuneJobSpec, resolved: Resolved, default_stor
     return TrainPlan(
         job=job,
         model=place(address(spec.model, resolved)),
-        datasets=[
-            DatasetPlan(
-                **place(d.uri).model_dump(),
-                columns=d.columns or Columns(),
-                sample=d.sample,
-                variables=d.variables or {},
-            )
-            for d in spec.datasets
-        ],
+        datasets=[dataset_plan(one) for one in spec.datasets],
+        validation=ValidationPlan(
+            datasets=[dataset_plan(one) for one in spec.validation.datasets or []], split=spec.validation.split
+        )
+        if spec.validation
+        else ValidationPlan(),
         method=method_plan(method, resolved),
         tuner=TunerPlan(
             type=tuner.type,
@@ -124,6 +122,16 @@ def train_plan(job: Job, spec: FineTuneJobSpec, resolved: Resolved, default_stor
             keep=kept.keep,
         ),
         output=output(job, store),
+    )
+
+
+def dataset_plan(dataset: Dataset) -> DatasetPlan:
+    """A dataset and where its files are."""
+    return DatasetPlan(
+        **place(dataset.uri).model_dump(),
+        columns=dataset.columns or Columns(),
+        sample=dataset.sample,
+        variables=dataset.variables or {},
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerFast, TrainingArguments
 
-    from tunesmith_trainer.data import Row
+    from tunesmith_trainer.data import Data, Row
     from tunesmith_trainer.lifecycle import Lifecycle
 
 MODULES: dict[MethodType, str] = {
@@ -47,6 +47,8 @@ class Prepared:
     """Of CONFIG, beyond what all methods have."""
     options: dict[str, Any] = field(default_factory=dict)
     """Of TRAINER, for example processing_class or data_collator."""
+    validation: Prepared | None = None
+    """The same of the rows to evaluate on, if there are any."""
 
 
 class Recipe(Protocol):
@@ -76,3 +78,14 @@ def recipe(type_: MethodType) -> Recipe:
     """The module of a method. It is imported on first use: TRL's trainers take seconds."""
     module: Any = import_module(f"{__name__}.{MODULES[type_]}")
     return module  # type: ignore[no-any-return]
+
+
+def prepare(plan: TrainPlan, data: Data, tokenizer: PreTrainedTokenizerFast) -> Prepared:
+    """The rows of a plan's method, and those to evaluate on, tokenised. Raises DataError."""
+    method = recipe(plan.method.type)
+    prepared = method.prepare(plan, data.rows, tokenizer)
+    if not data.validation:
+        return prepared
+    validation = method.prepare(plan, data.validation, tokenizer)
+    summary = f"{prepared.summary}\nvalidation: {validation.summary}"
+    return replace(prepared, validation=validation, summary=summary)
