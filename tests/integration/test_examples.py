@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,12 @@ def test_an_example_is_taken_as_it_is_written(kubectl: Kubectl, body: dict[str, 
     kubectl("apply", "--dry-run=server", "-f", "-", stdin=body)
     if body["kind"] == "FineTuneJob":
         spec = FineTuneJob.model_validate(body).spec
-        train_plan(Job(namespace="ns", name="x", uid="0" * 8), spec, {}, "pvc://tunesmith-store")
+        train_plan(
+            Job(namespace="ns", name="x", uid="0" * 8),
+            spec,
+            defaultdict(lambda: "pvc://tunesmith-store/other"),
+            "pvc://tunesmith-store",
+        )
 
 
 def test_there_are_examples() -> None:

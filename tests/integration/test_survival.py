@@ -73,7 +73,7 @@ def test_suspending_frees_the_pods_and_resuming_goes_on(cluster: Cluster, kubect
     step_reached(kubectl, "x", 7)
     kubectl("patch", "ftj", "x", "--type=merge", "-p", '{"spec": {"suspend": true}}')
     kubectl.wait("ftj", "x", "Suspended")
-    assert kubectl.names("pod") == []
+    assert kubectl.running_pods() == []
     assert "startTime" not in kubectl.get("ftj", "x")["status"]
     kubectl("patch", "ftj", "x", "--type=merge", "-p", '{"spec": {"suspend": false}}')
     kubectl.wait("ftj", "x", "Completed", seconds=120)

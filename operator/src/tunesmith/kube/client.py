@@ -129,8 +129,10 @@ class Client:
         meta = body["metadata"]
         return await self._apply(_path(body["kind"], meta["namespace"], meta["name"]), body, CHILDREN_MANAGER)
 
-    async def apply_status(self, resource: Object, status: Object) -> Object:
-        """Write the whole status of a custom resource. Fails where the resource has changed meanwhile."""
+    async def apply_status(self, resource: Object, status: Object) -> None:
+        """Write the whole status of a custom resource. Fails where the resource has changed meanwhile; nothing is to be
+        written where it is gone.
+        """
         meta = resource["metadata"]
         body = {
             "apiVersion": resource["apiVersion"],
@@ -140,7 +142,11 @@ class Client:
             "status": status,
         }
         path = _path(resource["kind"], meta["namespace"], meta["name"]) + "/status"
-        return await self._apply(path, body, STATUS_MANAGER)
+        try:
+            await self._apply(path, body, STATUS_MANAGER)
+        except ApiError as error:
+            if error.status != 404:
+                raise
 
     async def replace(self, body: Object) -> Object:
         """Replace the object if it is still at the given resourceVersion."""
