@@ -30,7 +30,7 @@ test: ## all tests, on a cluster of their own on this machine
 	@$(MAKE) --no-print-directory trainer
 	@$(MAKE) --no-print-directory serving
 	@$(MAKE) --no-print-directory memory
-	@$(MAKE) --no-print-directory matrix ONLY="-k '(LoRA and not QLoRA) or (DPO and Node) or (GRPO and DeepSpeed)'"
+	@$(MAKE) --no-print-directory matrix ONLY="-k 'not (ZeRO or Full or QLoRA or Nodes) or DPO-SeveralNodes or GRPO-ZeRO2'"
 	@$(MAKE) --no-print-directory e2e
 	@$(MAKE) --no-print-directory queueing ONLY="-k 'test_jobs and not cut_off'"
 	@$(MAKE) --no-print-directory chaos CHAOS_MINUTES=2 CHAOS_JOBS=6
@@ -51,7 +51,7 @@ generate: ## write the CRDs from the models, to crds/ and the chart, and tables 
 
 verify: ## fail if a generated file is not what `make generate` would write
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && $(PYTHON) -m tunesmith.schema "$$folder" && \
-	for generated in crds helm/tunesmith/templates/crds docs/reliability.md; do \
+	for generated in crds helm/tunesmith/templates/crds docs/reliability.md docs/capabilities.md; do \
 	  diff -ru "$$generated" "$$folder/$$generated" || \
 	    { echo "$$generated does not fit operator/src/tunesmith: run \`make generate\`" >&2; exit 1; }; \
 	done
@@ -72,7 +72,7 @@ serving: ## agent and guard with a real vLLM
 	$(TRAINER_PYTEST) tests/serving
 
 export MATRIX_OUT
-matrix: ## every method with every tuner and distribution, for real, on a tiny model
+matrix: ## every supported combination (docs/capabilities.md), for real, on a tiny model
 	$(TRAINER_PYTEST) tests/matrix $(ONLY)
 
 memory: ## the estimate of memory against what torch really holds

@@ -11,7 +11,6 @@ import pytest
 from tunesmith.training import architecture
 from tunesmith.training.architecture import ModelFacts
 from tunesmith.training.estimating import estimate
-from tunesmith.training.matrix import PlanError
 from tunesmith.training.memory import choose
 from tunesmith.training.plan import DistributionPlan, TrainPlan
 
@@ -357,12 +356,6 @@ def test_what_does_not_fit_says_what_would(made, device, words):
         assert word in found.status.summary
     assert found.status.summary.count(" GiB)") >= (2 if made.tuner.type == "QLoRA" else 3)
     assert len(found.status.summary) < 1500
-
-
-@pytest.mark.parametrize(("strategy", "offload"), [("ZeRO3", "None"), ("Auto", "All")])
-def test_a_quantised_base_is_not_split(strategy, offload):
-    with pytest.raises(PlanError, match="QLoRA"):
-        choose(plan(QLORA, processes=8), facts(QWEN_7B), strategy, offload, 80 * GIB)
 
 
 def test_on_cpu_nothing_is_offloaded_and_all_is_float32():

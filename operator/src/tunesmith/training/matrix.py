@@ -1,4 +1,6 @@
-"""Which combinations work: one table. A combination that is refused says why, and what to do instead."""
+"""What a spec may not say beyond the combinations of capabilities.py: limits of numbers and options, as rules. A rule
+says why, and what to do instead.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +9,9 @@ from dataclasses import dataclass
 
 from tunesmith.api.finetunejob import FineTuneJobSpec
 from tunesmith.api.methods import GRPO, PPO
+from tunesmith.training.capabilities import Modality, Refused, cell_of, verdict
 
 GPUS = ("nvidia.com/gpu", "amd.com/gpu")
-
-# Methods that this version of the trainer carries out.
-CARRIED_OUT = frozenset(
-    {
-        "PreTraining", "SFT", "DPO", "KTO", "CPO", "SimPO", "ORPO", "RewardModel", "GRPO", "PPO", "GKD",
-        "Classification", "Embedding", "Reranker",
-    }
-)  # fmt: skip
 
 
 class PlanError(ValueError):
@@ -68,16 +63,10 @@ def batches(spec: FineTuneJobSpec) -> str:
 
 RULES = (
     Rule(
-        lambda spec: spec.method.type not in CARRIED_OUT,
-        "spec.method.type",
-        "this version of the trainer does not carry it out yet",
-        f"use one of {', '.join(sorted(CARRIED_OUT))}",
-    ),
-    Rule(
-        lambda spec: spec.tuner.type == "QLoRA" and spec.distribution.strategy == "ZeRO3",
-        "spec.distribution.strategy",
-        "ZeRO3 cannot split the quantised weights of tuner QLoRA",
-        "use Auto, DDP or ZeRO2, or tuner LoRA",
+        lambda spec: spec.tuner.type == "QLoRA" and spec.distribution.offload == "All",
+        "spec.distribution.offload",
+        "All needs ZeRO3, which cannot split the quantised weights of tuner QLoRA",
+        "use None or Optimizer, or tuner LoRA",
     ),
     Rule(
         lambda spec: spec.training.packing == "Always" and spec.method.type not in {"PreTraining", "SFT"},
@@ -121,8 +110,11 @@ RULES = (
 )
 
 
-def refuse(spec: FineTuneJobSpec) -> None:
-    """Raise PlanError for the first rule that the spec breaks."""
+def refuse(spec: FineTuneJobSpec, modality: Modality = "Text") -> None:
+    """Raise PlanError for a refused combination, or for the first rule that the spec breaks."""
+    found = verdict(cell_of(spec, modality))
+    if isinstance(found, Refused):
+        raise PlanError(str(found))
     for rule in RULES:
         if rule.when(spec):
             instead = rule.instead if isinstance(rule.instead, str) else rule.instead(spec)

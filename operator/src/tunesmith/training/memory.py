@@ -8,8 +8,8 @@ from typing import Literal
 
 from tunesmith.api.finetunejob import MemoryStatus
 from tunesmith.training.architecture import ModelFacts
+from tunesmith.training.capabilities import Cell, Refused, verdict
 from tunesmith.training.estimating import GIB, Estimate, estimate
-from tunesmith.training.matrix import PlanError
 from tunesmith.training.plan import DistributionPlan, TrainPlan, TunerPlan
 
 __all__ = ["Choice", "Estimate", "choose", "estimate"]
@@ -56,17 +56,7 @@ def choose(
     per_device: int | None,
     cpu: bool = False,
 ) -> Choice:
-    """The asked strategy, or for Auto the first that fits; with `cpu` there are no accelerators. Raises PlanError."""
-    if plan.tuner.type == "QLoRA" and strategy == "ZeRO3":
-        raise PlanError(
-            "spec.distribution.strategy: ZeRO3 cannot split the quantised weights of tuner QLoRA: use Auto, DDP or "
-            "ZeRO2, or tuner LoRA"
-        )
-    if plan.tuner.type == "QLoRA" and offload == "All":
-        raise PlanError(
-            "spec.distribution.offload: All needs ZeRO3, which cannot split the quantised weights of tuner QLoRA: use "
-            "None or Optimizer, or tuner LoRA"
-        )
+    """The asked strategy, or for Auto the first that fits; with `cpu` there are no accelerators."""
     way, fits = _first_fit(plan, facts, strategy, offload, per_device, cpu)
     needs = way.needs
     status = MemoryStatus(
@@ -92,7 +82,7 @@ def candidates(plan: TrainPlan, strategy: Strategy, offload: Offload, cpu: bool)
     """The distributions that are to be tried, the fastest first."""
     if strategy != "Auto":
         return [DistributionPlan(strategy=strategy, offload=offload)]
-    splits = plan.tuner.type != "QLoRA"
+    splits = not isinstance(verdict(Cell(plan.method.type, plan.tuner.type, "ZeRO3")), Refused)
     zero2, zero3 = ["ZeRO2"], ["ZeRO3"] if splits else []
     found: list[tuple[str, Offload]]
     if offload == "None":

@@ -1,0 +1,138 @@
+"""What works with what: the one table over method, tuner, strategy, nodes, modality and rollout. The operator refuses
+by it, docs/capabilities.md is written from it, and tests/matrix runs what it calls supported.
+
+A new value of an axis that is read from the API is supported with everything as soon as the API has it; exceptions go
+to REFUSED and UNVERIFIED.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
+
+from tunesmith.api.distribution import Distribution
+from tunesmith.api.finetunejob import FineTuneJobSpec
+from tunesmith.api.methods import MethodType, Rollout
+from tunesmith.api.tuner import Tuner
+
+Modality = Literal["Text", "Image", "Video", "Audio"]
+
+
+def _choices(model: type[Any], field: str) -> tuple[str, ...]:
+    return get_args(model.model_fields[field].annotation)
+
+
+AXES: Mapping[str, tuple[str, ...]] = {
+    "method": get_args(MethodType),
+    "tuner": _choices(Tuner, "type"),
+    "strategy": tuple(name for name in _choices(Distribution, "strategy") if name != "Auto"),
+    "nodes": ("OneNode", "SeveralNodes"),
+    "modality": get_args(Modality),
+    "rollout": _choices(Rollout, "backend"),
+}
+"""All values, by axis."""
+ROLLING = ("GRPO", "PPO")
+"""Methods with a choice of rollout backends."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination."""
+
+    method: str
+    tuner: str = "LoRA"
+    strategy: str = "DDP"
+    nodes: str = "OneNode"
+    modality: str = "Text"
+    rollout: str = "Transformers"
+
+    def within(self, where: Mapping[str, tuple[str, ...]]) -> bool:
+        """Whether it has one of the values of each axis of `where`."""
+        return all(getattr(self, axis) in values for axis, values in where.items())
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Combinations that are not carried out."""
+
+    where: Mapping[str, tuple[str, ...]]
+    """Values by axis."""
+    field: str
+    why: str
+    instead: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.why}: {self.instead}"
+
+
+@dataclass(frozen=True)
+class Unverified:
+    """Combinations that are carried out, but need a GPU to be seen."""
+
+    where: Mapping[str, tuple[str, ...]]
+    """Values by axis."""
+    row: str
+    """The row of docs/gpu-verification.md with the command that would show it."""
+
+    def __str__(self) -> str:
+        return f"needs a GPU: {self.row}"
+
+
+REFUSED = (
+    Refused(
+        {"tuner": ("QLoRA",), "strategy": ("ZeRO3",)},
+        "spec.distribution.strategy",
+        "ZeRO3 cannot split the quantised weights of tuner QLoRA",
+        "use Auto, DDP or ZeRO2, or tuner LoRA",
+    ),
+    Refused(
+        {"modality": ("Image", "Video", "Audio")},
+        "spec.datasets",
+        "this version trains on text only",
+        "leave the columns of images, videos and audio out",
+    ),
+)
+UNVERIFIED = (Unverified({"rollout": ("VLLMColocate",)}, "GRPO with `rollout.backend: VLLMColocate`"),)
+
+
+def verdict(cell: Cell) -> Refused | Unverified | None:
+    """Why a combination is refused, or what it takes to see it. None: it is supported, and tested on CPU."""
+    return next((entry for entry in (*REFUSED, *UNVERIFIED) if cell.within(entry.where)), None)
+
+
+def cell_of(spec: FineTuneJobSpec, modality: Modality = "Text") -> Cell:
+    """The combination that a spec asks for. Strategy Auto is DDP until the estimate of memory says otherwise."""
+    strategy, policy = spec.distribution.strategy, spec.method.grpo or spec.method.ppo
+    return Cell(
+        method=spec.method.type,
+        tuner=spec.tuner.type,
+        strategy="DDP" if strategy == "Auto" else strategy,
+        nodes="SeveralNodes" if spec.nodes > 1 else "OneNode",
+        modality=modality,
+        rollout=policy.rollout.backend if policy else "Transformers",
+    )
+
+
+def axes_of(method: str) -> list[str]:
+    """The axes along which a method is told apart."""
+    return [axis for axis in AXES if axis != "method" and (axis != "rollout" or method in ROLLING)]
+
+
+def cells() -> list[Cell]:
+    """The combinations that tests go through: every method with every value of each axis, the others as usual; and SFT
+    with every pair of tuner and strategy, since what these do to each other does not depend on the method.
+    """
+    seen: dict[Cell, None] = {}
+    for method in AXES["method"]:
+        usual = Cell(method)
+        for axis in axes_of(method):
+            seen |= {replace(usual, **{axis: value}): None for value in AXES[axis]}
+    seen |= {Cell("SFT", tuner, strategy): None for tuner in AXES["tuner"] for strategy in AXES["strategy"]}
+    return list(seen)
+
+
+def name(cell: Cell) -> str:
+    """For people and for tests: what is not as usual is named, for example DPO-Full."""
+    usual = asdict(Cell(cell.method))
+    return "-".join([cell.method, *(value for axis, value in asdict(cell).items() if value != usual[axis])])

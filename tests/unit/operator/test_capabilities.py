@@ -1,0 +1,70 @@
+"""The table of what works with what: each refusal reaches the user, and what is unverified says how to see it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from tunesmith.api.finetunejob import FineTuneJobSpec
+from tunesmith.training.capabilities import AXES, UNVERIFIED, Cell, Modality, Refused, cell_of, cells, name, verdict
+from tunesmith.training.matrix import PlanError, refuse
+
+ROOT = Path(__file__).parents[3]
+REWARDS = {"rewards": [{"type": "Accuracy"}]}
+NEEDED: dict[str, dict[str, Any]] = {
+    "GRPO": {"grpo": REWARDS},
+    "PPO": {"ppo": REWARDS},
+    "GKD": {"gkd": {"teacher": {"uri": "pvc://models/teacher"}}},
+    "Classification": {"classification": {"labels": ["warm", "cold"]}},
+}
+GPU = {"limits": {"nvidia.com/gpu": "1"}}
+
+
+def spec_of(cell: Cell) -> FineTuneJobSpec:
+    """The shortest spec of a combination."""
+    method: dict[str, Any] = {"type": cell.method, **NEEDED.get(cell.method, {})}
+    if cell.rollout != "Transformers":
+        member = method[cell.method.lower()]
+        method[cell.method.lower()] = {**member, "rollout": {"backend": cell.rollout}}
+    return FineTuneJobSpec.model_validate(
+        {
+            "model": {"uri": "pvc://models/base"},
+            "datasets": [{"uri": "pvc://data/train.jsonl"}],
+            "method": method,
+            "tuner": {"type": cell.tuner},
+            "training": {"microBatchSize": 2},
+            "distribution": {"strategy": cell.strategy},
+            "nodes": 2 if cell.nodes == "SeveralNodes" else 1,
+            "resources": GPU if cell.rollout != "Transformers" else {},
+        }
+    )
+
+
+def modality(cell: Cell) -> Modality:
+    """The cell's, as the type that it is of."""
+    return next(value for value in get_args(Modality) if value == cell.modality)
+
+
+@pytest.mark.parametrize("cell", cells(), ids=name)
+def test_a_combination_is_refused_exactly_where_the_table_says_so(cell: Cell) -> None:
+    spec, found = spec_of(cell), verdict(cell)
+    assert cell_of(spec, modality(cell)) == cell
+    if isinstance(found, Refused):
+        with pytest.raises(PlanError) as raised:
+            refuse(spec, modality(cell))
+        assert str(raised.value) == f"{found.field}: {found.why}: {found.instead}"
+    else:
+        refuse(spec, modality(cell))
+
+
+def test_each_value_of_each_axis_is_met() -> None:
+    met = list(cells())
+    for axis, values in AXES.items():
+        assert {getattr(cell, axis) for cell in met} == set(values)
+    assert len({name(cell) for cell in met}) == len(met)
+
+
+def test_what_is_unverified_has_its_row_in_the_docs() -> None:
+    rows = (ROOT / "docs" / "gpu-verification.md").read_text()
+    assert not [entry.row for entry in UNVERIFIED if f"| {entry.row} |" not in rows]
