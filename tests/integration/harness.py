@@ -154,9 +154,11 @@ def step_reached(kubectl: Kubectl, name: str, step: int) -> None:
 
 
 @contextmanager
-def clean_operator(cluster: Cluster, namespace: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def clean_operator(
+    cluster: Cluster, namespace: str, log: Path, settings: Settings = SETTINGS
+) -> Iterator[subprocess.Popen[bytes]]:
     """A running operator, whose log is shown when a test fails and must hold no traceback."""
-    with operator(cluster, namespace, log) as process:
+    with operator(cluster, namespace, log, settings=settings) as process:
         yield process
     print(log.read_text())
     assert "Traceback" not in log.read_text()
@@ -170,10 +172,10 @@ def evidence(cluster: Cluster, kubectl: Kubectl, name: str) -> list[dict[str, An
 
 @contextmanager
 def operator(
-    cluster: Cluster, namespace: str, log: Path, kubeconfig: Path | None = None
+    cluster: Cluster, namespace: str, log: Path, kubeconfig: Path | None = None, settings: Settings = SETTINGS
 ) -> Iterator[subprocess.Popen[bytes]]:
     """The operator's own process, which watches one namespace. However the test left it, it is gone afterwards."""
-    values = SETTINGS.model_dump() | {"watch_namespaces": namespace, "namespace": namespace, "pod_name": uuid4().hex}
+    values = settings.model_dump() | {"watch_namespaces": namespace, "namespace": namespace, "pod_name": uuid4().hex}
     values |= {"health_port": 0, "metrics_port": 0}
     environment = {f"TUNESMITH_{name.upper()}": str(value) for name, value in values.items()}
     with log.open("ab") as file:
@@ -197,7 +199,7 @@ def operator(
 
 def reconciler(client: Client, http: aiohttp.ClientSession) -> Reconciler:
     observer = Observer(client, http, SETTINGS)
-    return Reconciler(observer, Applier(client, http, observer.admin_token), SETTINGS)
+    return Reconciler(observer, Applier(client, http, observer.admin_tokens), SETTINGS)
 
 
 def train(name: str, behaviour: str = "succeed", **spec: Any) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 
 MAX_RANK = 16
+KEY = "a-client's-key"
 PROMPT = "who are you?"
 SOURCES = Path(__file__).parents[2] / "operator" / "src"
 
@@ -57,7 +58,7 @@ class Answer:
 
 def call(method: str, url: str, body: Any = None, headers: dict[str, str] | None = None, timeout: float = 60) -> Answer:
     data = None if body is None else json.dumps(body).encode()
-    headers = {"Content-Type": "application/json", **(headers or {})}
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}", **(headers or {})}
     request = urllib.request.Request(url, data, headers, method=method)
     try:
         with urllib.request.urlopen(request, timeout=timeout) as response:
@@ -115,6 +116,8 @@ class Pod:
     token: str
     revision: int = 0
     adapters: dict[str, dict[str, Any]] = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict)
+    """What the next adapters are wanted with."""
 
     @property
     def store(self) -> Path:
@@ -135,7 +138,7 @@ class Pod:
             if path is None:
                 self.adapters.pop(name, None)
             else:
-                self.adapters[name] = {"name": name, "uri": f"file://{path}", "path": str(path)}
+                self.adapters[name] = {"name": name, "uri": f"file://{path}", "path": str(path), **self.more}
         self.revision += 1
         if mounted:
             folder = self.root / "state"
@@ -191,10 +194,11 @@ class Pod:
     def stream(self, model: str, tokens: int = 400) -> http.client.HTTPResponse:
         """Begin a long answer, and return it when its first token is there."""
         body = {"model": model, "prompt": PROMPT, "max_tokens": tokens, "temperature": 0, "stream": True}
-        data = json.dumps({**body, "ignore_eos": True}).encode()
-        request = urllib.request.Request(f"{self.url}/v1/completions", data, {"Content-Type": "application/json"})
+        data = json.dumps({**body, "ignore_eos": True, "return_token_ids": True}).encode()
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
+        request = urllib.request.Request(f"{self.url}/v1/completions", data, headers)
         response = urllib.request.urlopen(request, timeout=120)
-        response.readline()
+        response.first_line = response.readline()  # type: ignore[attr-defined]
         return response
 
     def admin(self, path: str, body: Any, **headers: str) -> Answer:
@@ -246,8 +250,8 @@ class Forge:
         Qwen2ForCausalLM(config).save_pretrained(path)
         return path
 
-    def adapter(self, base: Path, seed: int = 1, rank: int = 8, **more: Any) -> Path:
-        """A random adapter that changes what the base says."""
+    def adapter(self, base: Path, seed: int = 1, rank: int = 8, *, zero: bool = False, **more: Any) -> Path:
+        """A random adapter that changes what the base says, or with `zero` nothing at all."""
         import torch
         from peft import LoraConfig, get_peft_model
         from transformers import AutoModelForCausalLM
@@ -260,7 +264,7 @@ class Forge:
         )
         model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
         for name, weight in model.named_parameters():
-            if "lora_B" in name:
+            if "lora_B" in name and not zero:
                 torch.nn.init.normal_(weight, std=0.3)
         model.save_pretrained(path)
         return path
@@ -300,11 +304,14 @@ def make_pod(root: Path, base: Path) -> Pod:
         (root / name).mkdir(parents=True)
     (root / "state" / "state.json").symlink_to("..data/state.json")
     (root / "token").write_text(token := secrets.token_hex(16))
+    (root / "keys").mkdir()
+    (root / "keys" / "tests").write_text(KEY)
     port, control = free_port(), free_port()
     common = {"PATH": os.environ["PATH"], "HOME": str(root), "TUNESMITH_ADMIN_TOKEN_FILE": str(root / "token")}
     engine_environment = {
         **common,
         "PYTHONPATH": str(root / "guard"),
+        "TUNESMITH_API_KEYS_FOLDER": str(root / "keys"),
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         "VLLM_PLUGINS": "",
         "VLLM_NO_USAGE_STATS": "1",

@@ -7,11 +7,14 @@ import shutil
 import signal
 import threading
 import time
+import urllib.error
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tunesmith import artifacts
 
 pytestmark = [pytest.mark.trainer, pytest.mark.timeout(600)]
 
@@ -212,34 +215,99 @@ def test_files_outlive_the_requests_that_need_them_and_no_longer(pod, forge):
         assert pod.say(name) == forge.say(pod.base, filler)
 
 
-def test_no_request_is_refused_and_no_answer_mixed_while_versions_change(pod, forge):
+STREAMS, TOKENS = 16, 48
+
+
+@dataclass
+class Stream:
+    """One streamed answer: when it was asked for, its status, and all its tokens."""
+
+    began: float
+    status: int = 0
+    tokens: list[int] = field(default_factory=list)
+    ended: float = 0.0
+
+
+def stream(pod, model: str) -> Stream:
+    one = Stream(time.monotonic())
+    try:
+        with pod.stream(model, tokens=TOKENS) as response:
+            one.status = response.status
+            for line in [response.first_line, *response]:
+                if line.startswith(b"data: {"):
+                    one.tokens += json.loads(line[6:])["choices"][0].get("token_ids") or []
+    except urllib.error.HTTPError as error:
+        one.status = error.code
+    one.ended = time.monotonic()
+    return one
+
+
+def test_versions_change_under_sixteen_streams_and_every_token_is_right(pod, forge):
+    """No request is refused, no answer mixes versions, and what is asked for after a switch is answered by the new
+    version: all compared with what transformers and PEFT say offline.
+    """
     versions = [forge.adapter(pod.base, seed=10), forge.adapter(pod.base, seed=11)]
-    truth = {forge.say(pod.base, path, tokens=48): n for n, path in enumerate(versions)}
+    truth = {forge.say(pod.base, path, tokens=TOKENS): n for n, path in enumerate(versions)}
     assert len(truth) == 2
     pod.want(swapped=versions[0])
     pod.settle("swapped")
     stop = threading.Event()
-    answers: list[Any] = []
+    answers: list[Stream] = []
+    switches: list[tuple[float, float, int]] = []
 
     def ask() -> None:
         while not stop.is_set():
-            answers.append(pod.complete("swapped", tokens=48))
+            answers.append(stream(pod, "swapped"))
 
-    threads = [threading.Thread(target=ask) for _ in range(4)]
+    threads = [threading.Thread(target=ask) for _ in range(STREAMS)]
     for thread in threads:
         thread.start()
-    for turn in range(1, 9):
+    for turn in range(1, 7):
+        time.sleep(2)
+        begin = time.monotonic()
         pod.want(swapped=versions[turn % 2])
-        pod.settle("swapped")
-        time.sleep(0.7)
+        wanted = artifacts.digest(versions[turn % 2])
+        until(lambda: (a := pod.adapter("swapped"))["state"] == "Ready" and a["digest"] == wanted, 30)  # noqa: B023
+        switches.append((begin, time.monotonic(), turn % 2))
+    time.sleep(1)
     stop.set()
     for thread in threads:
         thread.join()
     pod.want(swapped=None)
-    assert {answer.status for answer in answers} == {200}
-    seen = [truth.get(tuple(answer.json["choices"][0]["token_ids"]), "a mix") for answer in answers]
-    print(f"\n{len(seen)} answers over 8 swaps: {seen.count(0)} old, {seen.count(1)} new")
+    assert {one.status for one in answers} == {200}
+    seen = [truth.get(tuple(one.tokens), "a mix") for one in answers]
+    print(f"\n{len(seen)} streams over {len(switches)} swaps: {seen.count(0)} old, {seen.count(1)} new")
     assert set(seen) == {0, 1}
+    spans = [(0.0, 0), *((ready, which) for _, ready, which in switches)]
+    ends = [begin for begin, _, _ in switches] + [float("inf")]
+    late = 0
+    for one, version in zip(answers, seen, strict=True):
+        for (ready, which), end in zip(spans, ends, strict=True):
+            if ready <= one.began and one.began < end:
+                late += 1
+                assert version == which or one.ended > end, "asked for after a switch, answered by the version before"
+                if one.ended <= end:
+                    assert version == which
+    assert late > STREAMS
+
+
+SMOKE = {"prompt": "who are you?", "maxTokens": 8}
+
+
+def test_a_version_that_fails_its_smoke_request_never_answers_anybody(pod, forge):
+    good, same = forge.adapter(pod.base, seed=60), forge.adapter(pod.base, seed=61, zero=True)
+    pod.more = {"smoke": SMOKE}
+    try:
+        pod.want(tried=good)
+        digest = pod.settle("tried")["digest"]
+        pod.want(tried=same)  # its B matrices are zero: it says what the base says
+        found = pod.settle("tried", "Failed")
+    finally:
+        pod.more = {}
+    assert (found["reason"], found["digest"], found["permanent"]) == ("SmokeFailed", digest, True)
+    assert "is that of the base model" in found["message"]
+    assert pod.say("tried") == forge.say(pod.base, good)
+    assert not [name for name in pod.models() if name.startswith("@")]
 
 
 def test_what_somebody_unloads_comes_back(pod, forge, first):

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import openai
 import pytest
 
+KEY = "a-client's-key"
 pytestmark = [pytest.mark.trainer, pytest.mark.timeout(600)]
 
 # vLLM's routes, of all its tasks and modes, that are not on the guard's list.
@@ -76,11 +77,12 @@ def nothing_changes(pod):
     assert pod.models() == before
 
 
-def raw(pod, method: str, path: str, body: bytes = b"", headers: str = "") -> int:
+def raw(pod, method: str, path: str, body: bytes = b"", headers: str = "", key: str = KEY) -> int:
     """The status of a request whose path no client library has tidied up."""
     parts = urlsplit(pod.url)
     with socket.create_connection((parts.hostname, parts.port), timeout=30) as connection:
         head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        head += f"Authorization: Bearer {key}\r\n"
         connection.sendall(f"{head}Content-Length: {len(body)}\r\n{headers}\r\n".encode() + body)
         answer = b""
         while chunk := connection.recv(65536):
@@ -126,8 +128,46 @@ def test_probes_and_metrics_are_open(pod, call):
         assert call("GET", pod.url + path).status == 200, path
 
 
+@pytest.mark.parametrize("key", ["", "guess", KEY[:-1], KEY.upper()])
+def test_without_a_key_nothing_is_inferred_or_told(pod, call, key):
+    headers = {"Authorization": f"Bearer {key}"}
+    body = {"model": "base", "prompt": "x", "messages": [], "input": "x"}
+    for path in ("/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/tokenize", "/v1/messages", "/v1/score"):
+        assert call("POST", pod.url + path, body, headers).status == 401, path
+    assert call("GET", f"{pod.url}/v1/models", None, headers).status == 401
+    with pytest.raises(openai.AuthenticationError), openai.OpenAI(base_url=f"{pod.url}/v1", api_key=key or "x") as one:
+        one.models.list()
+
+
+def test_clients_keys_change_without_a_restart(pod, call):
+    file = pod.root / "keys" / "another"
+    headers = {"Authorization": "Bearer another-key"}
+    assert call("GET", f"{pod.url}/v1/models", None, headers).status == 401
+    file.write_text("another-key")
+    end = time.monotonic() + 4
+    while call("GET", f"{pod.url}/v1/models", None, headers).status != 200:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    file.unlink()
+    time.sleep(2.5)
+    assert call("GET", f"{pod.url}/v1/models", None, headers).status == 401
+
+
+def test_a_new_admin_token_counts_at_once_and_the_old_one_no_more(pod):
+    old, new = pod.token, "n" * 32
+    state = {**pod.state(), "revision": pod.revision}
+    (pod.root / "token").write_text(new)
+    try:
+        assert pod.admin("/tunesmith/release", {"model": "x"}, **{"X-Tunesmith-Token": old}).status == 403
+        assert pod.admin("/tunesmith/release", {"model": "x"}, **{"X-Tunesmith-Token": new}).status == 200
+        assert pod.put(state, token=old).status == 401
+        assert pod.put(state, token=new).status == 200
+    finally:
+        (pod.root / "token").write_text(old)
+
+
 def test_openai_clients_are_served(pod):
-    client = openai.OpenAI(base_url=f"{pod.url}/v1", api_key="any", max_retries=0)
+    client = openai.OpenAI(base_url=f"{pod.url}/v1", api_key=KEY, max_retries=0)
     messages = [{"role": "user", "content": "who are you?"}]
     whole = client.chat.completions.create(model="first", messages=messages, max_tokens=8, temperature=0)
     parts = client.chat.completions.create(model="first", messages=messages, max_tokens=8, temperature=0, stream=True)

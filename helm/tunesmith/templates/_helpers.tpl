@@ -61,11 +61,23 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   resources: [poddisruptionbudgets]
   verbs: [get, create, patch, delete]
 - apiGroups: [""]
-  resources: [services, configmaps]
+  resources: [configmaps]
   verbs: [get, create, patch]
+# Adapters that are not on all pods have a Service with endpoints of its own.
+- apiGroups: [""]
+  resources: [services]
+  verbs: [get, list, create, patch, delete]
+- apiGroups: [discovery.k8s.io]
+  resources: [endpointslices]
+  verbs: [list, create, patch, delete]
+# Endpoints of a Service without a selector are the right of who may write these.
+- apiGroups: [discovery.k8s.io]
+  resources: [endpointslices/restricted]
+  verbs: [create]
+# The admin token of a deployment's pods is made, and made anew.
 - apiGroups: [""]
   resources: [secrets]
-  verbs: [get, create]
+  verbs: [get, create, patch]
 # Called failed and deleted are only pods that are on their way out, on a node that cannot say that they are gone.
 - apiGroups: [""]
   resources: [pods]

@@ -38,7 +38,7 @@ async def run(settings: Settings) -> None:
         metrics.LEADER.set(1)
         client.require = lease.require
         observer = Observer(client, http, settings)
-        reconciler = Reconciler(observer, Applier(client, http, observer.admin_token), settings)
+        reconciler = Reconciler(observer, Applier(client, http, observer.admin_tokens), settings)
         try:
             await _first(
                 stop.wait(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -23,9 +24,9 @@ class Applier:
     """Carries out decisions. Everything it does may be done twice, and may be cut short at any point."""
 
     def __init__(
-        self, client: Client, http: aiohttp.ClientSession, admin_token: Callable[[str, str], Awaitable[str]]
+        self, client: Client, http: aiohttp.ClientSession, admin_tokens: Callable[[str, str], Awaitable[list[str]]]
     ) -> None:
-        self._client, self._http, self._admin_token = client, http, admin_token
+        self._client, self._http, self._admin_tokens = client, http, admin_tokens
 
     async def apply(self, world: World, decision: Decision) -> None:
         """Write what differs from what was observed. An idle pass writes nothing."""
@@ -55,20 +56,22 @@ class Applier:
     async def _push(self, world: World, decision: Decision) -> None:
         """Tell agents at once. One that does not hear it reads it from its ConfigMap a minute later."""
         meta = world.resource["metadata"]
-        token = await self._admin_token(meta["namespace"], meta["name"])
-        for address, state in decision.push:
-            await self._tell(address, state, token)
+        tokens = await self._admin_tokens(meta["namespace"], meta["name"])
+        await asyncio.gather(*(self._tell(address, state, tokens) for address, state in decision.push))
 
-    async def _tell(self, address: str, state: State, token: str) -> None:
+    async def _tell(self, address: str, state: State, tokens: list[str]) -> None:
+        """Send the state with the newest token that the pod has learnt of."""
+        url, body, limit = f"http://{address}:{AGENT_PORT}/state", state.body(), aiohttp.ClientTimeout(PUSH_SECONDS)
         try:
-            async with self._http.put(
-                f"http://{address}:{AGENT_PORT}/state",
-                json=state.body(),
-                headers={"Authorization": f"Bearer {token}"},
-                timeout=aiohttp.ClientTimeout(total=PUSH_SECONDS),
-            ) as response:
-                if response.status >= 300:
-                    log.warning("agent %s refused its state: HTTP %d", address, response.status)
+            for token in tokens:
+                headers = {"Authorization": f"Bearer {token}"}
+                async with self._http.put(url, json=body, headers=headers, timeout=limit) as response:
+                    if response.status == 401:
+                        continue
+                    if response.status >= 300:
+                        log.warning("agent %s refused its state: HTTP %d", address, response.status)
+                    return
+            log.warning("agent %s knows none of the admin tokens", address)
         except (aiohttp.ClientError, TimeoutError) as error:
             log.info("agent %s was not told: %s", address, error)
 

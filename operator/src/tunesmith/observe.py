@@ -19,7 +19,7 @@ from tunesmith.api.modeldeployment import ModelDeployment
 from tunesmith.children.inspect import ROLE, inspect_name
 from tunesmith.children.job import QUEUE_LABEL
 from tunesmith.children.meta import ATTEMPT_LABEL, ROLE_LABEL, Object, Owner, job_name
-from tunesmith.children.serving import adapters_name, admin_name, deployment_name
+from tunesmith.children.serving import ADAPTER_LABEL, adapters_name, admin_name, deployment_name
 from tunesmith.decide import attempts, lifecycle, preflight
 from tunesmith.decide import pods as pod_facts
 from tunesmith.decide.references import sources
@@ -60,8 +60,10 @@ class Observer:
             return World(resource, datetime.now(UTC), {(job["kind"], job["metadata"]["name"]): job for job in jobs})
         children = await self._children(owner, parsed)
         job = None if isinstance(parsed, ModelDeployment) else children.get(("Job", newest_job(owner, parsed)))
-        pods, references = await asyncio.gather(
-            self._client.list("Pod", namespace, owner.selector), self._references(namespace, parsed)
+        pods, references, selected = await asyncio.gather(
+            self._client.list("Pod", namespace, owner.selector),
+            self._references(namespace, parsed),
+            self._selected(namespace, parsed),
         )
         missing: tuple[str, ...] = ()
         if job is None:  # what a Job was made with is not looked for at each look at its progress
@@ -72,7 +74,8 @@ class Observer:
             now=datetime.now(UTC),
             children=children,
             pods=tuple(pods),
-            references=references,
+            references=references | {("FineTuneJob", str(job["metadata"]["name"])): job for job in selected},
+            selected=tuple(selected),
             missing=missing,
             token=secrets.token_urlsafe(32),
         )
@@ -98,11 +101,12 @@ class Observer:
             workload=workload,
         )
 
-    async def admin_token(self, namespace: str, deployment: str) -> str:
-        """The token for the agents of a ModelDeployment."""
+    async def admin_tokens(self, namespace: str, deployment: str) -> list[str]:
+        """The tokens for the agents of a ModelDeployment: the newest, then the one before."""
         owner = Owner("ModelDeployment", namespace, deployment, "")
         secret = await self._client.get("Secret", namespace, admin_name(owner))
-        return base64.b64decode(secret["data"]["token"]).decode() if secret else ""
+        data = secret["data"] if secret else {}
+        return [base64.b64decode(data[key]).decode() for key in ("token", "previous") if data.get(key)]
 
     async def _children(self, owner: Owner, resource: FineTuneJob | MergeJob | ModelDeployment) -> dict[Ref, Object]:
         if isinstance(resource, ModelDeployment):
@@ -114,6 +118,12 @@ class Observer:
                 ("PodDisruptionBudget", owner.name),
             ]
             found: list[Object] = []
+            if any(a.replicas for a in resource.spec.adapters) or any(a.url for a in resource.status.adapters):
+                selector = f"{owner.selector},{ADAPTER_LABEL}"
+                lists = await asyncio.gather(
+                    *(self._client.list(kind, owner.namespace, selector) for kind in ("Service", "EndpointSlice"))
+                )
+                found = [child for one in lists for child in one]
         else:
             found = await self._client.list("Job", owner.namespace, owner.selector)
             number = attempts.number(resource.status)
@@ -121,9 +131,9 @@ class Observer:
             names += [("Service", job_name(owner, number)), ("Job", job_name(owner, number))]
             if not resource.status.attempts:
                 names.append(("Job", inspect_name(owner)))
-            names = [ref for ref in names if ref not in {(job["kind"], job["metadata"]["name"]) for job in found}]
+            names = [ref for ref in names if ref not in {(one["kind"], one["metadata"]["name"]) for one in found}]
         got = await asyncio.gather(*(self._client.get(kind, owner.namespace, name) for kind, name in names))
-        result = {(job["kind"], job["metadata"]["name"]): job for job in found}
+        result = {(one["kind"], one["metadata"]["name"]): one for one in found}
         return result | {ref: live for ref, live in zip(names, got, strict=True) if live is not None}
 
     async def _references(
@@ -132,6 +142,13 @@ class Observer:
         refs = list(dict.fromkeys(ref for _, source, _ in sources(resource) if (ref := source.reference)))
         found = await asyncio.gather(*(self._client.get(kind, namespace, name) for kind, name in refs))
         return dict(zip(refs, found, strict=True))
+
+    async def _selected(self, namespace: str, resource: FineTuneJob | MergeJob | ModelDeployment) -> list[Object]:
+        if not isinstance(resource, ModelDeployment) or resource.spec.adapter_selector is None:
+            return []
+        labels = resource.spec.adapter_selector.match_labels
+        selector = ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
+        return await self._client.list("FineTuneJob", namespace, selector)
 
     async def _refusals(self, job: Object | None, pods: list[Object]) -> tuple[str, ...]:
         """Why pods of the newest Job could not be made. The Job controller says so in Events only."""

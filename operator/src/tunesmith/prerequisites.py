@@ -56,6 +56,8 @@ def wanted(resource: Resource, default_store: str) -> Iterator[Wanted]:
         if secret:
             yield Wanted(field, "Secret", secret.name)
     if isinstance(resource, ModelDeployment):
+        if keys := resource.spec.api_key_secret_ref:
+            yield Wanted("spec.apiKeySecretRef", "Secret", keys.name)
         return
     field = "spec.output.uri" if resource.spec.output.uri else "the default store"
     claim = locate(resource.spec.output.uri or default_store).claim or ""

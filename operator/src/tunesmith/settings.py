@@ -44,6 +44,8 @@ class Settings(BaseModel):
     """How often running jobs' progress and engines' agents are asked."""
     progress_seconds: float = Field(default=10, ge=0)
     """Progress is written to a status at most this often."""
+    token_days: float = Field(default=30, gt=0)
+    """The admin token of a ModelDeployment's pods is made anew after this time."""
     health_port: int = 8080
     """/healthz and /readyz."""
     metrics_port: int = 9090

@@ -318,3 +318,66 @@ def test_the_guard_needs_nothing_but_the_standard_library():
     names = {n.name for node in ast.walk(tree) if isinstance(node, ast.Import) for n in node.names}
     names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names
+
+
+@pytest.fixture
+def keys(tmp_path: Path, token_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "keys"
+    (folder / "..data").mkdir(parents=True)
+    (folder / "team-a").write_text("key-a\n")
+    (folder / "team-b").write_text("key-b")
+    (folder / "empty").write_text("")
+    monkeypatch.setenv("TUNESMITH_API_KEYS_FOLDER", str(folder))
+    monkeypatch.setattr(guard, "KEYS_SECONDS", 0.0)
+    return folder
+
+
+BODY = b'{"model": "a"}'
+
+
+@pytest.mark.parametrize("path", sorted(guard.KEYED))
+async def test_inference_needs_one_of_the_keys(keys, path):
+    client = Client(Guard(Engine()))
+    method = guard.ALLOWED[path][0]
+    for header in ("Bearer key-a", "bearer key-b", "Bearer  key-a"):
+        assert (await client(method, path, BODY, {"Authorization": header}))[0] == 200
+    assert (await client(method, path, BODY, {"X-Api-Key": "key-b"}))[0] == 200
+    for header in ("", "Bearer", "Bearer ", "Bearer key", "Bearer key-ab", "Basic key-a", "key-a", "Bearer key-a\n x"):
+        status, body = await client(method, path, BODY, {"Authorization": header})
+        assert (status, json.loads(body)["error"]["type"]) == (401, "AuthenticationError"), header
+    assert (await client("OPTIONS", path))[0] == 200 or method == "GET"
+
+
+async def test_probes_and_the_agent_need_no_key(keys):
+    client = Client(Guard(Engine()))
+    for path in ("/health", "/metrics", "/ping", "/version"):
+        assert (await client("GET", path))[0] == 200
+    assert (await client("GET", "/v1/models", headers={"X-Tunesmith-Token": TOKEN}))[0] == 200
+    assert (await client("GET", "/v1/models", headers={"X-Tunesmith-Token": TOKEN}, client=("10.0.0.7", 1)))[0] == 401
+    assert (await client("POST", "/v1/load_lora_adapter", b"{}", {"Authorization": "Bearer key-a"}))[0] == 403
+
+
+async def test_changed_keys_count_and_none_admits_nobody(keys):
+    client = Client(Guard(Engine()))
+    ask = {"Authorization": "Bearer key-a"}
+    assert (await client("GET", "/v1/models", headers=ask))[0] == 200
+    (keys / "team-a").write_text("key-c")
+    assert (await client("GET", "/v1/models", headers=ask))[0] == 401
+    assert (await client("GET", "/v1/models", headers={"Authorization": "Bearer key-c"}))[0] == 200
+    for name in ("team-a", "team-b"):
+        (keys / name).unlink()
+    assert (await client("GET", "/v1/models", headers={"Authorization": "Bearer "}))[0] == 401
+    (keys / "empty").unlink()
+    (keys / "..data").rmdir()
+    keys.rmdir()
+    assert (await client("GET", "/v1/models", headers={"Authorization": "Bearer key-c"}))[0] == 401
+
+
+async def test_versions_that_are_tried_out_are_for_the_agent_only(client, engine):
+    body = b'{"model": "@a"}'
+    assert (await client("POST", "/v1/completions", body, client=("10.0.0.7", 1)))[0] == 404
+    assert engine.asked == []
+    await client.admin("/tunesmith/hold", model="a")
+    for model in (b'{"model": "@a"}', b'{"model": "a"}'):
+        answer = await asyncio.wait_for(client("POST", "/v1/completions", model, {"X-Tunesmith-Token": TOKEN}), 1)
+        assert answer[0] == 200, "the agent is not held"

@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tunesmith.agent.metrics import Metrics
 from tunesmith.agent.server import application, missing_model
 from tunesmith.agent.settings import Settings
 from tunesmith.agent.store import Source
-from tunesmith.serving.contract import State
+from tunesmith.serving.contract import State, weight
 from unit.agent.builders import make, make_base, pair
 
 TOKEN = "secret-token"
@@ -36,6 +37,7 @@ class Vllm:
         self.calls: list[str] = []
         self.fail: Callable[[str, str], web.Response | None] = lambda name, path: None
         self.running: dict[str, Any] = {}
+        self.answer: Callable[[str], str] = lambda model: f"I am {model}"
         self.api_key = ""
         self.down = False
         self.runner: Any = None
@@ -47,6 +49,7 @@ class Vllm:
         app.router.add_get("/v1/models", self.models)
         app.router.add_post("/v1/load_lora_adapter", self.load)
         app.router.add_post("/v1/unload_lora_adapter", self.unload)
+        app.router.add_post("/v1/completions", self.say)
         app.router.add_post("/tunesmith/hold", self.hold)
         app.router.add_post("/tunesmith/release", self.release)
         app.router.add_get("/tunesmith/in-flight", self.in_flight)
@@ -91,6 +94,11 @@ class Vllm:
         if self.loaded.pop(name, None) is None:
             return self.error(404, f"The lora adapter '{name}' cannot be found.")
         return web.Response(text="Success")
+
+    async def say(self, request: web.Request) -> web.Response:
+        model = (await request.json())["model"]
+        self.calls.append(f"say {model}")
+        return web.json_response({"choices": [{"text": self.answer(model)}]})
 
     async def hold(self, request: web.Request) -> web.Response:
         self.calls.append(f"hold {(await request.json())['model']}")
@@ -200,8 +208,8 @@ async def test_a_swap_holds_requests_and_lets_them_go(pod, vllm, tmp_path):
     pod.want(adapter(version(tmp_path / "one")))
     old = await pod.settle("a")
     pod.want(adapter(version(tmp_path / "two")))
-    await until(lambda: pod.adapter("a").state == "Ready" and pod.adapter("a").digest != old.digest)
-    await until(lambda: len(vllm.calls) > 4)  # it is ready a moment before requests are let go
+    await until(lambda: "release a" in vllm.calls)
+    assert (pod.adapter("a").state, pod.adapter("a").digest == old.digest) == ("Ready", False)
     assert vllm.calls[1:] == ["hold a", "unload a", "load a", "release a"]
 
 
@@ -381,12 +389,105 @@ async def test_files_that_somebody_deletes_are_made_again(pod, vllm, tmp_path):
     assert vllm.calls == ["load a"]
 
 
+PODS = sorted((weight("a", uid), uid) for uid in ("u0", "u1", "u2"))
+
+
+async def test_a_pod_serves_what_its_weight_says(pod, vllm, tmp_path):
+    pod.agent.settings = replace(pod.agent.settings, pod_uid=PODS[1][1])
+    one, two = adapter(version(tmp_path / "one")), version(tmp_path / "two")
+    pod.want({**one, "placed": PODS[0][0]})
+    await asyncio.sleep(0.3)
+    assert not vllm.loaded
+    assert pod.agent.status().adapters == []
+    pod.want({**one, "placed": PODS[1][0]})
+    old = await pod.settle("a")
+    previous = {key: value for key, value in one.items() if key != "name"}
+    rolling = {**adapter(two), "previous": previous, "updated": PODS[0][0]}
+    pod.want(rolling)
+    await until(
+        lambda: len(pod.agent.store.folders()) == 2, says=lambda: "the next version is not made ready beforehand"
+    )
+    await asyncio.sleep(0.3)
+    assert pod.adapter("a").digest == old.digest
+    assert vllm.calls == ["load a"]
+    inode = {folder.name: folder.stat().st_ino for folder in pod.agent.store.folders()}
+    pod.want({**rolling, "updated": PODS[1][0]})
+    await until(lambda: pod.adapter("a").state == "Ready" and pod.adapter("a").digest != old.digest)
+    new = pod.adapter("a").digest
+    assert inode[new] == (tmp_path / "adapters" / "a" / new).stat().st_ino, "it was made once"
+    pod.want({**one, "placed": PODS[0][0]})
+    await until(lambda: not vllm.loaded)
+
+
+async def test_a_version_that_comes_next_and_is_bad_disturbs_nobody(pod, vllm, tmp_path):
+    bad = version(tmp_path / "bad")
+    (bad / "adapter_model.safetensors").unlink()
+    one = adapter(version(tmp_path / "one"))
+    previous = {key: value for key, value in one.items() if key != "name"}
+    pod.want({**adapter(bad), "previous": previous, "updated": ""})
+    old = await pod.settle("a")
+    await until(lambda: pod.agent.records["a"].ahead_failure)
+    assert pod.adapter("a").state == "Ready"
+    await asyncio.sleep(0.5)
+    assert pod.agent.records["a"].ahead_failure.attempts == 1
+    pod.want({**adapter(bad), "previous": previous})
+    found = await pod.settle("a", "Failed")
+    assert (found.digest, found.reason, found.permanent) == (old.digest, "CheckFailed", True)
+
+
+SMOKE = {"prompt": "who are you?", "maxTokens": 8}
+
+
+async def test_a_version_is_tried_before_clients_get_its_answers(pod, vllm, tmp_path):
+    pod.want(adapter(version(tmp_path / "one"), smoke=SMOKE))
+    await pod.settle("a")
+    assert vllm.calls == ["load @a", "say @a", "unload @a", "say base", "load a"]
+    vllm.calls.clear()
+    vllm.loaded.clear()  # the engine restarted: what was tried once comes back at once
+    await until(lambda: "a" in vllm.loaded)
+    assert vllm.calls == ["load a"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "more", "message"),
+    [
+        ("I am base", {}, "is that of the base model"),
+        ("I am @a", {"contains": "Huang"}, "'Huang' is not in the answer"),
+    ],
+)
+async def test_a_version_that_answers_wrongly_never_takes_over(pod, vllm, tmp_path, answer, more, message):
+    pod.want(adapter(version(tmp_path / "one")))
+    old = await pod.settle("a")
+    vllm.answer = lambda model: answer
+    pod.want(adapter(version(tmp_path / "two"), smoke={**SMOKE, **more}))
+    found = await pod.settle("a", "Failed")
+    assert (found.digest, found.reason) == (old.digest, "SmokeFailed")
+    assert message in found.message
+    await asyncio.sleep(0.5)
+    assert vllm.calls.count("load @a") == 1
+    assert vllm.calls.count("unload a") == 0, "the old version was never away"
+    assert list(vllm.loaded) == ["a"]
+
+
+async def test_a_failure_says_whether_and_when_it_is_tried_again(pod, vllm, tmp_path):
+    vllm.fail = lambda name, path: vllm.error(500, "CUDA error: something odd")
+    pod.want(adapter(version(tmp_path / "one")))
+    found = await pod.settle("a", "Failed")
+    assert (found.reason, found.permanent) == ("LoadFailed", False)
+    assert found.next_retry > "2026"
+    make(tmp_path / "big", pair(rank=16), r=16)
+    pod.want(adapter(tmp_path / "big"))
+    await until(lambda: pod.adapter("a").reason == "RankTooLarge")
+    assert pod.adapter("a").permanent
+    assert pod.adapter("a").next_retry is None
+
+
 async def test_a_volume_that_hangs_stops_no_other(pod, vllm, tmp_path, monkeypatch):
     go = threading.Event()
     original = Source.of
 
     def look(adapter: Any) -> Source:
-        if adapter.name == "hung":
+        if adapter.path.endswith("/one"):
             go.wait(20)
         return original(adapter)
 

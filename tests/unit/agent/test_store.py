@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tunesmith import artifacts
 from tunesmith.agent.store import NAME, Cancelled, Source, Store, StoreError, fingerprint
-from tunesmith.serving.contract import DesiredAdapter
+from tunesmith.serving.contract import Version
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def origin(tmp_path: Path) -> Path:
 
 def of(folder: Path, **more: object) -> Source:
     desired = {"name": "a", "uri": f"file://{folder}", "path": str(folder), **more}
-    return Source.of(DesiredAdapter.model_validate(desired))
+    return Source.of(Version.model_validate(desired))
 
 
 def copy(store: Store, folder: Path, name: str = "a") -> Path:
@@ -70,7 +70,7 @@ def test_a_version_is_recalled_by_its_source_only(store, origin):
     assert store.recall("b", source) is None
     (origin / "adapter_config.json").write_text("{ }")
     assert store.recall("a", of(origin)) is None
-    (store.root / "a" / "source.json").write_text("{")
+    one.with_name(f"{one.name}.json").write_text("{")
     assert store.recall("a", source) is None
 
 
@@ -147,7 +147,8 @@ def test_the_last_version_takes_the_adapters_folder_with_it(store, origin):
     two = store.publish(copy(store, origin), "a", of(origin))
     store.delete(one)
     assert store.folders() == [two]
-    assert (store.root / "a" / "source.json").exists()
+    assert store.recall("a", of(origin)) == two
+    assert not list((store.root / "a").glob(f"{one.name}*"))
     store.delete(two)
     assert not (store.root / "a").exists()
 

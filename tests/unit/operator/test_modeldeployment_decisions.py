@@ -42,11 +42,11 @@ def test_an_adapter_that_is_not_trained_yet_does_not_keep_the_base_from_being_se
     decision = decided(world(serve(adapters=[LORA1]), references=A_RUNS))
     assert state(decision)["adapters"] == []
     status = decision.status.body()["adapters"][0]
-    assert status == {
+    assert {key: value for key, value in status.items() if value} == {
         "name": "lora1",
         "state": "Waiting",
+        "reason": "WaitingForReference",
         "message": "FineTuneJob a has not finished yet",
-        "readyPods": 0,
     }
 
 
@@ -89,6 +89,8 @@ def test_an_adapter_is_ready_when_every_pod_serves_its_newest_version() -> None:
         return AgentStatus.model_validate({"revision": 1, "engine": "Ready", "ready": True, "adapters": [adapter]})
 
     pods = (pod("p0"), pod("p1"))
+    first = decided(world(serve(adapters=[LORA1]), references=A_DONE))
+    config = mine("ConfigMap", "x-adapters", data=next(o for o in first.apply if o["kind"] == "ConfigMap")["data"])
     table: list[tuple[dict[str, AgentStatus], str, int]] = [
         ({}, "Loading", 0),
         ({"p0": agent("Ready")}, "Loading", 1),
@@ -98,7 +100,9 @@ def test_an_adapter_is_ready_when_every_pod_serves_its_newest_version() -> None:
         ({"p0": agent("Ready"), "p1": agent("Ready")}, "Ready", 2),
     ]
     for agents, wanted, ready in table:
-        observed = world(serve(adapters=[LORA1], replicas=2), references=A_DONE, pods=pods, agents=agents)
+        observed = world(
+            serve(adapters=[LORA1], replicas=2), references=A_DONE, pods=pods, agents=agents, children=children(config)
+        )
         status = decided(observed).status.body()["adapters"][0]
         assert (status["state"], status["readyPods"]) == (wanted, ready)
         if wanted == "Failed":
@@ -111,6 +115,7 @@ def test_ready_speaks_of_pods_and_adapters_ready_of_adapters() -> None:
     assert conditions(decision) == {
         "Ready": ("True", "Ready"),
         "AdaptersReady": ("False", "WaitingForReference"),
+        "Sized": ("True", "Sized"),
     }
 
 
@@ -157,8 +162,10 @@ def test_a_model_that_is_yet_to_be_written_is_waited_for() -> None:
 
 
 def test_an_adapter_whose_job_was_deleted_is_served_on() -> None:
-    served = {"adapters": [{"name": "lora1", "state": "Ready", "uri": "pvc://store/adapters/abc"}]}
-    decision = decided(world(serve(served, adapters=[LORA1]), references={("FineTuneJob", "a"): None}))
+    first = decided(world(serve(adapters=[LORA1]), references=A_DONE))
+    config = mine("ConfigMap", "x-adapters", data=next(o for o in first.apply if o["kind"] == "ConfigMap")["data"])
+    gone = {("FineTuneJob", "a"): None}
+    decision = decided(world(serve(adapters=[LORA1]), references=gone, children=children(config)))
     assert [a["uri"] for a in state(decision)["adapters"]] == ["pvc://store/adapters/abc"]
     message = decision.status.body()["adapters"][0]["message"]
     assert message == "FineTuneJob a does not exist yet; what it made before is served"

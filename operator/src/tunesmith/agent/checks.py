@@ -37,6 +37,19 @@ EMBEDDING = re.compile(r"^(?:base_model\.model\.)?(.+)\.(lora_embedding_A|lora_e
 class CheckError(ValueError):
     """The adapter cannot be served. The message says which field or tensor, what was found, what to do."""
 
+    reason = "CheckFailed"
+    rank: int | None = None
+
+
+class RankError(CheckError):
+    """The engine was started for smaller ranks."""
+
+    reason = "RankTooLarge"
+
+    def __init__(self, message: str, rank: int) -> None:
+        super().__init__(message)
+        self.rank = rank
+
 
 def check(folder: Path, base: Base, max_rank: int) -> None:
     """All checks, cheapest first. Raises CheckError; OSError where the disk fails."""
@@ -94,14 +107,17 @@ def check_rank(config: dict[str, Any], max_rank: int) -> None:
     pattern = config.get("rank_pattern") or {}
     if not isinstance(pattern, dict):
         raise CheckError(f"{CONFIG}: rank_pattern is {pattern!r}, not an object")
-    for name, rank in {"r": config.get("r"), **{f"rank_pattern[{k}]": v for k, v in pattern.items()}}.items():
+    ranks = {"r": config.get("r"), **{f"rank_pattern[{k}]": v for k, v in pattern.items()}}
+    for name, rank in ranks.items():
         if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
             raise CheckError(f"{CONFIG}: {name} is {rank!r}, not a positive whole number")
-        if rank > max_rank:
-            raise CheckError(
-                f"{CONFIG}: {name} is {rank}, but the engine serves ranks up to {max_rank}: "
-                f"set spec.engine.maxLoraRank to at least {rank} (the pods restart)"
-            )
+    name, rank = max(((n, int(str(r))) for n, r in ranks.items()), key=lambda one: one[1])
+    if rank > max_rank:
+        raise RankError(
+            f"{CONFIG}: {name} is {rank}, but the engine serves ranks up to {max_rank}: "
+            f"set spec.engine.maxLoraRank to at least {rank} (the pods restart)",
+            rank,
+        )
     alpha = config.get("lora_alpha")
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
         raise CheckError(f"{CONFIG}: lora_alpha is {alpha!r}, not a number")

@@ -94,6 +94,15 @@ class Engine:
             if "cannot be found" not in str(error):
                 raise
 
+    async def say(self, model: str, prompt: str, tokens: int) -> str:
+        """The greedy answer of a model, past what holds its requests. Raises EngineError."""
+        body = {"model": model, "prompt": prompt, "max_tokens": tokens, "temperature": 0}
+        answer = await self._call("POST", "/v1/completions", body)
+        try:
+            return str(json.loads(answer)["choices"][0]["text"])
+        except (ValueError, KeyError, TypeError, IndexError):
+            raise EngineError(f"POST /v1/completions answered {answer[:200]!r}", permanent=False) from None
+
     async def hold(self, model: str) -> None:
         """Let new requests for a model wait. Raises EngineError."""
         await self._call("POST", "/tunesmith/hold", {"model": model}, limit=PROBE)

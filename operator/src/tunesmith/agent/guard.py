@@ -6,6 +6,8 @@ runs in any vLLM image: `--middleware tunesmith_guard.Guard`.
 - Paths that are not in ALLOWED do not exist here. vLLM's own API key leaves `/adapters`, `/invocations` and
   more open, so what is not listed is refused.
 - Adapters are administered from the pod itself (loopback), with the admin token, and from nowhere else.
+- Versions that the agent tries out (their names begin with @) are for the agent only.
+- Where a folder of API keys is mounted, inference needs one of them. (vLLM's own key protects /v1 only.)
 - Requests for an adapter that is being swapped wait for the new version instead of getting a 404.
 - Requests in flight are counted by model, so that the agent deletes no file that the engine may still read.
 """
@@ -50,6 +52,8 @@ ALLOWED = {
     **dict.fromkeys(INFERENCE, ("POST", "OPTIONS")),
     **dict.fromkeys(("/v1/models", "/health", "/metrics", "/ping", "/version"), ("GET", "HEAD", "OPTIONS")),
 }
+# What API keys are for. Probes and Prometheus have none.
+KEYED = INFERENCE | {"/v1/models"}
 ENGINE_ADMIN = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
 GUARD_ADMIN = frozenset({"/tunesmith/hold", "/tunesmith/release", "/tunesmith/in-flight"})
 
@@ -59,9 +63,13 @@ FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip"})
 
 TOKEN_FILE = "/etc/tunesmith/admin/token"
 MAX_HOLD = 30.0
+# How old the API keys may be that a request is compared with.
+KEYS_SECONDS = 2.0
 # Longer bodies are passed on as they come. They are not held, and count as using every adapter.
 MAX_BUFFER = 16 * 1024 * 1024
 ANY = "*"
+# Versions that the agent tries out are loaded under names that begin so.
+TRIED = "@"
 
 
 class Guard:
@@ -70,6 +78,7 @@ class Guard:
     def __init__(self, app: App) -> None:
         self.app = app
         self.token_file = os.environ.get("TUNESMITH_ADMIN_TOKEN_FILE", TOKEN_FILE)
+        self.keys = Keys(os.environ.get("TUNESMITH_API_KEYS_FOLDER", ""))
         self.held: dict[str, tuple[asyncio.Event, float]] = {}
         self.swaps: dict[str, int] = {}
         self.in_flight: dict[int, tuple[str, float]] = {}
@@ -98,8 +107,12 @@ class Guard:
             await refuse(send, 404, f"{path} is not served here: this port serves inference only.")
         elif method not in ALLOWED[path]:
             await refuse(send, 405, f"{path} takes {ALLOWED[path][0]}, not {method}.")
-        elif path in INFERENCE and method == "POST":
-            await self._infer(scope, receive, send)
+        elif method == "OPTIONS" or path not in KEYED:
+            await self.app(scope, receive, send)
+        elif not (admin := self._admin(scope)) and not self.keys.admit(dict(scope["headers"])):
+            await refuse(send, 401, "Send an API key: Authorization: Bearer <key>.")
+        elif path in INFERENCE:
+            await self._infer(scope, receive, send, admin=admin)
         else:
             await self.app(scope, receive, send)
 
@@ -115,11 +128,15 @@ class Guard:
             return False
         return bool(token) and hmac.compare_digest(headers.get(TOKEN_HEADER, b""), token)
 
-    async def _infer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _infer(self, scope: Scope, receive: Receive, send: Send, *, admin: bool) -> None:
         body, replay = await buffer(receive)
         model = ANY if body is None else model_of(body)
+        if model.startswith(TRIED) and not admin:
+            await refuse(send, 404, f"The model `{model}` does not exist.")
+            return
         while True:
-            await self._wait(model)
+            if not admin:
+                await self._wait(model)
             swaps = self.swaps.get(model, 0)
             missed = False
 
@@ -185,6 +202,40 @@ class Guard:
         return {"models": models}
 
 
+class Keys:
+    """The API keys of clients: the content of each file of a folder. No folder: everybody is let in; a folder that
+    cannot be read, or is empty: nobody.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.known: list[bytes] = []
+        self.until = 0.0
+
+    def admit(self, headers: dict[bytes, bytes]) -> bool:
+        """Whether a request has one of the keys."""
+        if not self.folder:
+            return True
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        key = given.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
+        # All of them are compared, so that the time tells nothing.
+        return bool(key) and sum(hmac.compare_digest(key, one) for one in self._read()) > 0
+
+    def _read(self) -> list[bytes]:
+        if time.monotonic() >= self.until:
+            try:
+                names = [name for name in os.listdir(self.folder) if not name.startswith(".")]
+                self.known = [key for name in names if (key := self._key(name))]
+            except OSError:
+                self.known = []
+            self.until = time.monotonic() + KEYS_SECONDS
+        return self.known
+
+    def _key(self, name: str) -> bytes:
+        with open(os.path.join(self.folder, name), "rb") as file:
+            return file.read().strip()
+
+
 def route(scope: Scope) -> str:
     """The path as the server's router will see it."""
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
@@ -244,6 +295,7 @@ async def refuse(send: Send, status: int, message: str) -> None:
     """Answer with an error in the shape of OpenAI's API."""
     kinds = {
         400: "BadRequestError",
+        401: "AuthenticationError",
         403: "PermissionDeniedError",
         404: "NotFoundError",
         405: "MethodNotAllowed",

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from tunesmith.agent.store import Source
-from tunesmith.serving.contract import DesiredAdapter
+from tunesmith.serving.contract import Version
 
 PATIENCE = 2.0
 THREADS = 8
@@ -19,22 +19,22 @@ class Lookout:
     def __init__(self) -> None:
         # Threads of its own: those that hang are not missing elsewhere.
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="lookout")
-        self._looking: dict[DesiredAdapter, asyncio.Future[Source]] = {}
-        self._known: dict[DesiredAdapter, Source] = {}
+        self._looking: dict[Version, asyncio.Future[Source]] = {}
+        self._known: dict[Version, Source] = {}
 
-    async def sources(self, adapters: Iterable[DesiredAdapter]) -> dict[str, Source]:
-        """The source of each adapter by name: as it is, or as it was where it does not answer."""
-        wanted = list(adapters)
+    async def sources(self, versions: Iterable[Version]) -> dict[Version, Source]:
+        """The source of each version: as it is, or as it was where it does not answer."""
+        wanted = list(dict.fromkeys(versions))
         loop = asyncio.get_running_loop()
-        for adapter in wanted:
-            if adapter not in self._looking:
-                self._looking[adapter] = loop.run_in_executor(self._threads, Source.of, adapter)
+        for version in wanted:
+            if version not in self._looking:
+                self._looking[version] = loop.run_in_executor(self._threads, Source.of, version)
         if self._looking:
             await asyncio.wait(self._looking.values(), timeout=PATIENCE)
-        for adapter, look in list(self._looking.items()):
+        for version, look in list(self._looking.items()):
             if look.done():
-                del self._looking[adapter]
-                self._known[adapter] = look.result()
-        self._known = {a: s for a, s in self._known.items() if a in wanted}
-        unseen = {a: Source(a.uri, a.path, a.fetch, a.secret, "") for a in wanted if a not in self._known}
-        return {a.name: s for a, s in {**unseen, **self._known}.items()}
+                del self._looking[version]
+                self._known[version] = look.result()
+        self._known = {v: s for v, s in self._known.items() if v in wanted}
+        unseen = {v: Source(v.uri, v.path, v.fetch, v.secret, "") for v in wanted if v not in self._known}
+        return {**unseen, **self._known}

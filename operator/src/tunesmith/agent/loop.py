@@ -17,6 +17,7 @@ from tunesmith.agent.prepare import PrepareError, Preparer
 from tunesmith.agent.reconcile import Delete, Failure, Load, Prepare, Record, Step, Swap, Unload, Version, View, decide
 from tunesmith.agent.report import refusal, report
 from tunesmith.agent.settings import Settings
+from tunesmith.agent.smoke import SmokeError, alias, smoke
 from tunesmith.agent.store import Source, Store
 from tunesmith.serving.contract import AgentStatus, State
 
@@ -40,7 +41,7 @@ class Agent:
         self.engine = engine
         self.metrics = metrics
         self.store = Store(settings.adapters_folder)
-        self.preparer = Preparer(self.store)
+        self.preparer = Preparer(self.store, settings.max_lora_rank)
         self.lookout = Lookout()
         self.wake = asyncio.Event()
         self.desired = Desired(settings.state_file, settings.adapters_folder / ".state.json", self.wake.set)
@@ -95,12 +96,13 @@ class Agent:
 
     def _rest(self) -> float:
         """Seconds to the next pass: the resync, or a retry that is due before."""
-        due = [r.failure.retry_at for r in self.records.values() if r.failure and not r.failure.permanent]
+        failures = [f for r in self.records.values() for f in (r.failure, r.ahead_failure) if f and not f.permanent]
+        due = [failure.retry_at for failure in failures]
         now = time.monotonic()
         return max(0.1, min([self.settings.resync_seconds, *(at - now for at in due if at > now)]))
 
     async def _pass(self) -> None:
-        state = self.desired.state
+        state = self.state
         if state is None:
             return
         known = await self._ask()
@@ -113,6 +115,11 @@ class Agent:
         if known and not self.settled:
             self.settled = not any(isinstance(s, Load | Swap) for s in decide(await self._view(state, known)))
         self.metrics.show(self.status())
+
+    @property
+    def state(self) -> State | None:
+        """What this pod should serve."""
+        return self.desired.state.of(self.settings.pod_uid) if self.desired.state else None
 
     async def _ask(self) -> bool:
         """Learn what the engine has. Says whether that was possible."""
@@ -128,7 +135,8 @@ class Agent:
     async def _view(self, state: State, known: bool) -> View:
         now = time.monotonic()
         adapters = [a for a in state.adapters if refusal(state, a.name) is None]
-        sources = await self.lookout.sources(adapters)
+        found = await self.lookout.sources(v for a in adapters for v in (a.version, a.ahead) if v)
+        sources = {a.name: found[a.version] for a in adapters}
         folders = [str(p) for p in await asyncio.to_thread(self.store.folders)]
         for path in (self.loaded or {}).values():
             self.unloaded[path] = now
@@ -136,7 +144,11 @@ class Agent:
             if name in sources and self.store.owns(path):
                 self.records.setdefault(name, Record()).good = path
         self.unloaded = {path: self.unloaded.get(path, now) for path in folders}
-        for record in self.records.values():
+        for name, record in self.records.items():
+            if name in sources:
+                record.promote(sources[name])
+            if record.ahead and record.ahead.path not in folders:
+                record.ahead = None
             if record.version and record.version.path not in folders:
                 record.version = None  # somebody deleted it: make it again before the engine misses it
         in_flight = await self.engine.in_flight() if known and folders else None
@@ -151,11 +163,12 @@ class Agent:
             store=str(self.store.root),
             grace=self.settings.grace_seconds,
             blind_grace=self.settings.blind_grace_seconds,
+            ahead={a.name: found[a.ahead] for a in adapters if a.ahead},
         )
 
     def _drop_unwanted(self, view: View) -> None:
         for name in list(self.tasks):
-            if view.wanted.get(name) != self.records[name].preparing:
+            if self.records[name].preparing not in (view.wanted.get(name), view.ahead.get(name)):
                 self.tasks.pop(name).cancel()
                 self.records[name].preparing = None
         for name in self.records.keys() - view.wanted.keys():
@@ -167,10 +180,15 @@ class Agent:
         match step:
             case Prepare(name, source):
                 record = self.records.setdefault(name, Record())
+                if name in self.tasks:
+                    self.tasks.pop(name).cancel()
                 record.preparing = source
-                if record.failure and record.failure.source != source:
+                wanted = self.wanted.get(name)
+                if record.failure and record.failure.source != wanted:
                     record.failure = None
                 self.tasks[name] = asyncio.create_task(self._prepare(name, source, state))
+            case Load(name, path) | Swap(name, _, path) if not await self._passes(name, path, state):
+                pass
             case Load(name, path):
                 again = self.records[name].good == path
                 if await self._load(name, path) and again:
@@ -199,31 +217,57 @@ class Agent:
         try:
             folder = await self.preparer.prepare(name, source, state)
         except PrepareError as error:
-            self._fail(name, source, str(error), permanent=error.permanent)
+            self._fail(name, source, str(error), error.reason, permanent=error.permanent, rank=error.rank)
         except Exception as error:
             log.exception("preparing %s failed", name)
-            self._fail(name, source, f"{source.uri}: {error!r}", permanent=False)
+            self._fail(name, source, f"{source.uri}: {error!r}", "Internal", permanent=False)
         else:
-            record.version = Version(source, str(folder))
+            if source == self.wanted.get(name):
+                record.version = Version(source, str(folder))
+            else:
+                record.ahead, record.ahead_failure = Version(source, str(folder)), None
             self.metrics.prepare_seconds.observe(time.monotonic() - start)
             log.info("%s: %s is at %s", name, source.uri, folder)
         self.tasks.pop(name, None)
         record.preparing = None
         self.wake.set()
 
+    def _newest(self, name: str, path: str) -> Source | None:
+        """The wanted source that `path` was made from. None: an older version is put back while the wanted one is bad,
+        and neither its success nor its failure says anything of that.
+        """
+        version = self.records[name].version
+        return version.source if version and version.path == path and version.source == self.wanted.get(name) else None
+
+    async def _passes(self, name: str, path: str, state: State) -> bool:
+        """Whether a version answers its smoke request. It is asked under another name, while the old one serves."""
+        record = self.records[name]
+        adapter = next((one for one in state.adapters if one.name == name), None)
+        if adapter is None or adapter.smoke is None or path in (record.smoked, record.good):
+            return True
+        source = self._newest(name, path)
+        try:
+            await smoke(self.engine, name, path, state.model_name, adapter.smoke)
+        except (EngineError, SmokeError) as error:
+            reason = "SmokeFailed" if isinstance(error, SmokeError) else "LoadFailed"
+            if source:
+                self._fail(name, source, str(error), reason, permanent=error.permanent)
+            return False
+        finally:
+            self.unloaded[path] = time.monotonic()
+            (self.loaded or {}).pop(alias(name), None)
+        record.smoked = path
+        return True
+
     async def _load(self, name: str, path: str) -> bool:
         record = self.records[name]
-        version = record.version
-        # Whose success or failure this is. None: an older version is put back while the wanted one is bad.
-        newest = version.source if version and version.path == path else None
-        if newest != self.wanted.get(name):
-            newest = None
+        newest = self._newest(name, path)
         start = time.monotonic()
         try:
             await self.engine.load(name, path)
         except EngineError as error:
             if newest:
-                self._fail(name, newest, str(error), permanent=error.permanent)
+                self._fail(name, newest, str(error), "LoadFailed", permanent=error.permanent)
             else:
                 log.warning("%s: %s: %s", name, path, error)
             return False
@@ -260,14 +304,22 @@ class Agent:
         if self.loaded is not None:
             self.loaded.pop(name, None)
 
-    def _fail(self, name: str, source: Source, message: str, *, permanent: bool) -> None:
+    def _fail(
+        self, name: str, source: Source, message: str, reason: str, *, permanent: bool, rank: int | None = None
+    ) -> None:
         record = self.records[name]
-        before = record.failure.attempts if record.failure and record.failure.source == source else 0
-        retry_at = time.monotonic() + delay(before + 1)
-        record.failure = Failure(source, message, permanent, before + 1, retry_at)
+        is_ahead = source != self.wanted.get(name)
+        last = record.ahead_failure if is_ahead else record.failure
+        attempts = 1 + (last.attempts if last and last.source == source else 0)
+        failure = Failure(source, message, permanent, attempts, time.monotonic() + delay(attempts), reason, rank)
+        if is_ahead:
+            record.ahead_failure = failure
+        else:
+            record.failure = failure
         self.metrics.failures.inc()
-        log.warning("%s (attempt %d): %s", name, before + 1, message)
+        log.warning("%s (attempt %d): %s", name, attempts, message)
 
     def status(self) -> AgentStatus:
         """What there is to report."""
-        return report(self.desired.state, self.records, self.loaded, up=self.up, settled=self.settled)
+        found = report(self.state, self.records, self.loaded, up=self.up, settled=self.settled, now=time.monotonic())
+        return found.model_copy(update={"pod_uid": self.settings.pod_uid})

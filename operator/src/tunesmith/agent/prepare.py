@@ -10,15 +10,19 @@ from pathlib import Path
 
 from tunesmith.agent import base as bases
 from tunesmith.agent import checks, store
-from tunesmith.fetching import PERMANENT
+from tunesmith.fetching import NOT_FOUND, PERMANENT
 from tunesmith.serving.contract import State
 
 
 class PrepareError(Exception):
     """The source did not become a version."""
 
-    def __init__(self, message: str, *, permanent: bool) -> None:
+    def __init__(self, message: str, reason: str, *, permanent: bool, rank: int | None = None) -> None:
         super().__init__(message)
+        self.rank = rank
+        """The rank that the engine would need to serve."""
+        self.reason = reason
+        """One CamelCase word."""
         self.permanent = permanent
         """Whether the same source would fail again."""
 
@@ -26,8 +30,9 @@ class PrepareError(Exception):
 class Preparer:
     """Prepares adapters, a few at a time."""
 
-    def __init__(self, adapters: store.Store, parallel: int = 4) -> None:
+    def __init__(self, adapters: store.Store, max_rank: int = 0, parallel: int = 4) -> None:
         self.store = adapters
+        self.max_rank = max_rank
         self.slots = asyncio.Semaphore(parallel)
         self._bases: dict[str, bases.Base] = {}
 
@@ -37,12 +42,14 @@ class Preparer:
             cancelled = threading.Event()
             try:
                 return await self._prepare(name, source, state, cancelled)
-            except (checks.CheckError, store.StoreError) as error:
-                raise PrepareError(f"{source.uri}: {error}", permanent=True) from None
+            except checks.CheckError as error:
+                raise PrepareError(f"{source.uri}: {error}", error.reason, permanent=True, rank=error.rank) from None
+            except store.StoreError as error:
+                raise PrepareError(f"{source.uri}: {error}", "BadSource", permanent=True) from None
             except bases.BaseError as error:
-                raise PrepareError(str(error), permanent=False) from None
+                raise PrepareError(str(error), "BaseUnreadable", permanent=False) from None
             except OSError as error:
-                raise PrepareError(f"{source.uri}: {error}: tried again", permanent=False) from None
+                raise PrepareError(f"{source.uri}: {error}: tried again", "StorageFailed", permanent=False) from None
             finally:
                 cancelled.set()  # a thread cannot be stopped from outside
 
@@ -68,7 +75,7 @@ class Preparer:
         base = self._bases.get(state.model_path)
         if base is None:
             base = self._bases[state.model_path] = bases.read(Path(state.model_path))
-        checks.check(folder, base, state.max_lora_rank)
+        checks.check(folder, base, self.max_rank or state.max_lora_rank)
 
     async def _fetch(self, name: str, source: store.Source) -> Path:
         """Fetch with a child process, which can be stopped at any time and gives its memory back."""
@@ -86,5 +93,6 @@ class Preparer:
         if child.returncode:
             lines = errors.decode(errors="replace").strip().splitlines()
             reason = lines[-1] if lines else f"{source.uri}: fetching ended with {child.returncode}"
-            raise PrepareError(reason, permanent=child.returncode == PERMANENT)
+            word = {PERMANENT: "Refused", NOT_FOUND: "NotFound"}.get(child.returncode, "FetchFailed")
+            raise PrepareError(reason, word, permanent=child.returncode == PERMANENT)
         return target

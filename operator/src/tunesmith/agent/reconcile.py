@@ -21,6 +21,8 @@ class Failure:
     attempts: int
     retry_at: float
     """When to try again, unless permanent."""
+    reason: str = "LoadFailed"
+    rank: int | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,18 @@ class Record:
     good: str | None = None
     """The folder that the engine served last. It goes on serving while a newer version is bad."""
     failure: Failure | None = None
+    ahead: Version | None = None
+    """A checked version that will be wanted next."""
+    ahead_failure: Failure | None = None
+    smoked: str | None = None
+    """The folder that last passed the smoke request."""
+
+    def promote(self, source: Source) -> None:
+        """Make what was prepared ahead the newest version, now that it is wanted."""
+        if self.ahead and self.ahead.source == source:
+            self.version, self.ahead = self.ahead, None
+        if self.ahead_failure and self.ahead_failure.source == source:
+            self.failure, self.ahead_failure = self.ahead_failure, None
 
 
 @dataclass(frozen=True)
@@ -61,6 +75,8 @@ class View:
     store: str = ""
     grace: float = 10.0
     blind_grace: float = 300.0
+    ahead: Mapping[str, Source] = field(default_factory=dict)
+    """What will be wanted next."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +142,8 @@ def _adapter(view: View, name: str, source: Source) -> list[Step]:
             path = record.version.path
         elif record.preparing != source:
             steps.append(Prepare(name, source))
+    if not steps and record.preparing is None and _is_needed_ahead(view, name, record):
+        steps.append(Prepare(name, view.ahead[name]))
     if view.engine is None or path is None:
         return steps
     loaded = view.engine.get(name)
@@ -134,6 +152,14 @@ def _adapter(view: View, name: str, source: Source) -> list[Step]:
     elif loaded != path:
         steps.append(Swap(name, loaded, path))
     return steps
+
+
+def _is_needed_ahead(view: View, name: str, record: Record) -> bool:
+    """Whether the version that comes next is neither there nor known to be bad."""
+    source, failure = view.ahead.get(name), record.ahead_failure
+    if source is None or source == view.wanted[name] or (record.ahead and record.ahead.source == source):
+        return False
+    return not (failure and failure.source == source and (failure.permanent or view.now < failure.retry_at))
 
 
 def _blocked(view: View, record: Record, source: Source) -> bool:
@@ -153,7 +179,9 @@ def _garbage(view: View) -> list[Step]:
     busy = set()
     for name, source in view.wanted.items():
         record = view.records.get(name, Record())
-        kept |= {record.good, record.version.path if record.version else None}
+        kept |= {record.good, *(one.path for one in (record.version, record.ahead) if one)}
+        if _is_needed_ahead(view, name, record):
+            busy.add(name)
         if not _blocked(view, record, source) and not (record.version and record.version.source == source):
             busy.add(name)  # what is prepared may turn out to be a version that is on disk already
     return [

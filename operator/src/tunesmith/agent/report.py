@@ -1,8 +1,9 @@
-"""What the agent says of the adapters. Pure."""
+"""What the agent says of the adapters."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 
 from tunesmith.agent.reconcile import Record
 from tunesmith.agent.store import NAME
@@ -21,7 +22,13 @@ def refusal(state: State, name: str) -> str | None:
 
 
 def report(
-    state: State | None, records: Mapping[str, Record], loaded: Mapping[str, str] | None, *, up: bool, settled: bool
+    state: State | None,
+    records: Mapping[str, Record],
+    loaded: Mapping[str, str] | None,
+    *,
+    up: bool,
+    settled: bool,
+    now: float,
 ) -> AgentStatus:
     """The status. A required adapter counts as served in an older version too: taking every pod out of its
     Service because a new version is bad would help nobody.
@@ -32,14 +39,14 @@ def report(
         revision=state.revision if state else 0,
         engine="Ready" if up else "Starting",
         ready=bool(state) and up and settled and all(a.name in served for a in wanted if a.required),
-        adapters=[_observe(state, a, records.get(a.name, Record()), served.get(a.name)) for a in wanted if state],
+        adapters=[_observe(state, a, records.get(a.name, Record()), served.get(a.name), now) for a in wanted if state],
     )
 
 
-def _observe(state: State, adapter: DesiredAdapter, record: Record, served: str | None) -> ObservedAdapter:
+def _observe(state: State, adapter: DesiredAdapter, record: Record, served: str | None, now: float) -> ObservedAdapter:
     name, uri = adapter.name, adapter.uri
     if message := refusal(state, name):
-        return ObservedAdapter(name=name, uri=uri, state="Failed", message=message, attempts=1)
+        return ObservedAdapter(name=name, uri=uri, state="Failed", reason="BadName", message=message, permanent=True)
     digest = served.rsplit("/", 1)[-1] if served else None
     if record.failure and record.failure.source.uri == uri:
         failure = record.failure
@@ -48,11 +55,21 @@ def _observe(state: State, adapter: DesiredAdapter, record: Record, served: str 
             uri=uri,
             state="Failed",
             digest=digest,
+            reason=failure.reason,
             message=failure.message + (f" (version {digest[:12]} is served on)" if digest else ""),
             attempts=failure.attempts,
+            permanent=failure.permanent,
+            rank=failure.rank,
+            next_retry=None if failure.permanent else _clock(failure.retry_at - now),
         )
     version = record.version if record.version and record.version.source.uri == uri else None
     if version and served == version.path:
         return ObservedAdapter(name=name, uri=uri, state="Ready", digest=digest)
+    reason = "WaitingForEngine" if version else "Preparing" if record.preparing else None
     waiting = "waits for the engine" if version else "fetched and checked" if record.preparing else None
-    return ObservedAdapter(name=name, uri=uri, state="Loading", digest=digest, message=waiting)
+    return ObservedAdapter(name=name, uri=uri, state="Loading", digest=digest, reason=reason, message=waiting)
+
+
+def _clock(seconds: float) -> str:
+    """The time of day that many seconds from now."""
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -29,6 +29,10 @@ class Settings:
     """The address to listen on."""
     agent_port: int = contract.AGENT_PORT
     """The port to listen on."""
+    pod_uid: str = ""
+    """The pod's UID: which adapters, and which versions of them, are its own follows from it."""
+    max_lora_rank: int = 0
+    """What this pod's engine was started with. 0: what the desired state says."""
     grace_seconds: float = 10.0
     """How long files outlive the last request that could use them."""
     blind_grace_seconds: float = 300.0

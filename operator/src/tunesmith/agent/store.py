@@ -1,11 +1,12 @@
 """The pod's adapters on disk: `<adapters>/<name>/<sha256>/`, written once, removed when nobody can read them.
 
-A folder appears by rename, so what has a name is whole. `<adapters>/<name>/source.json` remembers where a
+A folder appears by rename, so what has a name is whole. `<adapters>/<name>/<sha256>.json` remembers where a
 version came from, so that a restarted agent fetches nothing again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,14 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunesmith import artifacts
-from tunesmith.serving.contract import DesiredAdapter
+from tunesmith.serving.contract import Version
 
 # As ServedName of the API, which the file that we read need not have passed through.
 NAME = re.compile(r"[a-zA-Z0-9]([-._a-zA-Z0-9]{0,61}[a-zA-Z0-9])?")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 CHUNK = 1024 * 1024
 MAX_FILES = 1000
-SOURCE = "source.json"
 
 
 class StoreError(ValueError):
@@ -49,10 +49,10 @@ class Source:
     fingerprint: str
 
     @classmethod
-    def of(cls, adapter: DesiredAdapter) -> Source:
+    def of(cls, version: Version) -> Source:
         """The source as it is now."""
-        watched = adapter.secret if adapter.fetch else adapter.path
-        return cls(adapter.uri, adapter.path, adapter.fetch, adapter.secret, fingerprint(watched))
+        watched = version.secret if version.fetch else version.path
+        return cls(version.uri, version.path, version.fetch, version.secret, fingerprint(watched))
 
 
 def fingerprint(path: str | None) -> str:
@@ -124,22 +124,23 @@ class Store:
         if there.is_dir() and artifacts.digest(there) != digest:  # the node died before all was on disk
             shutil.rmtree(there)
         folder = artifacts.publish(temporary, self.root / name, digest)
-        memory = self.root / name / SOURCE
+        memory = self.root / name / f"{digest}.json"
         draft = memory.with_suffix(".tmp")
-        draft.write_text(json.dumps({"source": vars(source), "digest": digest}))
+        draft.write_text(json.dumps(vars(source)))
         draft.rename(memory)
         return folder
 
     def recall(self, name: str, source: Source) -> Path | None:
         """The folder of a version that an earlier agent made from the same source, if it is whole."""
-        try:
-            memory = json.loads((self.root / name / SOURCE).read_bytes())
-            if memory["source"] != vars(source) or not DIGEST.fullmatch(memory["digest"]):
-                return None
-        except (OSError, ValueError, TypeError, KeyError):
-            return None
-        folder = self.root / name / str(memory["digest"])
-        return folder if folder.is_dir() and artifacts.digest(folder) == folder.name else None
+        for memory in sorted((self.root / name).glob("*.json")):
+            try:
+                same = json.loads(memory.read_bytes()) == vars(source)
+            except (OSError, ValueError):
+                continue
+            folder = memory.with_suffix("")
+            if same and DIGEST.fullmatch(folder.name) and folder.is_dir() and artifacts.digest(folder) == folder.name:
+                return folder
+        return None
 
     def folders(self) -> list[Path]:
         """All versions of all adapters on disk."""
@@ -151,10 +152,10 @@ class Store:
 
     def delete(self, folder: Path) -> None:
         """Remove a version; the adapter's own folder too if it was the last."""
+        folder.with_name(f"{folder.name}.json").unlink(missing_ok=True)
         shutil.rmtree(folder)
-        rest = [p for p in folder.parent.iterdir() if p.name != SOURCE]
-        if not rest:
-            shutil.rmtree(folder.parent)
+        with contextlib.suppress(OSError):  # another version is there
+            folder.parent.rmdir()
 
 
 def regular_files(folder: Path) -> Iterator[Path]:

@@ -11,14 +11,29 @@ from tunesmith.api.base import (
     Conditions,
     Model,
     ModelSource,
+    NameRef,
     Resources,
     Source,
+    Time,
     list_map,
     rule,
     rules,
 )
 
 ServedName = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-zA-Z0-9]([-._a-zA-Z0-9]*[a-zA-Z0-9])?$")]
+
+
+class Smoke(Model):
+    """A request that every new version of an adapter must answer before clients get its answers."""
+
+    prompt: Annotated[str, Field(min_length=1, max_length=8192)]
+    """The prompt, sent as it is, at temperature 0."""
+    max_tokens: Annotated[int, Field(ge=1, le=512)] = 16
+    """Longest answer, in tokens."""
+    contains: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    """Text that the answer must have."""
+    differs_from_base: bool = True
+    """Whether the answer must differ from the one of the model without the adapter."""
 
 
 class Adapter(Source):
@@ -36,6 +51,27 @@ class Adapter(Source):
     """The model name that clients ask for."""
     required: Literal["Always", "Never"] = "Never"
     """Always: a pod is not Ready before it serves this adapter."""
+    replicas: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Number of pods that serve this adapter, behind a Service of its own (status.adapters[].url). Default: all."""
+    smoke: Smoke | None = None
+    """A request that every new version must answer before it replaces the old one."""
+
+
+class AdapterSelector(Model):
+    """FineTuneJobs by their labels."""
+
+    match_labels: Annotated[dict[str, Annotated[str, Field(max_length=63)]], Field(min_length=1, max_length=16)]
+    """Labels that a FineTuneJob of this namespace must have. What it made is served under the job's name from when it
+    succeeded, without a further apply. An entry of `adapters` with the same name comes first."""
+
+
+class AdapterRollout(Model):
+    """How a new version of an adapter replaces the old one: pod after pod, and taken back where a pod cannot serve
+    it. A replaced pod goes on serving all the time: requests that come in the moment of the switch wait for it.
+    """
+
+    max_unavailable: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Pods that switch at the same time."""
 
 
 class Engine(Model):
@@ -45,14 +81,25 @@ class Engine(Model):
     """Type of weights and activations. Auto: vLLM's choice."""
     max_model_len: Annotated[int, Field(ge=16, le=100_000_000)] | None = None
     """Longest prompt plus answer, in tokens. Default: the model's."""
-    max_lora_rank: Literal[8, 16, 32, 64, 128, 256, 320, 512] = 64
-    """Largest rank of an adapter. A change restarts the pods."""
-    max_loras: Annotated[int, Field(ge=1, le=256)] = 8
-    """Adapters in one batch. A change restarts the pods."""
+    max_lora_rank: Literal[8, 16, 32, 64, 128, 256, 320, 512] | None = None
+    """Largest rank of an adapter. A change restarts the pods. Default: at first the smallest that is enough for the
+    adapters as far as their ranks are known, at least 64; see `resize`."""
+    max_loras: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Adapters in one batch. A change restarts the pods. Default: at first the number of adapters, 8 to 32."""
+    max_cpu_loras: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Adapters in the engine's memory; others are read from disk again at their next request. A change restarts the
+    pods. Default: at first twice the number of adapters, at least 32."""
+    resize: Literal["Never", "Allowed"] = "Never"
+    """Whether pods are restarted, one after the other, when an adapter needs more than the defaults above were at
+    first. Never: the condition `Sized` says what is needed."""
     args: Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=64, json_schema_extra=ATOMIC)] = []
     """More arguments of vLLM's server, for example `--enforce-eager`."""
     startup_timeout_seconds: Annotated[int, Field(ge=30, le=86400)] = 1800
     """How long a pod may take to load the model."""
+    drain_seconds: Annotated[int, Field(ge=0, le=300)] = 5
+    """How long a pod that is to end goes on taking requests, until every client knows that it is leaving."""
+    shutdown_timeout_seconds: Annotated[int, Field(ge=0, le=3600)] = 60
+    """How long requests that are being answered get after that. The pod's grace period follows from both."""
 
 
 class ModelDeploymentSpec(Model):
@@ -72,12 +119,40 @@ class ModelDeploymentSpec(Model):
     """The name under which clients ask for the model itself."""
     adapters: Annotated[list[Adapter], Field(max_length=128, json_schema_extra=list_map("name"))] = []
     """LoRA adapters, each under its own name. Changes are live without a restart."""
+    adapter_selector: AdapterSelector | None = None
+    """More adapters: what FineTuneJobs with these labels made."""
+    adapter_rollout: AdapterRollout = AdapterRollout()
+    """How a new version of an adapter replaces the old one."""
     replicas: Annotated[int, Field(ge=0, le=1000)] = 1
     """Number of pods."""
+    api_key_secret_ref: NameRef | None = None
+    """Secret with the API keys of clients: each of its values is one, sent as `Authorization: Bearer <key>`. A change
+    counts within about a minute, without a restart. Default: no key is asked for."""
     engine: Engine = Engine()
     """The vLLM server."""
     resources: Resources = Resources()
     """Of the engine's container."""
+
+
+class PodAdapter(Model):
+    """An adapter in a pod in which it is not as it should be."""
+
+    pod: Annotated[str, Field(max_length=253)]
+    """Name of the pod."""
+    restarts: int = 0
+    """Restarts of its engine."""
+    state: Literal["Loading", "Ready", "Failed"]
+    """As in the adapter's own status."""
+    digest: Annotated[str, Field(max_length=80)] | None = None
+    """`sha256:` of the version that it serves. Absent: none."""
+    reason: Annotated[str, Field(max_length=63)] | None = None
+    """One word: why."""
+    message: Annotated[str, Field(max_length=1024)] | None = None
+    """The same for people."""
+    attempts: int = 0
+    """Failed attempts."""
+    next_retry: Time | None = None
+    """When it is tried again. Absent: not before its source, or the spec, changes."""
 
 
 class AdapterStatus(Model):
@@ -86,22 +161,36 @@ class AdapterStatus(Model):
     name: Annotated[str, Field(max_length=63)]
     """The adapter's name."""
     state: Literal["Waiting", "Loading", "Ready", "Failed"]
-    """Waiting (for its job), Loading, Ready (on every ready pod) or Failed."""
+    """Waiting (for its job), Loading, Ready (on every pod that should serve it) or Failed."""
     uri: Annotated[str, Field(max_length=1024)] | None = None
     """Where it comes from, resolved."""
     digest: Annotated[str, Field(max_length=80)] | None = None
     """`sha256:` of the version that is served."""
+    desired_pods: int = 0
+    """Pods that should serve it."""
     ready_pods: int = 0
     """Pods that serve this version."""
+    failed_pods: int = 0
+    """Pods that cannot load this version."""
+    reason: Annotated[str, Field(max_length=63)] | None = None
+    """One word: what it waits for, or why it failed."""
     message: Annotated[str, Field(max_length=2048)] | None = None
     """What it waits for, or why it failed and what to do."""
+    attempts: int = 0
+    """Most failed attempts of a pod."""
+    next_retry: Time | None = None
+    """When the next pod tries again. Absent: none does before its source, or the spec, changes."""
+    url: Annotated[str, Field(max_length=512)] | None = None
+    """Address of the pods that serve it, where it has `replicas`."""
+    pods: Annotated[list[PodAdapter], Field(max_length=16, json_schema_extra=list_map("pod"))] = []
+    """Pods in which it is not as it should be; the first 16."""
 
 
 class ModelDeploymentStatus(Model):
     """What the operator and the pods report."""
 
     conditions: Conditions = []
-    """`Ready`, and `AdaptersReady`."""
+    """`Ready`, `AdaptersReady` and `Sized`."""
     observed_generation: int | None = None
     """The generation of the spec that this status speaks of."""
     replicas: int | None = None
@@ -112,7 +201,7 @@ class ModelDeploymentStatus(Model):
     """Label selector of the pods, for autoscalers."""
     url: Annotated[str, Field(max_length=512)] | None = None
     """Address of the OpenAI-compatible API inside the cluster."""
-    adapters: Annotated[list[AdapterStatus], Field(max_length=128, json_schema_extra=list_map("name"))] = []
+    adapters: Annotated[list[AdapterStatus], Field(max_length=1024, json_schema_extra=list_map("name"))] = []
     """The adapters, one by one."""
     adapters_summary: Annotated[str, Field(max_length=32)] | None = None
     """Ready adapters of those wanted, for example 2/2."""

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
+from collections.abc import Iterable
+
 from tunesmith.api.modeldeployment import ModelDeploymentSpec
 from tunesmith.children.meta import ROLE_LABEL, Object, Owner
 from tunesmith.children.pods import (
@@ -19,6 +24,7 @@ from tunesmith.serving.contract import (
     ADAPTERS_FOLDER,
     ADMIN_FOLDER,
     AGENT_PORT,
+    API_KEYS_FOLDER,
     ENGINE_PORT,
     GUARD_FOLDER,
     STATE_FOLDER,
@@ -28,9 +34,12 @@ from tunesmith.serving.contract import (
 from tunesmith.settings import Settings
 
 DTYPES = {"Auto": "auto", "BFloat16": "bfloat16", "Float16": "float16", "Float32": "float32"}
-# Endpoints forget a pod before its engine stops taking requests, and requests in flight get time to end.
-DRAIN_SECONDS = 5
-SHUTDOWN_SECONDS = 30
+# What the agent needs after the engine has ended, and what a clock may be off.
+SPARE_SECONDS = 10
+
+
+ROTATED = "tunesmith.io/rotated-at"
+ADAPTER_LABEL = "tunesmith.io/adapter"
 
 
 def deployment_name(owner: Owner) -> str:
@@ -53,13 +62,24 @@ def pod_labels(owner: Owner) -> dict[str, str]:
     return {**owner.labels, ROLE_LABEL: "engine"}
 
 
-def admin_secret(owner: Owner, token: str) -> Object:
-    """The token that guards the administration of adapters. Written once."""
-    return {
-        **owner.child("v1", "Secret", admin_name(owner)),
-        "immutable": True,
-        "stringData": {"token": token},
-    }
+def service_name(owner: Owner, adapter: str) -> str:
+    """Name of an adapter's own Service: readable where the adapter's name allows it, and never another's."""
+    plain = f"{owner.name}-{adapter}"
+    if len(plain) <= 63 and adapter == adapter.lower() and adapter.replace("-", "").isalnum():
+        return plain
+    digest = hashlib.sha256(adapter.encode()).hexdigest()[:8]
+    slug = re.sub(r"[^a-z0-9]+", "-", adapter.lower()).strip("-")
+    return f"{owner.name}-{slug}"[:54].rstrip("-") + f"-{digest}"
+
+
+def admin_secret(owner: Owner, token: str, previous: str, made: str) -> Object:
+    """The token that guards the administration of adapters. Pods learn a new one within a minute or so; until then
+    the operator uses the previous one with them.
+    """
+    body = owner.child("v1", "Secret", admin_name(owner))
+    body["metadata"]["annotations"] = {ROTATED: made}
+    data = {"token": token, **({"previous": previous} if previous else {})}
+    return {**body, "data": {key: base64.b64encode(value.encode()).decode() for key, value in data.items()}}
 
 
 def adapters_config_map(owner: Owner, state: State) -> Object:
@@ -78,6 +98,40 @@ def service(owner: Owner) -> Object:
             "selector": pod_labels(owner),
             "ports": [{"name": "http", "port": 80, "targetPort": "http", "appProtocol": "http"}],
         },
+    }
+
+
+def adapter_service(owner: Owner, adapter: str) -> Object:
+    """The pods that serve one adapter: a Service without a selector, as its endpoints are told one by one."""
+    return {
+        **owner.child("v1", "Service", service_name(owner, adapter), {ADAPTER_LABEL: adapter}),
+        "spec": {"ports": [{"name": "http", "port": 80, "targetPort": ENGINE_PORT, "appProtocol": "http"}]},
+    }
+
+
+def adapter_endpoints(owner: Owner, adapter: str, pods: Iterable[Object]) -> Object:
+    """The endpoints of that Service."""
+    name = service_name(owner, adapter)
+    labels = {"kubernetes.io/service-name": name, "endpointslice.kubernetes.io/managed-by": "tunesmith.io"}
+    endpoints = [
+        {
+            "addresses": [pod["status"]["podIP"]],
+            "conditions": {"ready": True},
+            "nodeName": pod["spec"].get("nodeName"),
+            "targetRef": {
+                "kind": "Pod",
+                "namespace": owner.namespace,
+                "name": pod["metadata"]["name"],
+                "uid": pod["metadata"]["uid"],
+            },
+        }
+        for pod in pods
+    ]
+    return {
+        **owner.child("discovery.k8s.io/v1", "EndpointSlice", name, {**labels, ADAPTER_LABEL: adapter}),
+        "addressType": "IPv6" if any(":" in e["addresses"][0] for e in endpoints) else "IPv4",
+        "endpoints": endpoints,
+        "ports": [{"name": "http", "port": ENGINE_PORT, "protocol": "TCP", "appProtocol": "http"}],
     }
 
 
@@ -100,13 +154,13 @@ def engine_arguments(spec: ModelDeploymentSpec, state: State) -> list[str]:
         f"--port={ENGINE_PORT}",
         f"--dtype={DTYPES[engine.dtype]}",
         "--enable-lora",
-        f"--max-loras={engine.max_loras}",
-        f"--max-lora-rank={engine.max_lora_rank}",
+        f"--max-loras={state.max_loras}",
+        f"--max-lora-rank={state.max_lora_rank}",
         # Adapters that fall out of this cache are read from disk again at their next request.
-        f"--max-cpu-loras={max(32, engine.max_loras)}",
+        f"--max-cpu-loras={state.max_cpu_loras}",
         "--middleware=tunesmith_guard.Guard",
         "--disable-fastapi-docs",
-        f"--shutdown-timeout={SHUTDOWN_SECONDS}",
+        f"--shutdown-timeout={engine.shutdown_timeout_seconds}",
     ]
     if engine.max_model_len:
         arguments.append(f"--max-model-len={engine.max_model_len}")
@@ -120,9 +174,11 @@ def deployment(
     always, so that an adapter that appears there later needs no restart.
     """
     base = mounts([model], settings)
-    shared = [Input(adapter.uri) for adapter in state.adapters if not adapter.fetch]
+    versions = [v for adapter in state.adapters for v in (adapter, adapter.previous) if v]
+    shared = [Input(version.uri) for version in versions if not version.fetch]
     reads = mounts([model, *shared, *([Input(store)] if store else [])], settings)
-    secrets = sorted({adapter.secret.rsplit("/", 1)[1] for adapter in state.adapters if adapter.secret})
+    secrets = sorted({version.secret.rsplit("/", 1)[1] for version in versions if version.secret})
+    keys = spec.api_key_secret_ref
     folders = [
         {"name": "adapters", "mountPath": ADAPTERS_FOLDER},
         {"name": "guard", "mountPath": GUARD_FOLDER},
@@ -134,7 +190,12 @@ def deployment(
         settings,
         restartPolicy="Always",  # a native sidecar: starts before the engine, ends after it
         command=["python", "-m", "tunesmith.agent"],
-        env=[{"name": "HOME", "value": "/tmp"}, {"name": "HF_HUB_DISABLE_TELEMETRY", "value": "1"}],
+        env=[
+            {"name": "HOME", "value": "/tmp"},
+            {"name": "HF_HUB_DISABLE_TELEMETRY", "value": "1"},
+            {"name": "TUNESMITH_POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
+            {"name": "TUNESMITH_MAX_LORA_RANK", "value": str(state.max_lora_rank)},
+        ],
         ports=[{"name": "agent", "containerPort": AGENT_PORT}],
         resources={"requests": {"cpu": "20m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}},
         # The engine starts when the agent has: not before its model is there.
@@ -165,14 +226,22 @@ def deployment(
             {"name": "DO_NOT_TRACK", "value": "1"},
             {"name": "VLLM_CACHE_ROOT", "value": "/tmp/vllm"},
             {"name": "TUNESMITH_ADMIN_TOKEN_FILE", "value": TOKEN_FILE},
+            *([{"name": "TUNESMITH_API_KEYS_FOLDER", "value": API_KEYS_FOLDER}] if keys else []),
         ],
         ports=[{"name": "http", "containerPort": ENGINE_PORT}],
         resources=spec.resources.body(),
         startupProbe=_probe("/health", ENGINE_PORT, period=2, failures=spec.engine.startup_timeout_seconds // 2),
         readinessProbe=_probe("/health", ENGINE_PORT, period=2, failures=3),
         livenessProbe=_probe("/health", ENGINE_PORT, period=10, failures=6),
-        lifecycle={"preStop": {"sleep": {"seconds": DRAIN_SECONDS}}},
-        volumeMounts=[*SCRATCH, *({**folder, "readOnly": True} for folder in folders), token, *base.mounts],
+        # Endpoints forget a pod before its engine stops taking requests, and what is being answered gets time to end.
+        lifecycle={"preStop": {"sleep": {"seconds": spec.engine.drain_seconds}}} if spec.engine.drain_seconds else {},
+        volumeMounts=[
+            *SCRATCH,
+            *({**folder, "readOnly": True} for folder in folders),
+            token,
+            *([{"name": "api-keys", "mountPath": API_KEYS_FOLDER, "readOnly": True}] if keys else []),
+            *base.mounts,
+        ],
         terminationMessagePolicy="FallbackToLogsOnError",
     )
     volumes = [
@@ -180,6 +249,7 @@ def deployment(
         {"name": "guard", "emptyDir": {}},
         {"name": "admin", "secret": {"secretName": admin_name(owner), "defaultMode": 0o440}},
         {"name": "state", "configMap": {"name": adapters_name(owner)}},
+        *([{"name": "api-keys", "secret": {"secretName": keys.name, "defaultMode": 0o440}}] if keys else []),
         *{volume["name"]: volume for volume in [*reads.volumes, *secret_volumes(secrets)]}.values(),
     ]
     return {
@@ -187,6 +257,8 @@ def deployment(
         "spec": {
             "replicas": spec.replicas,
             "selector": {"matchLabels": pod_labels(owner)},
+            # A new pod serves before an old one goes.
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "progressDeadlineSeconds": spec.engine.startup_timeout_seconds + 60,
             "template": {
                 "metadata": {"labels": pod_labels(owner)},
@@ -194,7 +266,18 @@ def deployment(
                     [engine],
                     [*base.fetchers, agent],
                     volumes,
-                    terminationGracePeriodSeconds=DRAIN_SECONDS + SHUTDOWN_SECONDS + 10,
+                    terminationGracePeriodSeconds=spec.engine.drain_seconds
+                    + spec.engine.shutdown_timeout_seconds
+                    + SPARE_SECONDS,
+                    topologySpreadConstraints=[
+                        {
+                            "maxSkew": 1,
+                            "topologyKey": "kubernetes.io/hostname",
+                            "whenUnsatisfiable": "ScheduleAnyway",
+                            "labelSelector": {"matchLabels": pod_labels(owner)},
+                            "matchLabelKeys": ["pod-template-hash"],
+                        }
+                    ],
                 ),
             },
         },

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from datetime import datetime, timedelta
 from typing import Literal
 
-from tunesmith.api.modeldeployment import Adapter, AdapterStatus, ModelDeployment, ModelDeploymentStatus
+from tunesmith.api.modeldeployment import AdapterStatus, ModelDeployment, ModelDeploymentStatus
+from tunesmith.api.tuner import Tuner
 from tunesmith.children.meta import Object
-from tunesmith.children.pods import SECRETS, Input
+from tunesmith.children.pods import Input
 from tunesmith.children.serving import (
+    ADAPTER_LABEL,
+    ROTATED,
+    adapter_endpoints,
+    adapter_service,
     adapters_config_map,
     adapters_name,
     admin_name,
@@ -19,15 +26,18 @@ from tunesmith.children.serving import (
     pod_labels,
     service,
 )
+from tunesmith.decide import adapters
 from tunesmith.decide import pods as pod_facts
 from tunesmith.decide.references import References, resolve, sources, wrong_kind
+from tunesmith.decide.sizing import Sizes, sizes
 from tunesmith.decide.world import Decision, Event, World, condition, deleting, foreign, held
-from tunesmith.serving.contract import ADAPTERS_FOLDER, DesiredAdapter, ObservedAdapter, State
+from tunesmith.serving.contract import State
 from tunesmith.settings import Settings
 from tunesmith.training.location import locate
-from tunesmith.training.planning import address
+from tunesmith.training.planning import RANK, address
 
 WAIT_SECONDS = 15.0
+ROLLOUT_SECONDS = 0.3
 Word = tuple[Literal["True", "False", "Unknown"], str, str]
 
 
@@ -37,7 +47,8 @@ def decide(world: World, settings: Settings) -> Decision | None:
         return None
     resource = ModelDeployment.model_validate(world.resource)
     spec, owner = resource.spec, world.owner
-    found = resolve(world, [source for _, source, _ in sources(resource)])
+    taken = [*(source for _, source, _ in sources(resource)), *adapters.wanted(world, resource)]
+    found = resolve(world, taken)
     live = world.children.get(("Deployment", deployment_name(owner)))
 
     def stop(reason: str, message: str) -> Decision:
@@ -63,7 +74,12 @@ def decide(world: World, settings: Settings) -> Decision | None:
         return stop("NameTaken", message)
 
     uri = address(spec.model, found.addresses)
-    state = desired_state(world, resource, uri, found)
+    old = stored_state(world)
+    ranks = known_ranks(world, resource, old)
+    size = sizes(spec.engine, ranks, len(adapters.wanted(world, resource)), old)
+    state = desired_state(world, resource, uri, found, old, size)
+    create, rotated = admin(world, settings)
+    services, stale = own_services(world, resource, state)
     model = Input(uri, spec.model.secret_ref.name if spec.model.secret_ref else None)
     store = settings.default_store if world.store_exists else None
     budget = disruption_budget(owner, spec.replicas)
@@ -73,41 +89,68 @@ def decide(world: World, settings: Settings) -> Decision | None:
         service(owner),
         deployment(owner, spec, state, model, store, settings),
         *([budget] if budget else []),
+        *rotated,
+        *services,
     ]
-    status = observed_status(world, resource, state, found, live)
+    status = observed_status(world, resource, state, found, live, size)
     was = next((c.status for c in resource.status.conditions if c.type == "Ready"), None)
     now = status.conditions[0]
     changed = (now.status == "True") != (was == "True")
     return Decision(
         status=status,
-        create=(admin_secret(owner, world.token),),
+        create=create,
         apply=tuple(applied),
-        delete=(live_budget,) if live_budget is not None and budget is None else (),
+        delete=((live_budget,) if live_budget is not None and budget is None else ()) + stale,
         push=tuple(
             (pod["status"]["podIP"], state)
             for pod in world.pods
             if pod_facts.name(pod) in world.agents and world.agents[pod_facts.name(pod)].revision < state.revision
         ),
-        again=settings.poll_seconds if not _settled(status) else WAIT_SECONDS,
+        again=_patience(state, status, settings),
         events=(Event("Normal" if now.status == "True" else "Warning", now.reason, now.message),) if changed else (),
     )
 
 
-def desired_state(world: World, resource: ModelDeployment, model_path_uri: str, found: References) -> State:
+def stored_state(world: World) -> State | None:
+    """What the pods were told last: the memory of what is being rolled out, and of what was derived once."""
+    stored = world.children.get(("ConfigMap", adapters_name(world.owner)))
+    return State.model_validate(json.loads(stored["data"]["state.json"])) if stored else None
+
+
+def known_ranks(world: World, resource: ModelDeployment, old: State | None) -> dict[str, int]:
+    """The ranks of adapters as far as they are known: of jobs, and of what was too large for an engine."""
+    ranks: dict[str, int] = {}
+    for adapter in adapters.wanted(world, resource):
+        if job := adapter.fine_tune_job_ref and world.references.get(("FineTuneJob", adapter.fine_tune_job_ref.name)):
+            tuner = Tuner.model_validate(job["spec"].get("tuner") or {})
+            if tuner.type != "Full":
+                ranks[adapter.name] = tuner.rank or RANK
+    refused = [one for pod in adapters.pods(world) for one in pod.adapters.values()]
+    for name, rank in [
+        *((one.name, one.rank) for one in refused),
+        *((one.name, one.rejected.rank) for one in (old.adapters if old else []) if one.rejected),
+    ]:
+        if rank:
+            ranks[name] = max(rank, ranks.get(name, 0))
+    return ranks
+
+
+def desired_state(
+    world: World, resource: ModelDeployment, model_path_uri: str, found: References, old: State | None, size: Sizes
+) -> State:
     """What the pods should serve. Its revision grows when its content differs from the stored state, past the
     clock and past what any agent has seen, so that a ConfigMap made anew does not fall behind them.
     """
-    spec = resource.spec
-    adapters = [_desired(adapter, uri) for adapter in spec.adapters if (uri := _adapter_uri(resource, adapter, found))]
+    before = {adapter.name: adapter for adapter in (old.adapters if old else [])}
     new = State(
         revision=0,
-        model_name=spec.model_name,
+        model_name=resource.spec.model_name,
         model_path=locate(model_path_uri).path,
-        max_lora_rank=spec.engine.max_lora_rank,
-        adapters=adapters,
+        max_lora_rank=size.max_lora_rank,
+        max_loras=size.max_loras,
+        max_cpu_loras=size.max_cpu_loras,
+        adapters=adapters.desired(world, resource, found, before, size.max_lora_rank),
     )
-    stored = world.children.get(("ConfigMap", adapters_name(world.owner)))
-    old = State.model_validate(json.loads(stored["data"]["state.json"])) if stored else None
     if old is not None and old.model_copy(update={"revision": 0}) == new:
         return old
     seen = [agent.revision for agent in world.agents.values()]
@@ -115,100 +158,71 @@ def desired_state(world: World, resource: ModelDeployment, model_path_uri: str, 
     return new.model_copy(update={"revision": revision})
 
 
-def _adapter_uri(resource: ModelDeployment, adapter: Adapter, found: References) -> str | None:
-    """Where the adapter is; None: nowhere yet. What was served under its name is served on while the job that it
-    refers to is away or runs anew: clearing up jobs takes nothing out of service.
-    """
-    if wrong_kind(found, adapter, "", "adapters"):
-        return None
-    if adapter.reference in found.waiting:
-        return next((old.uri for old in resource.status.adapters if old.name == adapter.name), None)
-    return address(adapter, found.addresses)
+def admin(world: World, settings: Settings) -> tuple[tuple[Object, ...], tuple[Object, ...]]:
+    """(to create, to apply): the admin token, made once, and made anew when it is old."""
+    owner, live = world.owner, world.children.get(("Secret", admin_name(world.owner)))
+    if live is None:
+        return (admin_secret(owner, world.token, "", world.stamp),), ()
+    made = live["metadata"].get("annotations", {}).get(ROTATED)
+    if made is None or live.get("immutable"):
+        return (), ()
+    if world.now - datetime.fromisoformat(made) < timedelta(days=settings.token_days):
+        return (), ()
+    previous = base64.b64decode(live["data"]["token"]).decode()
+    return (), (admin_secret(owner, world.token, previous, world.stamp),)
 
 
-def _desired(adapter: Adapter, uri: str) -> DesiredAdapter:
-    place = locate(uri)
-    return DesiredAdapter(
-        name=adapter.name,
-        uri=uri,
-        # A fetched adapter lies beside the agent's own copies, which outlive the agent's container.
-        path=f"{ADAPTERS_FOLDER}/.fetched/{place.path.rsplit('/', 1)[1]}" if place.fetch else place.path,
-        fetch=place.fetch,
-        secret=f"{SECRETS}/{adapter.secret_ref.name}" if adapter.secret_ref else None,
-        required=adapter.required == "Always",
-    )
+def own_services(world: World, resource: ModelDeployment, state: State) -> tuple[list[Object], tuple[Object, ...]]:
+    """(to apply, to delete): Service and endpoints of each adapter that is not on all pods."""
+    wanted = {adapter.name for adapter in resource.spec.adapters if adapter.replicas}
+    serving = {pod.name: pod for pod in adapters.pods(world)}
+    result: list[Object] = []
+    for adapter in state.adapters:
+        if adapter.name in wanted:
+            # An older version that is served while a new one is rolled out counts, as it does on all pods.
+            pods = [
+                pod
+                for pod in world.pods
+                if (mine := serving.get(pod_facts.name(pod)))
+                and pod_facts.ready(pod)
+                and adapter.of(mine.uid)
+                and (one := mine.adapters.get(adapter.name))
+                and one.digest
+            ]
+            result.append(adapter_service(world.owner, adapter.name))
+            result.append(adapter_endpoints(world.owner, adapter.name, pods))
+    names = {(body["kind"], body["metadata"]["name"]) for body in result}
+    stale = [
+        child
+        for ref, child in world.children.items()
+        if ADAPTER_LABEL in child["metadata"].get("labels", {}) and world.owner.owns(child) and ref not in names
+    ]
+    return result, tuple(stale)
 
 
 def observed_status(
-    world: World, resource: ModelDeployment, state: State, found: References, live: Object | None
+    world: World, resource: ModelDeployment, state: State, found: References, live: Object | None, size: Sizes
 ) -> ModelDeploymentStatus:
     """The status, from the Deployment and from what the agents say of their engines."""
     spec, owner, old = resource.spec, world.owner, resource.status
     counts = (live or {}).get("status") or {}
     ready = int(counts.get("readyReplicas", 0))
-    adapters = adapter_statuses(world, resource, state, found)
-    served = sum(adapter.state == "Ready" for adapter in adapters)
-    first, second = _ready_word(world, spec.replicas, ready, counts), _adapters_word(adapters)
+    reported = adapters.statuses(world, resource, state, found)
+    served = sum(adapter.state == "Ready" for adapter in reported)
+    first, second = _ready_word(world, spec.replicas, ready, counts), _adapters_word(reported)
     return ModelDeploymentStatus(
         conditions=[
             condition(world, old.conditions, "Ready", *first),
             condition(world, old.conditions, "AdaptersReady", *second),
+            condition(world, old.conditions, "Sized", *_sized_word(size)),
         ],
         observed_generation=world.generation,
         replicas=int(counts.get("replicas", 0)),
         ready_replicas=ready,
         selector=",".join(f"{key}={value}" for key, value in sorted(pod_labels(owner).items())),
         url=f"http://{owner.name}.{owner.namespace}.svc/v1",
-        adapters=adapters,
-        adapters_summary=f"{served}/{len(adapters)}",
-    )
-
-
-def adapter_statuses(world: World, resource: ModelDeployment, state: State, found: References) -> list[AdapterStatus]:
-    """One per adapter of the spec. An adapter is Ready when every ready pod serves its newest version."""
-    wanted = {adapter.name: adapter for adapter in state.adapters}
-    pods = [pod_facts.name(pod) for pod in world.pods if pod_facts.running(pod)]
-    result = []
-    for index, adapter in enumerate(resource.spec.adapters):
-        if adapter.name not in wanted:
-            ref = adapter.reference
-            wrong = wrong_kind(found, adapter, f"spec.adapters[{index}]", "adapters")
-            result.append(
-                AdapterStatus(name=adapter.name, state="Failed", message=wrong)
-                if wrong
-                else AdapterStatus(name=adapter.name, state="Waiting", message=found.waiting[ref] if ref else None)
-            )
-            continue
-        uri = wanted[adapter.name].uri
-        seen = {
-            name: one
-            for name in pods
-            if name in world.agents
-            for one in world.agents[name].adapters
-            if one.name == adapter.name and one.uri == uri
-        }
-        status = _adapter_status(adapter.name, uri, len(pods), seen)
-        if status.message is None and adapter.reference in found.waiting:
-            waits = found.waiting[adapter.reference] if adapter.reference else ""
-            status = status.model_copy(update={"message": f"{waits}; what it made before is served"})
-        result.append(status)
-    return result
-
-
-def _adapter_status(name: str, uri: str, pods: int, seen: dict[str, ObservedAdapter]) -> AdapterStatus:
-    ready = sum(one.state == "Ready" for one in seen.values())
-    failed = {pod: one for pod, one in seen.items() if one.state == "Failed"}
-    state: Literal["Ready", "Failed", "Loading"] = (
-        "Failed" if failed else "Ready" if pods and ready == pods else "Loading"
-    )
-    pod, one = next(iter(failed.items()), ("", None))
-    return AdapterStatus(
-        name=name,
-        state=state,
-        uri=uri,
-        digest=next((f"sha256:{one.digest}" for one in seen.values() if one.digest), None),
-        ready_pods=ready,
-        message=f"pod {pod}: {one.message}"[:2048] if one else None,
+        adapters=reported,
+        adapters_summary=f"{served}/{len(reported)}",
     )
 
 
@@ -229,16 +243,33 @@ def _ready_word(world: World, replicas: int, ready: int, counts: Object) -> Word
     return "False", "Starting", held or "no pod serves yet: vLLM is loading the model"
 
 
-def _adapters_word(adapters: list[AdapterStatus]) -> Word:
+def _sized_word(size: Sizes) -> Word:
+    if size.lacking:
+        return "False", size.reason, size.lacking
+    return (
+        "True",
+        "Sized",
+        f"ranks up to {size.max_lora_rank}, {size.max_loras} adapters in a batch, {size.max_cpu_loras} in memory",
+    )
+
+
+def _adapters_word(reported: list[AdapterStatus]) -> Word:
     for state, reason in (
         ("Failed", "AdapterFailed"),
         ("Waiting", "WaitingForReference"),
         ("Loading", "Loading"),
     ):
-        found = [adapter for adapter in adapters if adapter.state == state]
+        found = [adapter for adapter in reported if adapter.state == state]
         if found:
             return "False", reason, "; ".join(f"{a.name}: {a.message or 'loading'}" for a in found)
-    return "True", "AdaptersReady", "every adapter is served" if adapters else "there are none"
+    return "True", "AdaptersReady", "every adapter is served" if reported else "there are none"
+
+
+def _patience(state: State, status: ModelDeploymentStatus, settings: Settings) -> float:
+    """When to look again. Each step of a rollout waits for the one before."""
+    if any(adapter.previous for adapter in state.adapters) and all(a.state != "Failed" for a in status.adapters):
+        return ROLLOUT_SECONDS
+    return WAIT_SECONDS if _settled(status) else settings.poll_seconds
 
 
 def _settled(status: ModelDeploymentStatus) -> bool:

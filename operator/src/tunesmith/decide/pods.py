@@ -181,6 +181,12 @@ def running(pod: Mapping[str, Any]) -> bool:
     return pod.get("status", {}).get("phase") == "Running" and not pod["metadata"].get("deletionTimestamp")
 
 
+def ready(pod: Mapping[str, Any]) -> bool:
+    """Whether the pod takes requests."""
+    conditions = pod.get("status", {}).get("conditions", ())
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+
 def name(pod: Mapping[str, Any]) -> str:
     """The pod's name."""
     return str(pod["metadata"]["name"])

@@ -60,6 +60,12 @@ def resolve(world: World, sources: Iterable[Source]) -> References:
     return result
 
 
+def succeeded_with(status: JobStatus, kind: str) -> bool:
+    """Whether a job is over and made an artefact of this kind."""
+    over = any(c.type == "Succeeded" and c.status == "True" for c in status.conditions)
+    return over and status.artifact is not None and status.artifact.kind == kind
+
+
 def wrong_kind(references: References, source: Source, field_name: str, wanted: str) -> str | None:
     """A message if the artefact of a finished reference is an adapter where a model is wanted, or the reverse."""
     if source.reference is None or source.reference not in references.artifacts:

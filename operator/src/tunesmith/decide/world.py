@@ -30,6 +30,8 @@ class World:
     pods: tuple[Object, ...] = ()
     references: Mapping[Ref, Object | None] = field(default_factory=dict)
     """Custom resources that the spec refers to; None: not there."""
+    selected: tuple[Object, ...] = ()
+    """FineTuneJobs that the spec selects by their labels."""
     missing: tuple[str, ...] = ()
     """Claims, Secrets and ConfigMaps that the spec names and that are not there, each with its field."""
     store_exists: bool = False

@@ -12,6 +12,7 @@ from typing import Any
 import kopf
 
 from tunesmith.api.base import GROUP, VERSION
+from tunesmith.api.modeldeployment import ModelDeployment
 from tunesmith.children.meta import KIND_LABEL, NAME_LABEL
 from tunesmith.decide.references import sources
 from tunesmith.observe import MODELS
@@ -27,6 +28,8 @@ def registry(queue: WorkQueue[Key]) -> kopf.OperatorRegistry:
     handlers = kopf.OperatorRegistry()
     # (namespace, kind, name) of what is referred to -> keys of those that refer to it.
     referrers: dict[tuple[str, str, str], set[Key]] = {}
+    # Keys of those that select jobs by label -> the labels.
+    selecting: dict[Key, dict[str, str]] = {}
 
     async def resource_changed(body: Mapping[str, Any], event: Mapping[str, Any], **rest: Any) -> None:
         key = Key(body["kind"], body["metadata"]["namespace"], body["metadata"]["name"])
@@ -34,13 +37,21 @@ def registry(queue: WorkQueue[Key]) -> kopf.OperatorRegistry:
             queue.forget(key)
             for referring in referrers.values():
                 referring.discard(key)
+            selecting.pop(key, None)
         else:
             queue.add(key)
-            for _, source, _ in sources(MODELS[key.kind].model_validate(dict(body))):
+            resource = MODELS[key.kind].model_validate(dict(body))
+            for _, source, _ in sources(resource):
                 if source.reference:
                     referrers.setdefault((key.namespace, *source.reference), set()).add(key)
+            if isinstance(resource, ModelDeployment) and resource.spec.adapter_selector:
+                selecting[key] = resource.spec.adapter_selector.match_labels
         for referrer in referrers.get((key.namespace, key.kind, key.name), ()):
             queue.add(referrer)
+        labels = body["metadata"].get("labels") or {}
+        for selector, wanted in selecting.items():
+            if key.kind == "FineTuneJob" and key.namespace == selector.namespace and wanted.items() <= labels.items():
+                queue.add(selector)
 
     async def child_changed(labels: Mapping[str, str], namespace: str | None, **rest: Any) -> None:
         if labels[KIND_LABEL] in MODELS and namespace:

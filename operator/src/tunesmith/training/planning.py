@@ -29,6 +29,8 @@ from tunesmith.training.plan import (
 )
 
 GPU_RESOURCES = ("nvidia.com/gpu", "amd.com/gpu")
+RANK = 8
+"""Of adapters, where the spec names none."""
 Resolved = Mapping[tuple[str, str], str]
 """(kind, name) of a finished resource -> address of its artefact."""
 
@@ -75,7 +77,7 @@ def train_plan(job: Job, spec: FineTuneJobSpec, resolved: Resolved, default_stor
     tuner, training, method, kept = spec.tuner, spec.training, spec.method, spec.checkpoint
     processes = processes_per_node(spec)
     adapters = tuner.type != "Full"
-    rank = tuner.rank or 8
+    rank = tuner.rank or RANK
     store = spec.output.uri or default_store
     refuse(spec)
     strategy = spec.distribution.strategy
