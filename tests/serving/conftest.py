@@ -82,13 +82,19 @@ class Process:
     command: list[str]
     environment: dict[str, str]
     log: Path
+    folder: Path | None = None
     child: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         assert self.child is None
         with self.log.open("ab") as log:
             self.child = subprocess.Popen(
-                self.command, env=self.environment, stdout=log, stderr=log, start_new_session=True
+                self.command,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd=self.folder,
             )
 
     def stop(self, number: int = signal.SIGTERM, seconds: float = 30) -> int:
@@ -369,3 +375,15 @@ def pod(tmp_path_factory: pytest.TempPathFactory, forge: Forge) -> Iterator[Pod]
 def call_fixture() -> Callable[..., Answer]:
     """One HTTP request."""
     return call
+
+
+@pytest.fixture(scope="session")
+def make_process() -> Callable[..., Process]:
+    """A child process that is not started yet."""
+    return Process
+
+
+@pytest.fixture(scope="session", name="free_port")
+def free_port_fixture() -> Callable[[], int]:
+    """A port that nobody listens on."""
+    return free_port
