@@ -11,7 +11,7 @@ DOCKERFILES := operator/Dockerfile trainer-image/Dockerfile cluster/kind/engine.
 SCRIPTS := hack/run .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check generate verify unit chart integration trainer memory matrix serving queueing chaos \
+.PHONY: help quickstart test check generate verify unit chart integration trainer memory matrix serving fleet queueing chaos \
 	e2e teardown up cluster down clean quiet
 
 help: ## show this list
@@ -36,7 +36,7 @@ test: ## all tests, on a cluster of their own on this machine
 	@$(MAKE) --no-print-directory chaos CHAOS_MINUTES=2 CHAOS_JOBS=6
 
 # Never on the cluster that a shell happens to point at.
-test quiet integration queueing chaos e2e teardown: export KUBECONFIG =
+test quiet fleet integration queueing chaos e2e teardown: export KUBECONFIG =
 
 check: verify ## formatting, lint, types, layers, Dockerfiles, scripts
 	$(RUN) ruff format --check .
@@ -85,6 +85,9 @@ queueing: quiet ## Kueue, and the loss of one of two nodes
 export CHAOS_MINUTES CHAOS_JOBS CHAOS_SEED CHAOS_OUT
 chaos: quiet ## pods, ranks, nodes and operators killed at random while jobs run
 	$(PYTEST) -s tests/chaos
+
+fleet: quiet ## many pods: versions, placement, restarts, under load
+	$(PYTEST) tests/fleet $(ONLY)
 
 e2e: quiet ## the whole way, in pods
 	$(PYTEST) tests/e2e

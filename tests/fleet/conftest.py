@@ -121,7 +121,9 @@ class Fleet:
     def roots(self, pod: dict[str, Any]) -> dict[str, str]:
         """What a pod's engine serves: adapter -> digest."""
         try:
-            with urllib.request.urlopen(f"http://{pod['status']['podIP']}:8000/v1/models", timeout=5) as response:
+            with urllib.request.urlopen(
+                f"http://{pod['status'].get('podIP', '127.0.0.1')}:8000/v1/models", timeout=5
+            ) as response:
                 cards = json.loads(response.read())["data"]
         except OSError:
             return {}

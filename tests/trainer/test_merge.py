@@ -12,7 +12,7 @@ from trainer import support
 from trainer.support import artifact_path
 from tunesmith.training.plan import MergePlan, TrainPlan
 from tunesmith_trainer import merge as merging
-from tunesmith_trainer.errors import CheckFailed, ModelError
+from tunesmith_trainer.errors import CheckFailed, ConfigError, ModelError
 from tunesmith_trainer.merge import merge
 from tunesmith_trainer.train import train
 
@@ -37,7 +37,18 @@ def adapters(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[
     return places
 
 
-def merge_plan(tiny: Path, store: Path, adapters: list[dict[str, str]], **more: Any) -> MergePlan:
+@pytest.fixture(scope="module")
+def same_rank(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Another adapter of the first one's rank."""
+    folder = tmp_path_factory.mktemp("same-rank")
+    tuner = {"type": "LoRA", "rank": 4, "alpha": 8, "dropout": 0.0}
+    plan = support.make_plan(folder, tiny, run="same", tuner=tuner, max_steps=4, learning_rate=5e-2)
+    ending = train(plan)
+    assert ending.artifact
+    return {"uri": ending.artifact.uri, "path": str(artifact_path(plan, ending))}
+
+
+def merge_plan(tiny: Path, store: Path, adapters: list[Any], **more: Any) -> MergePlan:
     """A plan that merges `adapters` into the tiny model."""
     return MergePlan.model_validate(
         {
@@ -66,6 +77,118 @@ def merged_by_hand(tiny: Path, adapters: list[dict[str, str]]) -> dict[str, Any]
                 name = key.removeprefix("base_model.model.").replace("lora_A.weight", "weight")
                 weights[name] = weights[name] + config["lora_alpha"] / config["r"] * (b @ a)
     return weights
+
+
+def deltas(adapters: list[dict[str, Any]]) -> list[dict[str, tuple[Any, Any, float]]]:
+    """Of each adapter, by weight's name: A, B and alpha / r."""
+    from safetensors.torch import load_file
+
+    result = []
+    for adapter in adapters:
+        config = json.loads((Path(adapter["path"]) / "adapter_config.json").read_text())
+        tensors = load_file(Path(adapter["path"]) / "adapter_model.safetensors")
+        scale = config["lora_alpha"] / config["r"]
+        result.append(
+            {
+                key.removeprefix("base_model.model.").replace("lora_A.weight", "weight"): (
+                    a,
+                    tensors[key.replace("lora_A", "lora_B")],
+                    scale,
+                )
+                for key, a in tensors.items()
+                if key.endswith("lora_A.weight")
+            }
+        )
+    return result
+
+
+def ties(values: list[Any], density: float) -> Any:
+    """TIES by the paper: keep the largest, elect the sign of the larger mass, sum what has it."""
+    import torch
+
+    kept = []
+    for value in values:
+        flat = value.flatten()
+        few = torch.zeros_like(flat)
+        top = flat.abs().topk(int(density * flat.numel())).indices
+        few[top] = flat[top]
+        kept.append(few.reshape(value.shape))
+    stacked = torch.stack(kept)
+    sign = torch.where(stacked.sum(0) >= 0, 1.0, -1.0)
+    agrees = (torch.sign(stacked) == sign) & (stacked != 0)
+    return (stacked * agrees).sum(0) / agrees.sum(0).clamp(min=1)
+
+
+@pytest.mark.parametrize("method", ["Cat", "Linear", "TIES"])
+def test_weighted_combinations_equal_those_by_hand(
+    tiny: Path, tmp_path: Path, adapters: list[dict[str, str]], same_rank: dict[str, str], method: str
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    given: list[dict[str, Any]] = [{**adapters[0], "weight": 0.5}, {**same_rank, "weight": 2.0}]
+    combine = {"method": method, **({"density": 0.4} if method == "TIES" else {})}
+    plan = merge_plan(tiny, tmp_path / "store", given, combine=combine)
+    ending = merge(plan)
+    found = load_file(artifact_path(plan, ending) / "model.safetensors")
+    expected, (one, two) = load_file(tiny / "model.safetensors"), deltas(given)
+    for name, (a1, b1, s1) in one.items():
+        a2, b2, s2 = two[name]
+        if method == "Cat":
+            update = 0.5 * s1 * (b1 @ a1) + 2.0 * s2 * (b2 @ a2)
+        else:
+            roots = [(0.5 * s1) ** 0.5, (2.0 * s2) ** 0.5]
+            pairs = [[roots[0] * a1, roots[1] * a2], [roots[0] * b1, roots[1] * b2]]
+            a, b = [ties(p, 0.4) for p in pairs] if method == "TIES" else [p[0] + p[1] for p in pairs]
+            update = b @ a
+        expected[name] = expected[name] + update
+    for name, tensor in expected.items():
+        assert torch.allclose(found[name], tensor, atol=1e-5), name
+    assert ending.logit_error is not None
+    assert ending.logit_error < 1e-4
+
+
+@pytest.mark.filterwarnings("ignore:The density 1.0")  # it drops nothing, as asked
+@pytest.mark.parametrize(("method", "like"), [("DARELinear", "Linear"), ("DARETIES", "TIES")])
+def test_dare_that_drops_nothing_is_the_method_that_it_wraps_and_else_is_repeatable(
+    tiny: Path, tmp_path: Path, adapters: list[dict[str, str]], same_rank: dict[str, str], method: str, like: str
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    def merged(name: str, density: float | None, folder: str) -> dict[str, Any]:
+        combine = {"method": name, "density": density}
+        plan = merge_plan(tiny, tmp_path / folder, [adapters[0], same_rank], combine=combine)
+        return load_file(artifact_path(plan, merge(plan)) / "model.safetensors")
+
+    whole, plain = merged(method, 1.0, "a"), merged(like, None if like == "Linear" else 1.0, "b")
+    assert all(torch.allclose(whole[name], plain[name], atol=1e-5) for name in whole)
+    first, second = merged(method, 0.5, "c"), merged(method, 0.5, "d")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(not torch.allclose(first[name], whole[name], atol=1e-4) for name in first)
+
+
+def test_steps_add_up_and_a_later_one_may_come_from_what_an_earlier_made(
+    tiny: Path, tmp_path: Path, make_plan: Make, adapters: list[dict[str, str]]
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    first = merge_plan(tiny, tmp_path / "store", adapters[:1])
+    middle = artifact_path(first, merge(first))
+    training = make_plan(run="second", model={"uri": "pvc://store/models/x", "path": str(middle)})
+    second = artifact_path(training, train(training))
+    chain = merge_plan(middle, tmp_path / "store", [{"uri": "pvc://c/2", "path": str(second)}])
+    expected = load_file(artifact_path(chain, merge(chain)) / "model.safetensors")
+    steps: list[dict[str, Any]] = [adapters[0], {"uri": "pvc://c/2", "path": str(second), "step": 2}]
+    at_once = merge_plan(tiny, tmp_path / "store", steps)
+    found = load_file(artifact_path(at_once, merge(at_once)) / "model.safetensors")
+    assert all(torch.allclose(found[name], expected[name], atol=1e-5) for name in expected)
+
+
+def test_a_combination_that_cannot_be_is_refused(tiny: Path, tmp_path: Path, adapters: list[dict[str, str]]) -> None:
+    with pytest.raises(ConfigError, match=r"spec.combine.method Linear: .*rank.*; Cat takes any ranks"):
+        merge(merge_plan(tiny, tmp_path / "store", adapters, combine={"method": "Linear"}))
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import ssl
 import subprocess
 import sys
+import tarfile
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -316,6 +318,122 @@ def test_s3_against_moto(tmp_path):
         folder = fetch("s3://bucket/runs/a", tmp_path / "to", keys)
         assert tree(folder)["adapter_model.safetensors"] == CONTENT
         assert tree(folder)["sub/x y+z.txt"] == b"odd"
+
+
+def test_gs_is_the_same_protocol_at_googles_address(tmp_path):
+    with pytest.raises(FetchError, match=r"https://storage\.googleapis\.com"):
+        fetch("gs://bucket/runs/a", tmp_path / "to")
+    with s3_store("us-east-1") as (endpoint, client):
+        client.create_bucket(Bucket="of-google")
+        client.put_object(Bucket="of-google", Key="a/adapter_config.json", Body=b"{}")
+        keys = secret(tmp_path / "secret", accessKeyId="me", secretAccessKey="hush", endpoint=endpoint)
+        assert tree(fetch("gs://of-google/a", tmp_path / "there", keys)) == {"adapter_config.json": b"{}"}
+
+
+# --- oci -------------------------------------------------------------------------------------------------------------
+
+
+class Registry:
+    """Answers as a registry does, by the distribution specification, with tokens."""
+
+    def __init__(self, server: Server) -> None:
+        self.blobs: dict[str, bytes] = {}
+        self.manifests: dict[str, bytes] = {}
+        self.host = server.address
+        self.cuts = 0
+        server.answer = self.answer
+
+    def blob(self, data: bytes, title: str | None = None, kind: str = "application/octet-stream") -> dict[str, object]:
+        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        self.blobs[digest] = data
+        more = {"annotations": {"org.opencontainers.image.title": title}} if title else {}
+        return {"mediaType": kind, "digest": digest, "size": len(data), **more}
+
+    def push(self, tag: str, *layers: dict[str, object]) -> str:
+        body = json.dumps({"schemaVersion": 2, "layers": layers}).encode()
+        digest = f"sha256:{hashlib.sha256(body).hexdigest()}"
+        self.manifests[tag] = self.manifests[digest] = body
+        return digest
+
+    def answer(self, handler: Handler) -> None:
+        path = urlsplit(handler.path).path
+        given = handler.headers.get("Authorization", "")
+        if path == "/token":
+            good = given == "Basic bWU6aHVzaA=="
+            asked = parse_qs(urlsplit(handler.path).query)
+            assert asked == {"service": ["registry"], "scope": ["repository:team/adapter:pull"]}
+            handler.send(200 if good else 401, b'{"token": "let-me-in"}')
+        elif given != "Bearer let-me-in":
+            challenge = f'Bearer realm="https://{self.host}/token",service="registry",scope="x"'
+            handler.send(401, headers={"WWW-Authenticate": challenge})
+        elif path.startswith("/v2/team/adapter/manifests/"):
+            body = self.manifests.get(path.rsplit("/", 1)[1])
+            handler.send(200, body) if body else handler.send(404)
+        else:
+            self.cuts -= 1
+            handler.file(self.blobs[path.rsplit("/", 1)[1]], cut=1000 if self.cuts >= 0 else 0)
+
+
+@pytest.fixture
+def registry(server: Server, tls: None) -> Registry:
+    return Registry(server)
+
+
+@pytest.fixture
+def docker(tmp_path: Path, registry: Registry) -> Path:
+    config = {"auths": {f"https://{registry.host}/v1/": {"username": "me", "password": "hush"}}}
+    return secret(tmp_path / "docker", **{".dockerconfigjson": json.dumps(config)})
+
+
+def archive(*members: tuple[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return file.getvalue()
+
+
+def test_oci_files_are_fetched_where_they_broke_off_with_a_docker_secret(registry, docker, tmp_path):
+    layers = [registry.blob(b"{}", "adapter_config.json"), registry.blob(CONTENT, "adapter_model.safetensors")]
+    digest = registry.push("v1", *layers)
+    registry.cuts = 2
+    found = tree(fetch(f"oci://{registry.host}/team/adapter:v1", tmp_path / "to", docker))
+    assert found == {"adapter_config.json": b"{}", "adapter_model.safetensors": CONTENT}
+    pair = secret(tmp_path / "pair", username="me", password="hush")
+    assert tree(fetch(f"oci://{registry.host}/team/adapter@{digest}", tmp_path / "by-digest", pair)) == found
+
+
+def test_oci_layers_of_images_are_unpacked_and_lead_nowhere_else(registry, docker, tmp_path):
+    kind = "application/vnd.oci.image.layer.v1.tar+gzip"
+    registry.push("image", registry.blob(archive(("adapter_config.json", b"{}"), ("sub/x", b"y")), None, kind))
+    found = tree(fetch(f"oci://{registry.host}/team/adapter:image", tmp_path / "to", docker))
+    assert found == {"adapter_config.json": b"{}", "sub/x": b"y"}
+    registry.push("evil", registry.blob(archive(("../outside", b"x")), None, kind))
+    with pytest.raises(FetchError, match="cannot be unpacked"):
+        fetch(f"oci://{registry.host}/team/adapter:evil", tmp_path / "evil" / "to", docker)
+    assert not (tmp_path / "evil" / "outside").exists()
+    registry.push("title", registry.blob(b"x", "../outside"))
+    with pytest.raises(FetchError, match="outside of the folder"):
+        fetch(f"oci://{registry.host}/team/adapter:title", tmp_path / "evil2" / "to", docker)
+
+
+def test_oci_says_what_is_wrong(registry, docker, tmp_path):
+    address = f"oci://{registry.host}/team/adapter"
+    with pytest.raises(FetchError, match="check the Secret") as refused:
+        fetch(f"{address}:v1", tmp_path / "to", secret(tmp_path / "wrong", username="you", password="x"))
+    assert refused.value.code == PERMANENT
+    with pytest.raises(FetchError, match="check the address") as absent:
+        fetch(f"{address}:v1", tmp_path / "to", docker)
+    assert absent.value.code == NOT_FOUND
+    layer = registry.blob(b"right", "x")
+    registry.blobs[str(layer["digest"])] = b"wrong"
+    registry.push("damaged", layer)
+    with pytest.raises(FetchError, match="the transfer was damaged") as damaged:
+        fetch(f"{address}:damaged", tmp_path / "to", docker)
+    assert damaged.value.code == TRANSIENT
+    assert not (tmp_path / "to").exists()
 
 
 # --- hf --------------------------------------------------------------------------------------------------------------

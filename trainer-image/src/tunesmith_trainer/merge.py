@@ -16,7 +16,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.training.plan import MergePlan, Place
+from tunesmith.api.mergejob import Combine
+from tunesmith.training.plan import MergeAdapterPlan, MergePlan, Place
 from tunesmith.training.report import Ending
 
 from tunesmith_trainer.errors import CheckFailed, ConfigError, ModelError
@@ -41,11 +42,22 @@ PROMPTS = (
 )
 
 
+COMBINATIONS = {
+    "Cat": "cat",
+    "Linear": "linear",
+    "SVD": "svd",
+    "TIES": "ties",
+    "DARELinear": "dare_linear",
+    "DARETIES": "dare_ties",
+}
+
+
 def merge(plan: MergePlan) -> Ending:
     """Merge as `plan` says, check the result, and publish it."""
     check_files(plan.model)
     for index, adapter in enumerate(plan.adapters):
-        check_adapter(adapter, plan.model, f"adapters[{index}]")
+        # A later step's adapter was trained from what the steps before it made.
+        check_adapter(adapter, plan.model if adapter.step == 1 else None, f"adapters[{index}]")
 
     import torch
 
@@ -54,9 +66,9 @@ def merge(plan: MergePlan) -> Ending:
     torch.manual_seed(0)
     dtype = own_dtype(plan.model) if plan.dtype == "Auto" else getattr(torch, DTYPES[plan.dtype])
     tokenizer = load_tokenizer(plan.model)
-    model = apply_adapters(load_model(plan.model, torch.float32), plan.adapters)
+    model = apply_adapters(load_model(plan.model, torch.float32), plan.adapters, plan.combine)
     expected = logits(model, tokenizer)
-    merged: Any = model.merge_and_unload(adapter_names=list(model.peft_config), safe_merge=True)
+    merged: Any = model.merge_and_unload(adapter_names=list(model.base_model.active_adapters), safe_merge=True)
     with artifact.draft(plan, "models") as folder:
         save_model(merged, plan.model, dtype, folder)
         del model, merged
@@ -80,8 +92,8 @@ def merge(plan: MergePlan) -> Ending:
     )
 
 
-def check_adapter(adapter: Place, base: Place, label: str) -> None:
-    """See by its files that an adapter is a LoRA in safetensors, and not of another base."""
+def check_adapter(adapter: Place, base: Place | None, label: str) -> None:
+    """See by its files that an adapter is a LoRA in safetensors, and not of another base, if that is known."""
     folder = Path(adapter.path)
     if not folder.is_dir():
         raise ModelError(f"{label} {adapter.uri}: there is no folder {folder}. Check the address")
@@ -95,16 +107,18 @@ def check_adapter(adapter: Place, base: Place, label: str) -> None:
     if kind != "LORA":
         raise ModelError(f"{label} {adapter.uri}: it is a {kind}; only LoRA adapters are merged")
     wanted = manifest_of(adapter).get("base", {}).get("digest")
-    given = manifest_of(base).get("digest")
-    if wanted and given and wanted != given:
+    given = manifest_of(base).get("digest") if base else None
+    if base and wanted and given and wanted != given:
         raise ModelError(
             f"{label} {adapter.uri}: it was trained from the base {wanted}, but spec.model {base.uri} is {given}: "
             "merge it into its own base"
         )
 
 
-def apply_adapters(model: PreTrainedModel, adapters: list[Place]) -> PeftModel:
-    """`model` with all adapters active together, unmerged: their updates add up."""
+def apply_adapters(model: PreTrainedModel, adapters: list[MergeAdapterPlan], how: Combine) -> PeftModel:
+    """`model` with the adapters of each step combined, and all steps active together, unmerged. An update does not
+    depend on the weights that it is added to, so steps add up.
+    """
     from peft import PeftModel
     from safetensors import safe_open
 
@@ -127,12 +141,37 @@ def apply_adapters(model: PreTrainedModel, adapters: list[Place]) -> PeftModel:
             raise ModelError(
                 f"adapters: {adapter.uri} does not fit the base: {stored} tensors stored, {loaded} places for them"
             )
-    if len(names) > 1:
-        result.base_model.set_adapter(names)
+    wanted = [
+        combine(
+            result, [(name, one.weight) for name, one in zip(names, adapters, strict=True) if one.step == step], how
+        )
+        for step in sorted({adapter.step for adapter in adapters})
+    ]
+    result.base_model.set_adapter(wanted)
     active = set(result.base_model.active_adapters)
-    if active != set(names):
-        raise ConfigError(f"adapters: {sorted(active)} of {names} are applied")
+    if active != set(wanted):
+        raise ConfigError(f"adapters: {sorted(active)} of {wanted} are applied")
     return result.eval()  # type: ignore[no-any-return]
+
+
+def combine(model: PeftModel, members: list[tuple[str, float]], how: Combine) -> str:
+    """The name of an adapter that is the weighted combination of `members`."""
+    if len(members) == 1 and members[0][1] == 1:
+        return members[0][0]
+    names, weights = [name for name, _ in members], [weight for _, weight in members]
+    # Of one adapter, every method would be the same but for what it drops: only its weight is meant.
+    method = COMBINATIONS[how.method] if len(members) > 1 else "cat"
+    more: dict[str, Any] = {"density": how.density} if how.density and len(members) > 1 else {}
+    if how.rank:
+        more["svd_rank"] = how.rank
+    name = "_".join(names) + "_combined"
+    try:
+        cast: Any = model
+        cast.add_weighted_adapter(names, weights, name, combination_type=method, **more)
+    except ValueError as error:
+        ranks = {one: model.peft_config[one].r for one in names}
+        raise ConfigError(f"spec.combine.method {how.method}: {error} (ranks: {ranks}); Cat takes any ranks") from error
+    return name
 
 
 def logits(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast) -> list[torch.Tensor]:

@@ -51,6 +51,7 @@ class Agent:
         self.loaded: dict[str, str] | None = None
         self.unloaded: dict[str, float] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
+        self.stopping: set[asyncio.Task[None]] = set()
         self.settled = False
         """Whether, since the engine came up, everything on disk has been offered to it."""
 
@@ -71,7 +72,7 @@ class Agent:
         finally:
             for task in [*watchers, *self.tasks.values()]:
                 task.cancel()
-            await asyncio.gather(*watchers, *self.tasks.values(), return_exceptions=True)
+            await asyncio.gather(*watchers, *self.tasks.values(), *self.stopping, return_exceptions=True)
 
     async def _watch_engine(self) -> None:
         silent = 0
@@ -169,11 +170,18 @@ class Agent:
     def _drop_unwanted(self, view: View) -> None:
         for name in list(self.tasks):
             if self.records[name].preparing not in (view.wanted.get(name), view.ahead.get(name)):
-                self.tasks.pop(name).cancel()
+                self._stop(name)
                 self.records[name].preparing = None
         for name in self.records.keys() - view.wanted.keys():
             del self.records[name]
         self.store.sweep(view.wanted)
+
+    def _stop(self, name: str) -> None:
+        """Stop preparing; the child process that fetches is ended, too."""
+        task = self.tasks.pop(name)
+        self.stopping.add(task)
+        task.add_done_callback(self.stopping.discard)
+        task.cancel()
 
     async def _act(self, step: Step, state: State) -> None:
         """Take one step. What fails concerns this adapter only."""
@@ -181,7 +189,7 @@ class Agent:
             case Prepare(name, source):
                 record = self.records.setdefault(name, Record())
                 if name in self.tasks:
-                    self.tasks.pop(name).cancel()
+                    self._stop(name)
                 record.preparing = source
                 wanted = self.wanted.get(name)
                 if record.failure and record.failure.source != wanted:

@@ -89,7 +89,7 @@ class Preparer:
         finally:
             if child.returncode is None:
                 child.kill()
-                await child.wait()
+                await child.communicate()  # until its pipe is closed, too
         if child.returncode:
             lines = errors.decode(errors="replace").strip().splitlines()
             reason = lines[-1] if lines else f"{source.uri}: fetching ended with {child.returncode}"

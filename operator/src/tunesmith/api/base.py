@@ -57,7 +57,8 @@ URI_PATTERN = (
     r"^(hf://[\w.-]+/[\w.-]+(@[\w./-]+)?"
     r"|pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?"
     r"|configmap://[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[-._a-zA-Z0-9]+"
-    r"|s3://[a-z0-9][a-z0-9.-]+/.+"
+    r"|(s3|gs)://[a-z0-9][a-z0-9._-]+/.+"
+    r"|oci://[\w.-]+(:\d+)?/[\w./-]+(:[\w.-]+)?(@sha256:[a-f0-9]{64})?"
     r"|https://[^#]+#sha256=[a-f0-9]{64}"
     r"|file:///.+)$"
 )
@@ -93,7 +94,8 @@ class SecretRef(Model):
 
     name: Annotated[str, Field(min_length=1, max_length=253)]
     """Name of the Secret, in the same namespace. Keys: `token` for hf://; `accessKeyId`, `secretAccessKey` and
-    optionally `endpoint`, `region` for s3://; `authorization` (the header's value) for https://."""
+    optionally `endpoint`, `region` for s3:// and gs:// (HMAC keys); `authorization` (the header's value) for https://;
+    `username` and `password`, or `.dockerconfigjson`, for oci://."""
 
 
 class Resources(Model):
@@ -110,8 +112,9 @@ class Source(Model):
     """Where an artefact comes from: an address, or the outcome of another job."""
 
     uri: Uri | None = None
-    """Address: `hf://org/name@revision`, `pvc://claim/path`, `s3://bucket/path`,
-    `https://host/path#sha256=digest`, `configmap://name/key` or `file:///path` (in the image)."""
+    """Address: `hf://org/name@revision`, `pvc://claim/path`, `s3://bucket/path`, `gs://bucket/path`,
+    `oci://registry/repository:tag` (or `@sha256:digest`), `https://host/path#sha256=digest`,
+    `configmap://name/key` or `file:///path` (in the image)."""
 
     fine_tune_job_ref: NameRef | None = None
     """The artefact of a FineTuneJob of this namespace. Waited for where it is not there yet, or not finished."""

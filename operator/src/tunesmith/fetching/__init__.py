@@ -1,4 +1,4 @@
-"""Fetches what an address names into a folder: `hf://`, `https://` with a digest, and `s3://`.
+"""Fetches what an address names into a folder: `hf://`, `https://` with a digest, `s3://`, `gs://` and `oci://`.
 
 The folder appears by rename, so what is there is whole. A fetch that was interrupted goes on where it was.
 A single file lies in the folder under its own name.
@@ -34,7 +34,7 @@ def credentials(folder: Path | None) -> dict[str, str]:
         return {}
     if not folder.is_dir():
         raise FetchError(f"the Secret's folder {folder} is not there: mount it", TRANSIENT)
-    files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+    files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith("..")]
     return {path.name: path.read_text().strip() for path in files}
 
 
@@ -56,17 +56,23 @@ def fetch(uri: str, to: Path, secret: Path | None = None, kind: Kind = "auto", p
                 from tunesmith.fetching import web
 
                 web.fetch(uri, partial, keys, progress)
-            case "s3":
+            case "oci":
+                from tunesmith.fetching import oci
+
+                oci.fetch(uri, partial, keys, progress)
+            case "s3" | "gs":
                 from tunesmith.fetching import s3
 
                 s3.fetch(uri, partial, keys, progress)
             case scheme:
-                raise FetchError(f"{scheme}:// cannot be fetched: use hf://, https:// or s3://")
+                raise FetchError(f"{scheme}:// cannot be fetched: use hf://, https://, s3://, gs:// or oci://")
     except FetchError as error:
         raise FetchError(f"{uri}: {error}", error.code) from None
     except OSError as error:
         raise FetchError(f"{uri}: {error}: is the volume of {to.parent} full or read-only?", TRANSIENT) from error
     shutil.rmtree(partial / ".cache", ignore_errors=True)  # the Hub client's notes
+    for note in partial.glob(".sha256-*.done"):
+        note.unlink()
     partial.rename(to)
     progress(f"{uri} is at {to}")
     return to

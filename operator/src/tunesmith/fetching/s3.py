@@ -1,4 +1,4 @@
-"""Objects in S3 and what speaks its protocol, signed with AWS Signature Version 4.
+"""Objects in S3 and what speaks its protocol (gs:// too), signed with AWS Signature Version 4.
 
 Two calls are all that is needed, ListObjectsV2 and GetObject. A client library for them would add 30 MB.
 https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
@@ -121,7 +121,9 @@ def find(uri: str, keys: Credentials) -> tuple[Bucket, dict[str, Object]]:
     parts = urlsplit(uri)
     prefix = parts.path.lstrip("/")
     region = keys.get("region", "us-east-1")
-    endpoint = keys.get("endpoint", f"https://s3.{region}.amazonaws.com").rstrip("/")
+    # Google Cloud Storage speaks the same protocol, with HMAC keys: https://cloud.google.com/storage/docs/interoperability
+    usual = "https://storage.googleapis.com" if parts.scheme == "gs" else f"https://s3.{region}.amazonaws.com"
+    endpoint = keys.get("endpoint", usual).rstrip("/")
     if urlsplit(endpoint).scheme not in ("http", "https"):
         raise FetchError(f"the Secret's endpoint {endpoint!r} must begin with http:// or https://")
     missing = {"accessKeyId", "secretAccessKey"} - keys.keys()

@@ -8,6 +8,7 @@ from typing import Literal
 
 from tunesmith.api.base import Model
 from tunesmith.api.dataset import Columns
+from tunesmith.api.mergejob import Combine
 from tunesmith.api.methods import Method
 from tunesmith.training.location import locate
 
@@ -139,13 +140,21 @@ class TrainPlan(Model):
         return self.nodes * self.processes_per_node
 
 
+class MergeAdapterPlan(Place):
+    """An adapter to merge."""
+
+    weight: float = 1.0
+    step: int = 1
+
+
 class MergePlan(Model):
     """All that the merging program needs to know of a MergeJob."""
 
     kind: Literal["MergeJob"] = "MergeJob"
     job: Job
     model: Place
-    adapters: list[Place]
+    adapters: list[MergeAdapterPlan]
+    combine: Combine = Combine()
     dtype: Literal["Auto", "BFloat16", "Float16", "Float32"]
     tolerance: float
     output: OutputPlan

@@ -18,6 +18,7 @@ from tunesmith.training.plan import (
     DatasetPlan,
     DistributionPlan,
     Job,
+    MergeAdapterPlan,
     MergePlan,
     MethodPlan,
     OutputPlan,
@@ -171,7 +172,11 @@ def merge_plan(job: Job, spec: MergeJobSpec, resolved: Resolved, default_store: 
     return MergePlan(
         job=job,
         model=place(address(spec.model, resolved)),
-        adapters=[place(address(adapter, resolved)) for adapter in spec.adapters],
+        adapters=[
+            MergeAdapterPlan(**place(address(adapter, resolved)).model_dump(), weight=adapter.weight, step=adapter.step)
+            for adapter in spec.adapters
+        ],
+        combine=spec.combine,
         dtype=spec.dtype,
         tolerance=spec.check.tolerance,
         output=output(job, spec.output.uri or default_store),

@@ -125,7 +125,9 @@ class Engine:
             raise Refused(500, "InternalServerError", "EngineCore encountered an issue.")
         name = asked["model"]
         if name != self.model and name not in self.adapters:
-            raise Refused(404, "NotFoundError", f"The model `{name}` does not exist.", "model")
+            raise Refused(
+                404, "NotFoundError", f"The model `{name}` does not exist. Valid aliases: {self.model}.", "model"
+            )
         version = "base" if name == self.model else self.adapters[name][1]
         self.running += 1
         try:
