@@ -154,3 +154,45 @@ def test_a_new_admin_token_disturbs_nobody(fleet: Fleet) -> None:
             {"name": "a", "uri": fleet.adapter("one")}, {"name": f"b{number}", "uri": fleet.adapter("two")}, replicas=3
         )
         fleet.wait_for(f"b{number}", state="Ready", readyPods=3, seconds=15)
+
+
+def test_a_real_autoscaler_scales_the_resource_and_nobody_writes_against_it(fleet: Fleet) -> None:
+    fleet.apply(autoscaling={"minReplicas": 2, "maxReplicas": 3, "queueLength": 4})
+    eventually(lambda: fleet.status().get("readyReplicas") == 2, lambda: str(fleet.status()), 90)
+    assert fleet.kubectl.get("mdep", "chat")["spec"]["replicas"] == 2
+    conditions = {c["type"]: c for c in fleet.kubectl.get("hpa", "chat")["status"]["conditions"]}
+    assert conditions["AbleToScale"]["status"] == "True"
+    fleet.apply(replicas=1)
+    eventually(
+        lambda: not fleet.kubectl.names("hpa") and fleet.status().get("replicas") == 1, lambda: str(fleet.status()), 60
+    )
+    memory = fleet.status()["memory"]
+    assert memory["weightsBytes"] > 0
+    fits = next(c for c in fleet.status()["conditions"] if c["type"] == "Fits")
+    assert (fits["status"], fits["reason"]) == ("False", "TooLarge"), (
+        "the limit of these pods is below vLLM's own share"
+    )
+
+
+def test_two_hundred_loads_and_unloads_while_agents_are_killed(fleet: Fleet) -> None:
+    uris = [fleet.adapter(f"v{n}") for n in range(4)]
+    three_pods(fleet, {"name": "kept", "uri": uris[0]})
+    with fleet.load("kept", streams=3, tokens=5) as answers:
+        for turn in range(19):
+            names = {f"a{n}": uris[(turn + n) % 4] for n in range(4 if turn % 2 else 0)}
+            fleet.apply(
+                {"name": "kept", "uri": uris[0]}, *({"name": n, "uri": u} for n, u in names.items()), replicas=3
+            )
+            if turn in (5, 11):
+                victim = fleet.pods()[turn % 3]["metadata"]["name"]
+                script = "import os; os.kill(1, 9); os.kill(1, 15)"
+                fleet.kubectl("exec", victim, "-c", "agent", "--", "python3", "-c", script, check=False)
+            wanted = {"kept", *names}
+            eventually(
+                lambda: all(fleet.roots(pod).keys() == wanted for pod in fleet.pods()),  # noqa: B023
+                lambda: str([fleet.roots(pod).keys() for pod in fleet.pods()]),
+                40,
+            )
+    print(f"\n{9 * 4 * 3} loads and as many unloads on 3 pods; {len(answers)} streams")
+    assert {answer.status for answer in answers} <= {200, 503, 0}
+    assert sum(answer.status == 200 for answer in answers) > 0.97 * len(answers)

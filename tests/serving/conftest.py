@@ -342,6 +342,7 @@ def make_pod(root: Path, base: Path) -> Pod:
         "TUNESMITH_AGENT_HOST": "127.0.0.1",
         "TUNESMITH_AGENT_PORT": str(control),
         "TUNESMITH_GRACE_SECONDS": "2",
+        "TUNESMITH_ENGINE_DTYPE": "float32",
     }
     return Pod(
         root=root,
@@ -387,3 +388,9 @@ def make_process() -> Callable[..., Process]:
 def free_port_fixture() -> Callable[[], int]:
     """A port that nobody listens on."""
     return free_port
+
+
+@pytest.fixture(scope="session", name="wait")
+def wait_fixture() -> Callable[..., Any]:
+    """Waits until something is true."""
+    return until

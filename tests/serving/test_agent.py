@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import threading
@@ -51,6 +52,14 @@ def test_the_mounted_state_is_served_and_answers_as_peft_does(pod, forge, first)
     assert pod.say("first") == forge.say(pod.base, first)
     assert pod.say("base") == forge.say(pod.base, None)
     assert pod.say("first") != pod.say("base")
+
+
+def test_the_estimate_of_the_kv_cache_is_what_vllm_makes_of_a_gibibyte(pod):
+    found = until(lambda: pod.status().get("footprint"), 10)
+    [tokens] = re.findall(r"KV cache size: ([\d,]+) tokens", (pod.root / "engine.log").read_text())[:1]
+    assert found["kvBytesPerToken"] == pytest.approx(2**30 / int(tokens.replace(",", "")), rel=0.02)
+    weights = sum(path.stat().st_size for path in pod.base.glob("*.safetensors"))
+    assert found["weightsBytes"] == pytest.approx(weights, rel=0.02)
 
 
 def test_a_sent_state_is_served_within_two_seconds(pod, forge):

@@ -21,7 +21,6 @@ CLOSED = [
     ("POST", "/invocations"),
     ("POST", "/inference/v1/generate"),
     ("POST", "/pooling"),
-    ("POST", "/classify"),
     ("POST", "/score"),
     ("POST", "/rerank"),
     ("GET", "/load"),
@@ -132,7 +131,15 @@ def test_probes_and_metrics_are_open(pod, call):
 def test_without_a_key_nothing_is_inferred_or_told(pod, call, key):
     headers = {"Authorization": f"Bearer {key}"}
     body = {"model": "base", "prompt": "x", "messages": [], "input": "x"}
-    for path in ("/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/tokenize", "/v1/messages", "/v1/score"):
+    for path in (
+        "/v1/completions",
+        "/v1/chat/completions",
+        "/v1/embeddings",
+        "/tokenize",
+        "/v1/messages",
+        "/v1/score",
+        "/classify",
+    ):
         assert call("POST", pod.url + path, body, headers).status == 401, path
     assert call("GET", f"{pod.url}/v1/models", None, headers).status == 401
     with pytest.raises(openai.AuthenticationError), openai.OpenAI(base_url=f"{pod.url}/v1", api_key=key or "x") as one:

@@ -16,11 +16,12 @@ from tunesmith import prerequisites
 from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.api.mergejob import MergeJob
 from tunesmith.api.modeldeployment import ModelDeployment
+from tunesmith.children.autoscaling import KINDS as SCALERS
 from tunesmith.children.inspect import ROLE, inspect_name
 from tunesmith.children.job import QUEUE_LABEL
 from tunesmith.children.meta import ATTEMPT_LABEL, ROLE_LABEL, Object, Owner, job_name
 from tunesmith.children.serving import ADAPTER_LABEL, adapters_name, admin_name, deployment_name
-from tunesmith.decide import attempts, lifecycle, preflight
+from tunesmith.decide import attempts, capacity, lifecycle, preflight
 from tunesmith.decide import pods as pod_facts
 from tunesmith.decide.references import sources
 from tunesmith.decide.world import Ref, World
@@ -81,10 +82,12 @@ class Observer:
         )
         if isinstance(parsed, ModelDeployment):
             store = locate(self._settings.default_store).claim or ""
-            store_exists, agents = await asyncio.gather(
-                self._client.exists("PersistentVolumeClaim", namespace, store), self._agents(pods)
+            store_exists, agents, gpu_memory = await asyncio.gather(
+                self._client.exists("PersistentVolumeClaim", namespace, store),
+                self._agents(pods),
+                self._gpu_memory(parsed),
             )
-            return replace(world, store_exists=store_exists, agents=agents)
+            return replace(world, store_exists=store_exists, agents=agents, gpu_memory=gpu_memory)
         report, refusals, lost_nodes, gpu_memory, workload = await asyncio.gather(
             self._report(pods),
             self._refusals(job, pods),
@@ -117,6 +120,9 @@ class Observer:
                 ("Secret", admin_name(owner)),
                 ("PodDisruptionBudget", owner.name),
             ]
+            wanted = resource.spec.autoscaling.scaler if resource.spec.autoscaling else None
+            scalers = dict.fromkeys((wanted, resource.status.autoscaler))
+            names += [(SCALERS[scaler], owner.name) for scaler in scalers if scaler]
             found: list[Object] = []
             if any(a.replicas for a in resource.spec.adapters) or any(a.url for a in resource.status.adapters):
                 selector = f"{owner.selector},{ADAPTER_LABEL}"
@@ -174,13 +180,18 @@ class Observer:
             raise
         return frozenset(name for name, node in zip(names, nodes, strict=True) if node is None or not answers(node))
 
-    async def _gpu_memory(self, resource: FineTuneJob | MergeJob) -> int | None:
+    async def _gpu_memory(self, resource: FineTuneJob | MergeJob | ModelDeployment) -> int | None:
         """Bytes of the smallest GPU among the nodes that the pods may run on, by the labels of NVIDIA's GPU feature
         discovery. None: not told, or not needed.
         """
-        if not isinstance(resource, FineTuneJob) or not preflight.needs_gpu_memory(resource):
+        if isinstance(resource, ModelDeployment):
+            if not capacity.gpus(resource.spec):
+                return None
+            selector = ""
+        elif isinstance(resource, FineTuneJob) and preflight.needs_gpu_memory(resource):
+            selector = ",".join(f"{k}={v}" for k, v in sorted((resource.spec.pod_template.node_selector or {}).items()))
+        else:
             return None
-        selector = ",".join(f"{k}={v}" for k, v in sorted((resource.spec.pod_template.node_selector or {}).items()))
         try:
             nodes = await self._client.list("Node", "", selector)
         except ApiError as error:

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tunesmith.agent import base as bases
 from tunesmith.agent import checks, tensors
-from unit.agent.builders import HIDDEN, LLAMA, VOCABULARY, Q, make, make_base, pair, write
+from tunesmith.agent.footprint import measure
+from unit.agent.builders import HIDDEN, INNER, LLAMA, VOCABULARY, Q, make, make_base, pair, write
 
 
 @pytest.fixture
@@ -203,3 +204,16 @@ def test_no_json_crashes_the_header_reader(tmp_path_factory, value):
     path.write_bytes(struct.pack("<Q", len(text)) + text)
     with pytest.raises(tensors.HeaderError):
         tensors.read(path)
+
+
+def test_the_footprint_of_a_base_by_hand(tmp_path):
+    base = make_base(tmp_path)
+    found = measure(tmp_path, base, "auto", max_rank=8, max_loras=3)
+    numbers = VOCABULARY * HIDDEN + 2 * (HIDDEN * HIDDEN + HIDDEN * HIDDEN // 2 + HIDDEN * INNER + HIDDEN)
+    assert found.weights_bytes == 2 * numbers
+    assert measure(tmp_path, base, "float32", 8, 3).weights_bytes == 4 * numbers
+    # Two layers, keys and values, two heads of 16 numbers, two bytes each.
+    assert found.kv_bytes_per_token == 2 * 2 * 2 * 16 * 2
+    # All linear layers of the architecture, whether the file has them or not.
+    sides = 2 * (2 * (HIDDEN + HIDDEN) + 2 * (HIDDEN + HIDDEN // 2) + 3 * (HIDDEN + INNER))
+    assert found.adapters_bytes == 3 * 8 * sides * 2

@@ -312,6 +312,37 @@ def test_sizes(spec: Any, ranks: Any, count: int, old: Any, wanted: Any) -> None
     assert (found.max_lora_rank, found.max_loras, found.max_cpu_loras, found.reason) == wanted
 
 
+FOOTPRINT = {"weightsBytes": 14 * 2**30, "kvBytesPerToken": 2**17, "adaptersBytes": 2**30, "maxModelLen": 32768}
+
+
+@pytest.mark.parametrize(
+    ("spec", "gpu", "status", "words"),
+    [
+        ({}, None, "Unknown", "set resources.limits"),
+        ({"resources": {"limits": {"nvidia.com/gpu": 1}}}, None, "Unknown", "not known"),
+        ({"resources": {"limits": {"nvidia.com/gpu": 1}}}, 24 * 2**30, "True", "the KV cache can hold"),
+        ({"resources": {"limits": {"nvidia.com/gpu": 1}}}, 17 * 2**30, "False", "set engine.maxModelLen to"),
+        ({"resources": {"limits": {"nvidia.com/gpu": 1}}, "engine": {"maxModelLen": 1024}}, 17 * 2**30, "True", "1024"),
+        ({"resources": {"limits": {"nvidia.com/gpu": 2}}}, 12 * 2**30, "True", "of 22.08 GiB"),
+        ({"resources": {"limits": {"memory": "16Gi"}}}, None, "False", "use a smaller or quantised model"),
+        (
+            {"resources": {"limits": {"nvidia.com/gpu": 1}}, "engine": {"args": ["--gpu-memory-utilization=0.5"]}},
+            24 * 2**30,
+            "False",
+            "there are only 12.00 GiB",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_said_before_the_engine_fails(spec: Any, gpu: Any, status: str, words: str) -> None:
+    agents = {"p0": AgentStatus.model_validate({**agent("u-p0").body(), "footprint": FOOTPRINT})}
+    decision = decided(world(serve(**spec), pods=(pod("p0"),), agents=agents, gpu_memory=gpu))
+    fits = next(c for c in decision.status.body()["conditions"] if c["type"] == "Fits")
+    assert fits["status"] == status
+    assert words in fits["message"]
+    total = decision.status.body()["memory"]["totalBytes"]
+    assert total == 15 * 2**30 + 2**17 * (spec.get("engine", {}).get("maxModelLen") or 32768)
+
+
 def test_clients_keys_reach_the_engine_only_and_pods_drain_as_long_as_the_spec_says() -> None:
     engine = {"drainSeconds": 7, "shutdownTimeoutSeconds": 100}
     decision = decided(world(serve(apiKeySecretRef={"name": "keys"}, engine=engine)))
@@ -324,3 +355,30 @@ def test_clients_keys_reach_the_engine_only_and_pods_drain_as_long_as_the_spec_s
     assert template["containers"][0]["lifecycle"] == {"preStop": {"sleep": {"seconds": 7}}}
     assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
     assert template["topologySpreadConstraints"][0]["topologyKey"] == "kubernetes.io/hostname"
+
+
+def scalers(decision: Decision) -> list[dict[str, Any]]:
+    return [o for o in decision.apply if o["kind"] in ("HorizontalPodAutoscaler", "ScaledObject")]
+
+
+def test_an_autoscaler_writes_the_resource_itself_and_goes_with_its_field() -> None:
+    wanted = {"maxReplicas": 5, "queueLength": 4, "cacheUsagePercent": 80}
+    [hpa] = scalers(decided(world(serve(autoscaling=wanted))))
+    assert hpa["spec"]["scaleTargetRef"] == {
+        "apiVersion": "tunesmith.io/v1alpha1",
+        "kind": "ModelDeployment",
+        "name": "x",
+    }
+    targets = {m["pods"]["metric"]["name"]: m["pods"]["target"]["averageValue"] for m in hpa["spec"]["metrics"]}
+    assert targets == {"vllm:num_requests_waiting": "4", "vllm:kv_cache_usage_perc": "800m"}
+    live = mine("HorizontalPodAutoscaler", "x")
+    assert decided(world(serve(), children=children(live))).delete == (live,)
+    keda = {**wanted, "scaler": "KEDA", "minReplicas": 0, "prometheus": "http://prometheus:9090"}
+    changed = decided(world(serve(autoscaling=keda), children=children(live)))
+    assert changed.delete == (live,)
+    [scaled] = scalers(changed)
+    assert scaled["spec"]["minReplicaCount"] == 0
+    assert scaled["spec"]["triggers"][0]["metadata"]["query"] == (
+        'sum(vllm:num_requests_waiting{namespace="ns",pod=~"x-engine-.+"})'
+    )
+    assert changed.status.body()["autoscaler"] == "KEDA"

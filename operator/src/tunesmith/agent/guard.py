@@ -44,6 +44,7 @@ INFERENCE = frozenset(
         "/v1/rerank",
         "/v1/responses",
         "/v1/score",
+        "/classify",
         "/detokenize",
         "/tokenize",
     }

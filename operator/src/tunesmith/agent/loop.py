@@ -8,9 +8,11 @@ import logging
 import random
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from tunesmith.agent.desired import Desired
 from tunesmith.agent.engine import Engine, EngineError
+from tunesmith.agent.footprint import measure
 from tunesmith.agent.lookout import Lookout
 from tunesmith.agent.metrics import Metrics
 from tunesmith.agent.prepare import PrepareError, Preparer
@@ -19,7 +21,7 @@ from tunesmith.agent.report import refusal, report
 from tunesmith.agent.settings import Settings
 from tunesmith.agent.smoke import SmokeError, alias, smoke
 from tunesmith.agent.store import Source, Store
-from tunesmith.serving.contract import AgentStatus, State
+from tunesmith.serving.contract import AgentStatus, Footprint, State
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ class Agent:
         self.desired = Desired(settings.state_file, settings.adapters_folder / ".state.json", self.wake.set)
         self.records: dict[str, Record] = {}
         self.wanted: Mapping[str, Source] = {}
+        self.footprint: Footprint | None = None
         self.up = False
         self.loaded: dict[str, str] | None = None
         self.unloaded: dict[str, float] = {}
@@ -57,7 +60,9 @@ class Agent:
 
     async def run(self) -> None:
         """Run until cancelled."""
-        watchers = [asyncio.create_task(self._watch_engine()), asyncio.create_task(self._watch_file())]
+        watchers = [
+            asyncio.create_task(one) for one in (self._watch_engine(), self._watch_file(), self._measure_base())
+        ]
         try:
             while True:
                 self.wake.clear()
@@ -94,6 +99,17 @@ class Agent:
         while True:
             await asyncio.sleep(POLL)
             self.desired.poll()
+
+    async def _measure_base(self) -> None:
+        """Find out what the base takes of memory, when its files are there."""
+        settings = self.settings
+        while self.footprint is None:
+            if state := self.desired.state:
+                sizes = (settings.engine_dtype, settings.max_lora_rank or state.max_lora_rank, settings.max_loras)
+                with contextlib.suppress(OSError, ValueError):  # also BaseError
+                    base = await asyncio.to_thread(self.preparer.base, state.model_path)
+                    self.footprint = await asyncio.to_thread(measure, Path(state.model_path), base, *sizes)
+            await asyncio.sleep(self.settings.resync_seconds)
 
     def _rest(self) -> float:
         """Seconds to the next pass: the resync, or a retry that is due before."""
@@ -330,4 +346,4 @@ class Agent:
     def status(self) -> AgentStatus:
         """What there is to report."""
         found = report(self.state, self.records, self.loaded, up=self.up, settled=self.settled, now=time.monotonic())
-        return found.model_copy(update={"pod_uid": self.settings.pod_uid})
+        return found.model_copy(update={"pod_uid": self.settings.pod_uid, "footprint": self.footprint})

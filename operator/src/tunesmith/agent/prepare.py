@@ -71,10 +71,14 @@ class Preparer:
             return recalled
         return await asyncio.to_thread(self.store.publish, folder, name, source)
 
+    def base(self, path: str) -> bases.Base:
+        """The base model, read once. Raises BaseError."""
+        if path not in self._bases:
+            self._bases[path] = bases.read(Path(path))
+        return self._bases[path]
+
     def _check(self, folder: Path, state: State) -> None:
-        base = self._bases.get(state.model_path)
-        if base is None:
-            base = self._bases[state.model_path] = bases.read(Path(state.model_path))
+        base = self.base(state.model_path)
         checks.check(folder, base, self.max_rank or state.max_lora_rank)
 
     async def _fetch(self, name: str, source: store.Source) -> Path:

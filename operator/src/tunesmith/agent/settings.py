@@ -33,6 +33,10 @@ class Settings:
     """The pod's UID: which adapters, and which versions of them, are its own follows from it."""
     max_lora_rank: int = 0
     """What this pod's engine was started with. 0: what the desired state says."""
+    max_loras: int = 0
+    """Adapters in a batch of this pod's engine."""
+    engine_dtype: str = "auto"
+    """Type of its weights."""
     grace_seconds: float = 10.0
     """How long files outlive the last request that could use them."""
     blind_grace_seconds: float = 300.0

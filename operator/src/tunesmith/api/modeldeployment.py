@@ -74,6 +74,37 @@ class AdapterRollout(Model):
     """Pods that switch at the same time."""
 
 
+class Autoscaling(Model):
+    """An autoscaler that writes `replicas` through /scale."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule("self.minReplicas <= self.maxReplicas", "minReplicas must be at most maxReplicas"),
+            rule(
+                "has(self.queueLength) || has(self.cacheUsagePercent)",
+                "set queueLength, cacheUsagePercent or both",
+            ),
+            rule("(self.scaler == 'KEDA') == has(self.prometheus)", "prometheus must be set for KEDA, and only for it"),
+            rule("self.minReplicas > 0 || self.scaler == 'KEDA'", "only KEDA scales to zero"),
+        )
+    )
+    scaler: Literal["HPA", "KEDA"] = "HPA"
+    """HPA: a HorizontalPodAutoscaler; the cluster must serve vLLM's metrics as custom metrics of pods (for example by
+    prometheus-adapter). KEDA: a ScaledObject that asks Prometheus."""
+    min_replicas: Annotated[int, Field(ge=0, le=1000)] = 1
+    """Fewest pods."""
+    max_replicas: Annotated[int, Field(ge=1, le=1000)]
+    """Most pods."""
+    queue_length: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Waiting requests per pod that are aimed at (`vllm:num_requests_waiting`)."""
+    cache_usage_percent: Annotated[int, Field(ge=1, le=100)] | None = None
+    """Use of the KV cache that is aimed at (`vllm:kv_cache_usage_perc`)."""
+    scale_down_seconds: Annotated[int, Field(ge=0, le=3600)] = 300
+    """How long fewer pods must have been enough before there are fewer."""
+    prometheus: Annotated[str, Field(max_length=512, pattern=r"^https?://.+$")] | None = None
+    """Address of Prometheus, for KEDA."""
+
+
 class Engine(Model):
     """The vLLM server."""
 
@@ -124,7 +155,9 @@ class ModelDeploymentSpec(Model):
     adapter_rollout: AdapterRollout = AdapterRollout()
     """How a new version of an adapter replaces the old one."""
     replicas: Annotated[int, Field(ge=0, le=1000)] = 1
-    """Number of pods."""
+    """Number of pods. With `autoscaling`, leave it out: the autoscaler writes it."""
+    autoscaling: Autoscaling | None = None
+    """Let an autoscaler choose the number of pods."""
     api_key_secret_ref: NameRef | None = None
     """Secret with the API keys of clients: each of its values is one, sent as `Authorization: Bearer <key>`. A change
     counts within about a minute, without a restart. Default: no key is asked for."""
@@ -186,21 +219,46 @@ class AdapterStatus(Model):
     """Pods in which it is not as it should be; the first 16."""
 
 
+class ServingMemory(Model):
+    """The estimate of what an engine needs, in bytes, over all its devices."""
+
+    weights_bytes: int
+    """Weights of the model."""
+    adapters_bytes: int
+    """Set aside for adapters."""
+    kv_bytes_per_token: int
+    """KV cache of one token."""
+    max_model_len: int
+    """Longest prompt plus answer."""
+    total_bytes: int
+    """Weights, adapters, and the KV cache of one longest request."""
+    available_bytes: int | None = None
+    """What there is. Absent where it is not known."""
+    kv_tokens: int | None = None
+    """Tokens that the KV cache can hold then, of all requests together."""
+    summary: Annotated[str, Field(max_length=2048)]
+    """The same for people, and what would fit where it does not."""
+
+
 class ModelDeploymentStatus(Model):
     """What the operator and the pods report."""
 
     conditions: Conditions = []
-    """`Ready`, `AdaptersReady` and `Sized`."""
+    """`Ready`, `AdaptersReady`, `Sized` and `Fits`."""
     observed_generation: int | None = None
     """The generation of the spec that this status speaks of."""
     replicas: int | None = None
     """Number of pods, ready or not."""
     ready_replicas: int | None = None
     """Number of pods that serve."""
+    autoscaler: Literal["HPA", "KEDA"] | None = None
+    """The autoscaler that was made."""
     selector: Annotated[str, Field(max_length=1024)] | None = None
     """Label selector of the pods, for autoscalers."""
     url: Annotated[str, Field(max_length=512)] | None = None
     """Address of the OpenAI-compatible API inside the cluster."""
+    memory: ServingMemory | None = None
+    """The estimate of what an engine needs."""
     adapters: Annotated[list[AdapterStatus], Field(max_length=1024, json_schema_extra=list_map("name"))] = []
     """The adapters, one by one."""
     adapters_summary: Annotated[str, Field(max_length=32)] | None = None

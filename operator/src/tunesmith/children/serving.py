@@ -195,6 +195,8 @@ def deployment(
             {"name": "HF_HUB_DISABLE_TELEMETRY", "value": "1"},
             {"name": "TUNESMITH_POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
             {"name": "TUNESMITH_MAX_LORA_RANK", "value": str(state.max_lora_rank)},
+            {"name": "TUNESMITH_MAX_LORAS", "value": str(state.max_loras)},
+            {"name": "TUNESMITH_ENGINE_DTYPE", "value": DTYPES[spec.engine.dtype]},
         ],
         ports=[{"name": "agent", "containerPort": AGENT_PORT}],
         resources={"requests": {"cpu": "20m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}},

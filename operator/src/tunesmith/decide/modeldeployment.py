@@ -7,8 +7,10 @@ import json
 from datetime import datetime, timedelta
 from typing import Literal
 
-from tunesmith.api.modeldeployment import AdapterStatus, ModelDeployment, ModelDeploymentStatus
+from tunesmith.api.modeldeployment import AdapterStatus, ModelDeployment, ModelDeploymentStatus, ServingMemory
 from tunesmith.api.tuner import Tuner
+from tunesmith.children.autoscaling import KINDS as SCALERS
+from tunesmith.children.autoscaling import autoscaler
 from tunesmith.children.meta import Object
 from tunesmith.children.pods import Input
 from tunesmith.children.serving import (
@@ -28,6 +30,7 @@ from tunesmith.children.serving import (
 )
 from tunesmith.decide import adapters
 from tunesmith.decide import pods as pod_facts
+from tunesmith.decide.capacity import fits, memory
 from tunesmith.decide.references import References, resolve, sources, wrong_kind
 from tunesmith.decide.sizing import Sizes, sizes
 from tunesmith.decide.world import Decision, Event, World, condition, deleting, foreign, held
@@ -91,6 +94,7 @@ def decide(world: World, settings: Settings) -> Decision | None:
         *([budget] if budget else []),
         *rotated,
         *services,
+        *([autoscaler(owner, spec.autoscaling)] if spec.autoscaling else []),
     ]
     status = observed_status(world, resource, state, found, live, size)
     was = next((c.status for c in resource.status.conditions if c.type == "Ready"), None)
@@ -100,7 +104,9 @@ def decide(world: World, settings: Settings) -> Decision | None:
         status=status,
         create=create,
         apply=tuple(applied),
-        delete=((live_budget,) if live_budget is not None and budget is None else ()) + stale,
+        delete=((live_budget,) if live_budget is not None and budget is None else ())
+        + stale
+        + unwanted_scalers(world, resource),
         push=tuple(
             (pod["status"]["podIP"], state)
             for pod in world.pods
@@ -172,6 +178,13 @@ def admin(world: World, settings: Settings) -> tuple[tuple[Object, ...], tuple[O
     return (), (admin_secret(owner, world.token, previous, world.stamp),)
 
 
+def unwanted_scalers(world: World, resource: ModelDeployment) -> tuple[Object, ...]:
+    """Autoscalers of ours that the spec does not ask for any more."""
+    wanted = resource.spec.autoscaling and resource.spec.autoscaling.scaler
+    live = [world.children.get((kind, world.owner.name)) for name, kind in SCALERS.items() if name != wanted]
+    return tuple(one for one in live if one is not None and world.owner.owns(one))
+
+
 def own_services(world: World, resource: ModelDeployment, state: State) -> tuple[list[Object], tuple[Object, ...]]:
     """(to apply, to delete): Service and endpoints of each adapter that is not on all pods."""
     wanted = {adapter.name for adapter in resource.spec.adapters if adapter.replicas}
@@ -210,17 +223,22 @@ def observed_status(
     reported = adapters.statuses(world, resource, state, found)
     served = sum(adapter.state == "Ready" for adapter in reported)
     first, second = _ready_word(world, spec.replicas, ready, counts), _adapters_word(reported)
+    footprint = next((agent.footprint for agent in world.agents.values() if agent.footprint), None)
+    estimate = memory(spec, footprint, world.gpu_memory) if footprint else old.memory
     return ModelDeploymentStatus(
         conditions=[
             condition(world, old.conditions, "Ready", *first),
             condition(world, old.conditions, "AdaptersReady", *second),
             condition(world, old.conditions, "Sized", *_sized_word(size)),
+            *([condition(world, old.conditions, "Fits", *_fits_word(estimate))] if estimate else []),
         ],
         observed_generation=world.generation,
         replicas=int(counts.get("replicas", 0)),
         ready_replicas=ready,
+        autoscaler=spec.autoscaling.scaler if spec.autoscaling else None,
         selector=",".join(f"{key}={value}" for key, value in sorted(pod_labels(owner).items())),
         url=f"http://{owner.name}.{owner.namespace}.svc/v1",
+        memory=estimate,
         adapters=reported,
         adapters_summary=f"{served}/{len(reported)}",
     )
@@ -241,6 +259,16 @@ def _ready_word(world: World, replicas: int, ready: int, counts: Object) -> Word
     if ready:
         return "True", "Degraded", held or "some pods do not serve yet"
     return "False", "Starting", held or "no pod serves yet: vLLM is loading the model"
+
+
+def _fits_word(estimate: ServingMemory) -> Word:
+    match fits(estimate):
+        case None:
+            return "Unknown", "MemoryNotKnown", estimate.summary
+        case True:
+            return "True", "Fits", estimate.summary
+        case _:
+            return "False", "TooLarge", estimate.summary
 
 
 def _sized_word(size: Sizes) -> Word:
@@ -273,4 +301,7 @@ def _patience(state: State, status: ModelDeploymentStatus, settings: Settings) -
 
 
 def _settled(status: ModelDeploymentStatus) -> bool:
-    return all(c.status == "True" for c in status.conditions) and status.ready_replicas == status.replicas
+    return (
+        all(c.status == "True" for c in status.conditions if c.type in ("Ready", "AdaptersReady"))
+        and status.ready_replicas == status.replicas
+    )

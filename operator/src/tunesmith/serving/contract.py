@@ -144,6 +144,18 @@ class ObservedAdapter(Model):
     """What it needs, where the engine serves smaller ranks only."""
 
 
+class Footprint(Model):
+    """What the model takes of the engine's memory."""
+
+    weights_bytes: int
+    kv_bytes_per_token: int
+    """0: the model's configuration does not tell."""
+    adapters_bytes: int
+    """Set aside for adapters, used or not."""
+    max_model_len: int
+    """The model's own limit."""
+
+
 class AgentStatus(Model):
     """`GET :9500/status`."""
 
@@ -155,4 +167,5 @@ class AgentStatus(Model):
     """Whether the engine answers and serves every required adapter."""
     waiting: str | None = None
     """What the engine waits for before it starts, for people."""
+    footprint: Footprint | None = None
     adapters: list[ObservedAdapter] = []
