@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from trainer import support
 from trainer.support import artifact_path
 from tunesmith.training.plan import MergePlan, TrainPlan
 from tunesmith_trainer import merge as merging
+from tunesmith_trainer import streaming
 from tunesmith_trainer.errors import CheckFailed, ConfigError, ModelError
 from tunesmith_trainer.merge import merge
 from tunesmith_trainer.train import train
@@ -239,13 +242,17 @@ def test_rounding_to_bfloat16_is_part_of_the_error_and_the_dtype_is_as_asked(
 def test_a_corrupted_merge_fails_the_check_and_publishes_nothing(
     tiny: Path, tmp_path: Path, adapters: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = merging.save_model
+    write = streaming.write
 
-    def corrupt(model: Any, base: Any, dtype: Any, folder: Path) -> None:
-        model.model.layers[1].mlp.down_proj.weight.data[:, :8] *= -1
-        save(model, base, dtype, folder)
+    def corrupt(weights: Any, updates: Any, dtype: Any, source: Path, folder: Path) -> None:
+        from safetensors.torch import load_file, save_file
 
-    monkeypatch.setattr(merging, "save_model", corrupt)
+        write(weights, updates, dtype, source, folder)
+        tensors = load_file(folder / "model.safetensors")
+        tensors["model.layers.1.mlp.down_proj.weight"][:, :8] *= -1
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+    monkeypatch.setattr(streaming, "write", corrupt)
     with pytest.raises(CheckFailed, match=r"differ from base \+ adapters by 0\.\d+ .* spec.check.tolerance 0.02"):
         merge(merge_plan(tiny, tmp_path / "store", adapters[:1]))
     assert not list((tmp_path / "store" / "models").iterdir())
@@ -254,14 +261,115 @@ def test_a_corrupted_merge_fails_the_check_and_publishes_nothing(
 def test_a_merge_that_changes_nothing_fails_the_check(
     tiny: Path, tmp_path: Path, adapters: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def forget(model: Any, base: Any, dtype: Any, folder: Path) -> None:
-        from transformers import AutoModelForCausalLM
+    def forget(weights: Any, updates: Any, *rest: Any) -> None:
+        write(weights, {}, *rest)
 
-        AutoModelForCausalLM.from_pretrained(tiny).save_pretrained(folder)
-
-    monkeypatch.setattr(merging, "save_model", forget)
+    write = streaming.write
+    monkeypatch.setattr(streaming, "write", forget)
     with pytest.raises(CheckFailed):
         merge(merge_plan(tiny, tmp_path / "store", adapters[:1]))
+
+
+def test_a_sharded_model_is_merged_shard_by_shard_and_is_what_the_whole_would_be(
+    tiny: Path, tmp_path: Path, adapters: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    sharded = tmp_path / "sharded"
+    AutoTokenizer.from_pretrained(tiny).save_pretrained(sharded)
+    AutoModelForCausalLM.from_pretrained(tiny).save_pretrained(sharded, max_shard_size="60KB")
+    files = sorted(path.name for path in sharded.glob("*.safetensors"))
+    assert len(files) > 3
+    monkeypatch.setattr(merging, "merge_whole", None)
+    monkeypatch.setattr(merging, "load_model", None)
+    plan = merge_plan(sharded, tmp_path / "store", adapters, dtype="Float32")
+    ending = merge(plan)
+    folder = artifact_path(plan, ending)
+    assert sorted(path.name for path in folder.glob("*.safetensors")) == files
+    expected = merged_by_hand(tiny, adapters)
+    found = {name: tensor for file in files for name, tensor in load_file(folder / file).items()}
+    assert found.keys() == expected.keys()
+    assert all(torch.allclose(found[name], expected[name], atol=1e-6) for name in found)
+    assert AutoModelForCausalLM.from_pretrained(folder) is not None
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == sum(t.numel() * 4 for t in found.values())
+    assert ending.logit_error is not None
+    assert ending.logit_error < 1e-5
+
+
+PROGRAM = """
+import json, sys, threading, time
+from pathlib import Path
+from tunesmith.training.plan import MergePlan
+from tunesmith_trainer.merge import merge
+import torch, transformers, peft  # before it is measured
+
+def anonymous():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+before, peak, over = anonymous(), [0], threading.Event()
+
+def watch():
+    while not over.is_set():
+        peak[0] = max(peak[0], anonymous())
+        time.sleep(0.005)
+
+thread = threading.Thread(target=watch)
+thread.start()
+ending = merge(MergePlan.model_validate_json(Path(sys.argv[1]).read_text()))
+over.set()
+thread.join()
+print(json.dumps({"held": peak[0] - before, "error": ending.logit_error}))
+"""
+
+
+def test_a_large_model_is_merged_in_a_fraction_of_its_size(tiny: Path, tmp_path: Path) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    large = tmp_path / "large"
+    config = AutoConfig.from_pretrained(tiny)
+    config.update({"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 8})
+    config.update({"num_key_value_heads": 8, "head_dim": 64, "layer_types": ["full_attention"] * 24})
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    AutoTokenizer.from_pretrained(tiny).save_pretrained(large)
+    model.save_pretrained(large, max_shard_size="20MB")
+    size = sum(path.stat().st_size for path in large.glob("*.safetensors"))
+    assert size > 300e6
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+    adapted.save_pretrained(tmp_path / "adapter")
+    del model, adapted
+    plan = merge_plan(large, tmp_path / "store", [{"uri": "pvc://c/a", "path": str(tmp_path / "adapter")}])
+    (tmp_path / "plan.json").write_text(plan.model_dump_json(by_alias=True))
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tmp_path / "plan.json")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    print(f"\n{size / 1e6:.0f} MB merged and checked with {found['held'] / 1e6:.0f} MB held")
+    assert found["held"] < size / 2
+    assert found["error"] < 1e-4
+
+
+def test_file_by_file_and_whole_give_the_same(
+    tiny: Path, tmp_path: Path, adapters: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    first = merge_plan(tiny, tmp_path / "a", adapters)
+    by_file = merge(first)
+    monkeypatch.setattr(merging, "merge_files", lambda *_: None)
+    second = merge_plan(tiny, tmp_path / "b", adapters)
+    whole = merge(second)
+    one, two = (load_file(artifact_path(p, e) / "model.safetensors") for p, e in ((first, by_file), (second, whole)))
+    assert one.keys() == two.keys()
+    assert all(torch.allclose(one[name], two[name], atol=1e-7) for name in one)
+    assert by_file.logit_error == pytest.approx(whole.logit_error, abs=1e-6)
 
 
 def test_an_adapter_that_is_missing_or_of_another_base_is_refused(tiny: Path, tmp_path: Path, make_plan: Make) -> None:

@@ -13,6 +13,9 @@ import gc
 import json
 import math
 import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +23,17 @@ from tunesmith.api.mergejob import Combine
 from tunesmith.training.plan import MergeAdapterPlan, MergePlan, Place
 from tunesmith.training.report import Ending
 
+from tunesmith_trainer import streaming
 from tunesmith_trainer.errors import CheckFailed, ConfigError, ModelError
-from tunesmith_trainer.model import check_files, load_model, load_tokenizer, manifest_of, own_dtype, save_model
+from tunesmith_trainer.model import (
+    check_files,
+    load_model,
+    load_tokenizer,
+    manifest_of,
+    own_dtype,
+    save_companions,
+    save_model,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -66,15 +78,12 @@ def merge(plan: MergePlan) -> Ending:
     torch.manual_seed(0)
     dtype = own_dtype(plan.model) if plan.dtype == "Auto" else getattr(torch, DTYPES[plan.dtype])
     tokenizer = load_tokenizer(plan.model)
-    model = apply_adapters(load_model(plan.model, torch.float32), plan.adapters, plan.combine)
-    expected = logits(model, tokenizer)
-    merged: Any = model.merge_and_unload(adapter_names=list(model.base_model.active_adapters), safe_merge=True)
     with artifact.draft(plan, "models") as folder:
-        save_model(merged, plan.model, dtype, folder)
-        del model, merged
+        expected = merge_files(plan, dtype, tokenizer, folder)
+        if expected is None:  # the library converts this architecture's weights when it loads them
+            expected = merge_whole(plan, dtype, tokenizer, folder)
         gc.collect()
-        saved: Any = load_model(Place(uri="merged", path=str(folder)), dtype)
-        error = logit_error(expected, logits(saved.float(), tokenizer))
+        error = logit_error(expected, saved_logits(Place(uri="merged", path=str(folder)), dtype, tokenizer))
         print(f"logit error {error:.3e}, tolerance {plan.tolerance:g}")
         if not error <= plan.tolerance:  # nan is no pass
             raise CheckFailed(
@@ -90,6 +99,72 @@ def merge(plan: MergePlan) -> Ending:
         artifact=made,
         logit_error=error if math.isfinite(error) else None,
     )
+
+
+def merge_files(
+    plan: MergePlan, dtype: torch.dtype, tokenizer: PreTrainedTokenizerFast, folder: Path
+) -> list[torch.Tensor] | None:
+    """Merge file by file into `folder`, and return the logits of base + adapters; the largest file is the most that is
+    held. None, and nothing written, where the files do not hold the model's weights as they are.
+    """
+    weights, model = streaming.Weights(Path(plan.model.path)), streaming.skeleton(plan.model)
+    names = streaming.stored_names(model, weights)
+    if names is None:
+        return None
+    stored = {id(module): names.get(f"{path}.weight") for path, module in model.named_modules()}
+    uses = Counter(name for name in names.values())
+    streaming.stream(model, weights, names)
+    applied = apply_adapters(model, plan.adapters, plan.combine)
+    changed = updates(applied, stored)
+    if changed is None or any(uses[name] > 1 for name in changed):
+        return None
+    expected = logits(applied, tokenizer)
+    streaming.write(weights, changed, dtype, Path(plan.model.path), folder)
+    save_companions(plan.model, dtype, folder)
+    return expected
+
+
+def updates(model: PeftModel, stored: Mapping[int, str | None]) -> dict[str, streaming.Update] | None:
+    """Name of a weight -> what is added to it. None where an adapter changes something that is no stored weight."""
+    from peft.tuners.lora import LoraLayer
+
+    active, result = list(model.base_model.active_adapters), {}
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            name = stored.get(id(module.get_base_layer()))
+            if name is None:
+                return None
+            result[name] = partial(total_update, module, active)
+    return result
+
+
+def total_update(layer: Any, active: Sequence[str]) -> torch.Tensor:
+    """The sum of the updates of a layer's adapters."""
+    return sum(layer.get_delta_weight(name).float() for name in active if name in layer.r)  # type: ignore[no-any-return]
+
+
+def merge_whole(
+    plan: MergePlan, dtype: torch.dtype, tokenizer: PreTrainedTokenizerFast, folder: Path
+) -> list[torch.Tensor]:
+    """The same with the whole model in memory, in float32."""
+    import torch
+
+    model = apply_adapters(load_model(plan.model, torch.float32), plan.adapters, plan.combine)
+    expected = logits(model, tokenizer)
+    merged: Any = model.merge_and_unload(adapter_names=list(model.base_model.active_adapters), safe_merge=True)
+    save_model(merged, plan.model, dtype, folder)
+    return expected
+
+
+def saved_logits(place: Place, dtype: torch.dtype, tokenizer: PreTrainedTokenizerFast) -> list[torch.Tensor]:
+    """Logits of a model as it lies on disk, computed in float32."""
+    weights, model = streaming.Weights(Path(place.path)), streaming.skeleton(place)
+    names = streaming.stored_names(model, weights)
+    if names is None:
+        whole: Any = load_model(place, dtype)
+        return logits(whole.float(), tokenizer)
+    streaming.stream(model, weights, names)
+    return logits(model, tokenizer)
 
 
 def check_adapter(adapter: Place, base: Place | None, label: str) -> None:
@@ -175,12 +250,19 @@ def combine(model: PeftModel, members: list[tuple[str, float]], how: Combine) ->
 
 
 def logits(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast) -> list[torch.Tensor]:
-    """Logits over PROMPTS: for each a float32 tensor of shape (tokens, vocabulary)."""
+    """Logits over PROMPTS: for each a float32 tensor of shape (tokens, vocabulary). In one batch, so that weights that
+    are streamed are read once; what is padded comes after each prompt, where no token of it looks.
+    """
     import torch
 
     model.eval()
+    rows = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
     with torch.inference_mode():
-        return [model(**tokenizer(prompt, return_tensors="pt")).logits[0].float() for prompt in PROMPTS]
+        found = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
+    return [one[: len(row)] for one, row in zip(found, rows, strict=True)]
 
 
 def logit_error(expected: list[torch.Tensor], found: list[torch.Tensor]) -> float:

@@ -149,6 +149,11 @@ def save_model(
         cast.to(dtype).save_pretrained(folder)
     else:
         cast.save_pretrained(folder, state_dict={name: tensor.to(dtype) for name, tensor in state.items()})
+    save_companions(base, dtype, folder, changes)
+
+
+def save_companions(base: Place, dtype: torch.dtype, folder: Path, changes: dict[str, Any] | None = None) -> None:
+    """Write all of a model but its weights."""
     source = Path(base.path)
     config = json.loads((source / "config.json").read_text())
     config.pop("torch_dtype", None)
