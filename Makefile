@@ -11,7 +11,7 @@ DOCKERFILES := operator/Dockerfile trainer-image/Dockerfile cluster/kind/engine.
 SCRIPTS := hack/run .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check generate verify unit chart integration trainer memory matrix serving fleet queueing chaos \
+.PHONY: help quickstart test check generate verify unit chart install integration trainer memory matrix serving fleet queueing chaos \
 	e2e teardown up cluster down clean quiet
 
 help: ## show this list
@@ -26,6 +26,7 @@ test: ## all tests, on a cluster of their own on this machine
 	@$(MAKE) --no-print-directory check
 	@$(MAKE) --no-print-directory unit
 	@$(MAKE) --no-print-directory chart
+	@$(MAKE) --no-print-directory install
 	@$(MAKE) --no-print-directory integration
 	@$(MAKE) --no-print-directory trainer
 	@$(MAKE) --no-print-directory serving
@@ -36,7 +37,7 @@ test: ## all tests, on a cluster of their own on this machine
 	@$(MAKE) --no-print-directory chaos CHAOS_MINUTES=2 CHAOS_JOBS=6
 
 # Never on the cluster that a shell happens to point at.
-test quiet fleet integration queueing chaos e2e teardown: export KUBECONFIG =
+test quiet install fleet integration queueing chaos e2e teardown: export KUBECONFIG =
 
 check: verify ## formatting, lint, types, layers, Dockerfiles, scripts
 	$(RUN) ruff format --check .
@@ -61,6 +62,9 @@ unit: ## tests without a cluster
 
 chart: ## the chart, rendered by the real helm
 	$(PYTEST) tests/chart
+
+install: quiet ## the chart on a real API server: rights, upgrade, rollback, uninstall
+	$(PYTEST) tests/install
 
 integration: quiet ## the operator against a real API server and kubelet
 	$(PYTEST) tests/integration

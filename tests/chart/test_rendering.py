@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import kubernetes_validate
@@ -10,9 +11,14 @@ import pytest
 import yaml
 from chart.support import CHART, NAMESPACE, Refused, Render, one, read
 from chart.values_matrix import DIGEST, MATRIX, REFUSED
+from tunesmith.children.meta import KIND_LABEL, Owner
+from tunesmith.serving.contract import AGENT_PORT, ENGINE_PORT
 from tunesmith.settings import load
+from tunesmith.training.report import PORT
 
 VALIDATED_AGAINST = "1.36"
+# Values that are passed on as they are: what is in them is the API's.
+FREE = {"resources", "affinity"}
 
 
 def test_lint(helm: Callable[..., str]) -> None:
@@ -47,22 +53,54 @@ def test_every_value_has_a_comment() -> None:
         previous = line
 
 
-def test_the_schema_knows_every_value_and_refuses_others() -> None:
+def test_the_schema_has_no_hole() -> None:
+    """Every object says which keys it takes, or that it is a map of text or numbers."""
     schema = read(CHART / "values.schema.json")
-    assert read(CHART / "values.yaml").keys() <= schema["properties"].keys()
-    passed_on = {"global", "affinity", "valueFrom"}  # a Pod's own fields: the API server checks them
+    of_helm = schema["properties"].pop("global")  # what a parent chart puts there is not ours to know
 
-    def walk(node: dict[str, Any], path: str) -> None:
+    def walk(node: Any, path: str) -> None:
+        if isinstance(node, list):
+            for number, child in enumerate(node):
+                walk(child, f"{path}[{number}]")
+        if not isinstance(node, dict):
+            return
         if node.get("type") == "object":
-            assert "additionalProperties" in node, f"{path} takes any key"
-        for key, child in node.get("properties", {}).items():
-            if key not in passed_on:
-                walk(child, f"{path}.{key}")
-        if isinstance(node.get("items"), dict):
-            walk(node["items"], f"{path}[]")
+            more = node.get("additionalProperties")
+            assert more is False or more, f"{path} takes any key"
+            assert more is not True, f"{path} takes any key"
+        for key, child in node.items():
+            walk(child, f"{path}.{key}")
 
+    assert of_helm["type"] == "object"
     walk(schema, "")
-    walk(schema["definitions"]["image"], "image")
+
+
+def test_values_schema_and_templates_know_the_same_values() -> None:
+    schema, values = read(CHART / "values.schema.json"), read(CHART / "values.yaml")
+
+    def of_schema(node: dict[str, Any], path: str) -> Iterator[str]:
+        target = node.get("$ref", "").removeprefix("#/definitions/")
+        found = schema["definitions"][target] if target else node
+        for key, child in found.get("properties", {}).items():
+            if (path, key) != ("", "global") and path.removeprefix(".") not in FREE:
+                yield from of_schema(child, f"{path}.{key}")
+                yield f"{path}.{key}".removeprefix(".")
+
+    def of_values(node: Any, path: str) -> Iterator[str]:
+        for key, child in node.items() if isinstance(node, dict) and path.removeprefix(".") not in FREE else ():
+            yield from of_values(child, f"{path}.{key}")
+            yield f"{path}.{key}".removeprefix(".")
+
+    known = set(of_values(values, ""))
+    assert known == set(of_schema(schema, ""))
+    templates = "".join(path.read_text() for path in (CHART / "templates").glob("*.*"))
+    templates = templates.replace("$policy.", ".Values.networkPolicy.")
+    used = set(re.findall(r"\.Values\.([\w.]+\w)", templates))
+    assert used <= known
+    images = {"operatorImage", "trainerImage", "engineImage"}  # handed to a helper as a whole
+    whole = {value for value in known if value in used | images or value.rpartition(".")[0] in used & FREE | images}
+    inner = {value.rpartition(".")[0] for value in known if "." in value}
+    assert known - whole - inner == set()
 
 
 def test_restricted_security_context(render: Render) -> None:
@@ -151,3 +189,61 @@ def test_selectors_do_not_change_with_the_version(helm: Callable[..., str]) -> N
         "app.kubernetes.io/instance",
         "app.kubernetes.io/component",
     }
+
+
+def test_pull_secrets_of_all_pods_reach_the_operator(render: Render) -> None:
+    assert load(environment(render(MATRIX["private-registry"]))).pull_secrets == ("regcred", "mirror")
+    assert load(environment(render())).pull_secrets == ()
+
+
+def policies(manifests: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
+    found = [m for m in manifests if m["kind"] == "NetworkPolicy"]
+    return {(m["metadata"]["namespace"], m["metadata"]["name"]): m["spec"] for m in found}
+
+
+def test_network_policies_are_for_the_operator_and_the_namespaces_that_it_watches(render: Render) -> None:
+    assert policies(render()) == {}
+    found = policies(render(MATRIX["network-policies"]))
+    names = {(team, f"tunesmith-{what}") for team in ("team-a", "team-b") for what in ("jobs", "serving")}
+    assert found.keys() == {(NAMESPACE, "tunesmith"), *names}
+    elsewhere = policies(render(MATRIX["network-policies-cluster-wide"]))
+    assert {namespace for namespace, _ in elsewhere} == {NAMESPACE, "team-a"}
+
+
+def test_only_the_operator_and_prometheus_reach_an_agent_and_only_users_the_model(render: Render) -> None:
+    manifests = render(MATRIX["network-policies"])
+    serving = policies(manifests)["team-a", "tunesmith-serving"]
+    users, admins = serving["ingress"]
+    assert [port["port"] for port in users["ports"]] == [ENGINE_PORT]
+    assert users["from"] == MATRIX["network-policies"]["networkPolicy"]["servingFrom"]
+    assert [port["port"] for port in admins["ports"]] == [AGENT_PORT]
+    operator, prometheus = admins["from"]
+    assert operator["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": NAMESPACE}
+    labels = one(manifests, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert operator["podSelector"]["matchLabels"].items() <= labels.items()
+    assert prometheus == MATRIX["network-policies"]["networkPolicy"]["metricsFrom"][0]
+
+
+def test_policies_select_the_pods_that_the_operator_makes(render: Render) -> None:
+    found = policies(render(MATRIX["network-policies"]))
+    labels = {kind: Owner(kind, "team-a", "x", "u").labels for kind in ("FineTuneJob", "MergeJob", "ModelDeployment")}
+    assert (
+        found["team-a", "tunesmith-serving"]["podSelector"]["matchLabels"].items() <= labels["ModelDeployment"].items()
+    )
+    (expression,) = found["team-a", "tunesmith-jobs"]["podSelector"]["matchExpressions"]
+    assert (expression["key"], expression["values"]) == (KIND_LABEL, ["FineTuneJob", "MergeJob"])
+    (peer,) = found[NAMESPACE, "tunesmith"]["egress"][-1]["to"]
+    assert all(peer["podSelector"]["matchLabels"].items() <= one.items() for one in labels.values())
+    assert [port["port"] for port in found[NAMESPACE, "tunesmith"]["egress"][-1]["ports"]] == [PORT, AGENT_PORT]
+
+
+def test_common_labels_are_on_every_object_and_select_nothing(render: Render) -> None:
+    manifests = [m for m in render(MATRIX["spread"]) if m["kind"] != "CustomResourceDefinition"]
+    assert all(m["metadata"]["labels"]["team"] == "platform" for m in manifests)
+    assert "team" not in one(manifests, "Deployment")["spec"]["selector"]["matchLabels"]
+
+
+def test_the_chart_renders_the_same_twice(helm: Callable[..., str]) -> None:
+    """Argo CD renders again and again: a random name or a time would be a diff for ever."""
+    texts = {helm("template", "t", str(CHART), "--namespace", NAMESPACE) for _ in range(2)}
+    assert len(texts) == 1

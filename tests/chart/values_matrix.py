@@ -52,6 +52,24 @@ MATRIX: dict[str, dict[str, Any]] = {
     "volcano": {"gangScheduler": "Volcano", "prices": {"nvidia.com/gpu": 2.5, "cpu": 0.01}},
     "coscheduling-no-nodes": {"gangScheduler": "Coscheduling", "rbac": {"nodes": False}},
     "names": {"nameOverride": "tuner", "fullnameOverride": "llm-tuner"},
+    "network-policies": {
+        "watchNamespaces": ["team-a", "team-b"],
+        "networkPolicy": {
+            "enabled": True,
+            "metricsFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
+            "servingFrom": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}],
+            "apiServerPorts": [6443],
+        },
+    },
+    "network-policies-cluster-wide": {"networkPolicy": {"enabled": True, "namespaces": ["team-a"]}},
+    "private-registry": {"pods": {"imagePullSecrets": ["regcred", "mirror"]}},
+    "spread": {
+        "replicas": 2,
+        "commonLabels": {"team": "platform"},
+        "topologySpreadConstraints": [
+            {"maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "ScheduleAnyway"}
+        ],
+    },
     "marked-pods": {"podLabels": {"team": "a"}, "podAnnotations": {"note": "b"}},
     "subchart": {"global": {"imageRegistry": "other"}},
 }
@@ -66,5 +84,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "not a namespace": ({"watchNamespaces": ["Team_A"]}, "watchNamespaces"),
     "a store that is no claim": ({"defaultStore": "s3://bucket/path"}, "defaultStore"),
     "half a digest": ({"trainerImage": {"digest": "sha256:12"}}, "digest"),
+    "a pull secret as an object": ({"pods": {"imagePullSecrets": [{"name": "x"}]}}, "imagePullSecrets"),
+    "a peer that is none": ({"networkPolicy": {"metricsFrom": [{}]}}, "metricsFrom"),
+    "a misspelt affinity": ({"affinity": {"nodeAffinity": {"required": {}}}}, "nodeAffinity"),
+    "a key reference without a key": (
+        {"extraEnv": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s"}}}]},
+        "key",
+    ),
     "a variable that the chart sets": ({"extraEnv": [{"name": "TUNESMITH_NAMESPACE", "value": "x"}]}, "extraEnv"),
 }

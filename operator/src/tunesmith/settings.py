@@ -24,6 +24,8 @@ class Settings(BaseModel):
     """Any vLLM image."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     """Of all three."""
+    image_pull_secrets: str = ""
+    """Comma-separated names of Secrets with registry credentials, in each namespace: every pod gets them."""
     default_store: str = Field(default="pvc://tunesmith-store", pattern=r"^pvc://.+$")
     """Where artefacts go if spec.output.uri is not set."""
     gang_scheduler: Literal["None", "Volcano", "Coscheduling"] = "None"
@@ -54,9 +56,14 @@ class Settings(BaseModel):
     """Of the operator's own log lines."""
 
     @property
+    def pull_secrets(self) -> tuple[str, ...]:
+        """Names of the Secrets that every pod pulls its images with."""
+        return _names(self.image_pull_secrets)
+
+    @property
     def namespaces(self) -> tuple[str, ...]:
         """The namespaces that are watched; empty: all."""
-        return tuple(name for name in self.watch_namespaces.replace(" ", "").split(",") if name)
+        return _names(self.watch_namespaces)
 
 
 def load(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -68,3 +75,7 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
             if environment.get(PREFIX + name.upper())
         }
     )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in text.replace(" ", "").split(",") if name)

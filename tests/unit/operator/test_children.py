@@ -7,15 +7,20 @@ from typing import Any
 import pytest
 from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.api.job import PodTemplate
+from tunesmith.api.modeldeployment import ModelDeployment
 from tunesmith.children.gang import pod_group
+from tunesmith.children.inspect import inspect_job
 from tunesmith.children.job import train_job
 from tunesmith.children.meta import Object, Owner
+from tunesmith.children.pods import Input
+from tunesmith.children.serving import deployment
 from tunesmith.children.template import customised
 from tunesmith.prerequisites import Wanted, refusal
+from tunesmith.serving.contract import State
 from tunesmith.settings import Settings, load
 from tunesmith.training.plan import Job
 from tunesmith.training.planning import train_plan
-from unit.operator.builders import train
+from unit.operator.builders import serve, train
 
 OWNER = Owner("FineTuneJob", "ns", "x", "uid")
 
@@ -38,11 +43,26 @@ def test_the_users_labels_do_not_replace_those_that_we_select_by() -> None:
     assert found["metadata"]["labels"] == {"tunesmith.io/name": "x", "team": "a"}
 
 
+def test_every_pod_has_the_pull_secrets_of_the_installation_and_its_own() -> None:
+    settings = Settings(image_pull_secrets="mirror, shared")
+    spec = FineTuneJob.model_validate(train(podTemplate={"imagePullSecrets": ["own", "mirror"]})).spec
+    plan = train_plan(Job(namespace="ns", name="x", uid="uid"), spec, {}, "pvc://store")
+    wanted = [{"name": name} for name in ("mirror", "shared", "own")]
+    for job in (train_job(OWNER, 1, spec, plan, settings, None), inspect_job(OWNER, spec, plan, settings)):
+        assert job["spec"]["template"]["spec"]["imagePullSecrets"] == wanted
+    serving = ModelDeployment.model_validate(serve()).spec
+    state = State(
+        revision=1, model_name="base", model_path="/m", max_lora_rank=16, max_loras=1, max_cpu_loras=32, adapters=[]
+    )
+    engine = deployment(OWNER, serving, state, Input("pvc://store/m"), None, settings)
+    assert engine["spec"]["template"]["spec"]["imagePullSecrets"] == wanted[:2]
+    assert "imagePullSecrets" not in built(Settings())["spec"]["template"]["spec"]
+
+
 def test_everything_of_the_template_is_passed_on() -> None:
     wanted = PodTemplate.model_validate(
         {
             "image": "theirs",
-            "imagePullSecrets": ["registry"],
             "serviceAccountName": "trainer",
             "nodeSelector": {"gpu": "h100"},
             "affinity": {"nodeAffinity": {}},
@@ -56,7 +76,6 @@ def test_everything_of_the_template_is_passed_on() -> None:
     spec = customised(template(), wanted)["spec"]
     assert spec["containers"][0]["image"] == "theirs"
     assert spec["containers"][0]["env"] == [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]
-    assert spec["imagePullSecrets"] == [{"name": "registry"}]
     given = {"serviceAccountName", "nodeSelector", "affinity", "priorityClassName", "schedulerName", "runtimeClassName"}
     assert given <= spec.keys()
     assert spec["topologySpreadConstraints"] == [{"maxSkew": 1}]

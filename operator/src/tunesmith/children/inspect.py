@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from tunesmith.api.finetunejob import FineTuneJobSpec
 from tunesmith.children.meta import ROLE_LABEL, Object, Owner
-from tunesmith.children.pods import SECRETS, Input, container, mounts, pod_spec, secret_volume, secret_volumes
+from tunesmith.children.pods import (
+    SECRETS,
+    Input,
+    container,
+    mounts,
+    pod_spec,
+    pull_secrets,
+    secret_volume,
+    secret_volumes,
+)
 from tunesmith.settings import Settings
 from tunesmith.training.location import locate
 from tunesmith.training.plan import TrainPlan
@@ -50,11 +59,10 @@ def inspect_job(owner: Owner, spec: FineTuneJobSpec, plan: TrainPlan, settings: 
         [],
         [*wanted.volumes, *secret_volumes([secret])],
         restartPolicy="Never",
+        **pull_secrets(settings, spec.pod_template.image_pull_secrets),
     )
     if spec.pod_template.service_account_name:
         pod["serviceAccountName"] = spec.pod_template.service_account_name
-    if spec.pod_template.image_pull_secrets:
-        pod["imagePullSecrets"] = [{"name": name} for name in spec.pod_template.image_pull_secrets]
     labels = {ROLE_LABEL: ROLE}
     return {
         **owner.child("batch/v1", "Job", inspect_name(owner), labels),

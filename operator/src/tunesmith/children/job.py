@@ -7,7 +7,7 @@ from tunesmith.api.job import JobSpec
 from tunesmith.api.mergejob import MergeJobSpec
 from tunesmith.children.gang import in_gang
 from tunesmith.children.meta import ATTEMPT_LABEL, Object, Owner, job_name
-from tunesmith.children.pods import ENVIRONMENT, SCRATCH, Input, container, mounts, pod_spec
+from tunesmith.children.pods import ENVIRONMENT, SCRATCH, Input, container, mounts, pod_spec, pull_secrets
 from tunesmith.children.template import customised
 from tunesmith.settings import Settings
 from tunesmith.training.plan import MergePlan, Place, TrainPlan
@@ -166,6 +166,7 @@ def _job(
             [{"name": "plan", "configMap": {"name": name}}, *wanted.volumes],
             restartPolicy="Never",
             subdomain=name,
+            **pull_secrets(settings, spec.pod_template.image_pull_secrets),
             terminationGracePeriodSeconds=GRACE_SECONDS,
         ),
     }

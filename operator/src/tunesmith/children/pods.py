@@ -123,6 +123,12 @@ def container(name: str, image: str, settings: Settings, **fields: object) -> Ob
     }
 
 
+def pull_secrets(settings: Settings, own: Iterable[str] = ()) -> Object:
+    """The field of a pod with the registry credentials of the installation and its own; none where there are none."""
+    names = dict.fromkeys([*settings.pull_secrets, *own])
+    return {"imagePullSecrets": [{"name": name} for name in names]} if names else {}
+
+
 def pod_spec(containers: list[Object], init: list[Object], volumes: list[Object], **fields: object) -> Object:
     """A pod under the restricted Pod Security Standard, without a token for the API server."""
     spec: Object = {

@@ -17,6 +17,7 @@ from tunesmith.children.pods import (
     container,
     mounts,
     pod_spec,
+    pull_secrets,
     secret_volume,
     secret_volumes,
 )
@@ -271,6 +272,7 @@ def deployment(
                     terminationGracePeriodSeconds=spec.engine.drain_seconds
                     + spec.engine.shutdown_timeout_seconds
                     + SPARE_SECONDS,
+                    **pull_secrets(settings),
                     topologySpreadConstraints=[
                         {
                             "maxSkew": 1,

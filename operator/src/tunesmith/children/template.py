@@ -39,8 +39,6 @@ def customised(template: Object, wanted: PodTemplate) -> Object:
     keys = {one.key for one in wanted.tolerations}
     usual = [] if None in keys else [one for one in LOST_NODE if one["key"] not in keys]
     more = {key: body[key] for key in PASSED_ON if key in body}
-    if wanted.image_pull_secrets:
-        more["imagePullSecrets"] = [{"name": name} for name in wanted.image_pull_secrets]
     return {
         "metadata": {**meta, **own, "labels": {**(wanted.labels or {}), **meta["labels"]}},
         "spec": {

@@ -1,0 +1,106 @@
+"""The chart as a platform team installs it: the operator in its pod, with the rights of its own service account."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import yaml
+from integration.harness import IMAGE, Kubectl, own_namespace, prepare
+from tunesmith_cluster import Cluster, tools, workloads
+from tunesmith_cluster.progress import Reporter
+from tunesmith_cluster.release import CHART, Release
+
+PREVIOUS = Path(__file__).parent / "tunesmith-0.1.0.tgz"
+"""The chart before this one, as `helm package` made it."""
+NEXT = {
+    "replicas": 2,
+    # A token that is old after seconds, so that it is seen to be made anew.
+    "extraEnv": [
+        {"name": "TUNESMITH_TOKEN_DAYS", "value": "0.0002"},
+        {"name": "TUNESMITH_PROGRESS_SECONDS", "value": "0"},
+        {"name": "TUNESMITH_POLL_SECONDS", "value": "1"},
+    ],
+}
+
+
+@dataclass(frozen=True)
+class Installation:
+    """A release that watches one namespace, and one that it does not watch."""
+
+    cluster: Cluster
+    release: Release
+    system: Kubectl
+    tenant: Kubectl
+    stranger: Kubectl
+    images: dict[str, str]
+    folder: Path
+    began: str
+
+    @property
+    def account(self) -> str:
+        """The operator's name, as the API server knows it."""
+        return f"system:serviceaccount:{self.system.namespace}:{self.release.name}"
+
+    def values(self, **more: Any) -> Path:
+        path = self.folder / "values.yaml"
+        base = {"fullnameOverride": self.release.name, "watchNamespaces": [self.tenant.namespace]}
+        path.write_text(yaml.safe_dump({**base, **more}))
+        return path
+
+    def install(self, chart: Path = CHART, **values: Any) -> None:
+        if chart.suffix == ".tgz":
+            subprocess.run(["tar", "-xzf", chart, "-C", self.folder], check=True)
+            chart = self.folder / "tunesmith"
+        self.release.install(self.images, ["--values", str(self.values(**values))], chart=chart)
+
+    def helm(self, *arguments: str) -> str:
+        where = [f"--kubeconfig={self.release.kubeconfig}", f"--namespace={self.release.namespace}"]
+        command = [str(self.release.helm), *where, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def requests(self) -> list[dict[str, Any]]:
+        """What the operator asked of the API server since the installation, by the server's own audit log."""
+        found = []
+        for path in sorted(self.cluster.paths.logs.glob("audit*.log")):
+            with path.open() as file:
+                found += [event for line in file if self.account in line and (event := json.loads(line))]
+        return [
+            e for e in found if e["user"]["username"] == self.account and e["requestReceivedTimestamp"] > self.began
+        ]
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """The previous chart's installation. All three namespaces refuse pods that are not restricted."""
+    cluster = Cluster()
+    cluster.up()
+    prepare(cluster)
+    images = {key: value for key, value in workloads.load(cluster).helm_values().items() if key.startswith("operator")}
+    repository, tag = IMAGE.split(":")
+    for name in ("trainer", "engine"):
+        images |= {f"{name}Image.repository": repository, f"{name}Image.tag": tag}
+    name = f"ts-{uuid4().hex[:6]}"
+    helm = tools.find("helm", cluster.paths, Reporter())
+    with ExitStack() as stack:
+        system, tenant, stranger = (
+            stack.enter_context(own_namespace(cluster, prefix)) for prefix in ("system", "tenant", "stranger")
+        )
+        release = Release(helm, cluster.kubeconfig, name, system.namespace)
+        began = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
+        folder = tmp_path_factory.mktemp("chart")
+        own = Installation(cluster, release, system, tenant, stranger, images, folder, began)
+        own.install(PREVIOUS)
+        yield own
+        release.uninstall()
+        prepare(cluster)  # the CRDs are those of the checkout again, whatever went wrong
