@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from tunesmith.training.report import Report, duration
+from tunesmith.training.logline import LogLine
+from tunesmith.training.report import Report
 
 from tunesmith_trainer.server import Server
 
@@ -121,12 +122,7 @@ class Reporter(TrainerCallback):
         }
         with self.log.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        print(
-            f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}  lr {logs['learning_rate']:.2e}  "
-            f"{speed:.0f} tokens/s  peak {(self.report.peak_memory_bytes or 0) / 2**30:.2f} GiB  "
-            f"eta {duration(self.report.eta_seconds or 0)}",
-            flush=True,
-        )
+        print(LogLine.model_validate({k: v for k, v in line.items() if v is not None}).text(), flush=True)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """A checkpoint is whole. Its time is no step's."""

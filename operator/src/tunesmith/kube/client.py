@@ -1,27 +1,19 @@
-"""A thin client for the kinds that tunesmith reads and writes: dicts in, dicts out.
-
-The library's typed models cost 35 MB of memory, so its transport and its configuration are used without them.
-"""
+"""A thin client for the kinds that tunesmith reads and writes: dicts in, dicts out."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
-from kubernetes.aio.client import ApiClient
-from kubernetes.aio.config import load_incluster_config, load_kube_config
-
 from tunesmith.api.base import GROUP, VERSION
+from tunesmith.kube.connection import ApiError, Connection, Object
 
-Object = dict[str, Any]
+__all__ = ["ApiError", "Client", "Object"]
 
 CHILDREN_MANAGER = "tunesmith"
 STATUS_MANAGER = "tunesmith-status"
-REQUEST_SECONDS = 30.0
 
 CUSTOM = f"/apis/{GROUP}/{VERSION}"
 RESOURCES = {
@@ -49,46 +41,27 @@ PLURALS = {"PodGroup": "podgroups"}
 CLUSTER_SCOPED = frozenset({"Node"})
 
 
-class ApiError(Exception):
-    """The API server refused a request: its status code and message."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(f"{message} (HTTP {status})")
-        self.status = status
-        self.message = message
-
-    @property
-    def permanent(self) -> bool:
-        """Whether the same request will be refused again: what it asks is forbidden or invalid."""
-        return self.status in {400, 403, 422}
-
-
 class Client:
     """Reads and writes objects. One per process."""
 
     def __init__(self) -> None:
-        self._api: ApiClient | None = None
+        self._connection = Connection()
         self.require: Callable[[], None] = lambda: None
         """Asked before every write but those of the Lease; raises where this process may not write any more."""
 
     async def __aenter__(self) -> Self:
-        if "KUBERNETES_SERVICE_HOST" in os.environ:
-            load_incluster_config()  # type: ignore[no-untyped-call]
-        else:
-            await load_kube_config(os.environ.get("KUBECONFIG"))  # type: ignore[no-untyped-call]
-        self._api = ApiClient()
+        await self._connection.open()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._api:
-            await self._api.close()  # type: ignore[no-untyped-call]
+        await self._connection.close()
 
     async def get(self, kind: str, namespace: str, name: str) -> Object | None:
         """The object, or None."""
         try:
-            return await self._call("GET", _path(kind, namespace, name))
+            return await self._call("GET", path_of(kind, namespace, name))
         except ApiError as error:
             if error.status == 404:
                 return None
@@ -99,7 +72,7 @@ class Client:
         try:
             await self._call(
                 "GET",
-                _path(kind, namespace, name),
+                path_of(kind, namespace, name),
                 accept="application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1",
             )
         except ApiError as error:
@@ -111,7 +84,7 @@ class Client:
     async def list(self, kind: str, namespace: str, selector: str = "", fields: str = "") -> list[Object]:
         """The objects with these labels and fields."""
         query = {"labelSelector": selector, "fieldSelector": fields}
-        found = await self._call("GET", _path(kind, namespace), query={k: v for k, v in query.items() if v})
+        found = await self._call("GET", path_of(kind, namespace), query={k: v for k, v in query.items() if v})
         head = {"kind": kind}  # items of a list come without their kind
         return [{**head, **item} for item in found["items"]]
 
@@ -119,7 +92,7 @@ class Client:
         """Make the object. False: there was one of its name already."""
         meta = body["metadata"]
         try:
-            path = _path(body["kind"], meta["namespace"], api_version=body["apiVersion"])
+            path = path_of(body["kind"], meta["namespace"], api_version=body["apiVersion"])
             await self._call("POST", path, body, query={"fieldManager": CHILDREN_MANAGER})
         except ApiError as error:
             if error.status == 409:
@@ -130,7 +103,7 @@ class Client:
     async def apply(self, body: Object) -> Object:
         """Make or change the object by server-side apply."""
         meta = body["metadata"]
-        return await self._apply(_path(body["kind"], meta["namespace"], meta["name"]), body, CHILDREN_MANAGER)
+        return await self._apply(path_of(body["kind"], meta["namespace"], meta["name"]), body, CHILDREN_MANAGER)
 
     async def apply_status(self, resource: Object, status: Object) -> None:
         """Write the whole status of a custom resource. Fails where the resource has changed meanwhile; nothing is to be
@@ -144,7 +117,7 @@ class Client:
             "metadata": {key: meta[key] for key in ("namespace", "name", "uid", "resourceVersion")},
             "status": status,
         }
-        path = _path(resource["kind"], meta["namespace"], meta["name"]) + "/status"
+        path = path_of(resource["kind"], meta["namespace"], meta["name"]) + "/status"
         try:
             await self._apply(path, body, STATUS_MANAGER)
         except ApiError as error:
@@ -154,7 +127,7 @@ class Client:
     async def replace(self, body: Object) -> Object:
         """Replace the object if it is still at the given resourceVersion."""
         meta = body["metadata"]
-        return await self._call("PUT", _path(body["kind"], meta["namespace"], meta["name"]), body)
+        return await self._call("PUT", path_of(body["kind"], meta["namespace"], meta["name"]), body)
 
     async def bury(self, pod: Object, reason: str, message: str) -> None:
         """Delete a pod whose node cannot say that it is gone. It is called failed first, as Kubernetes' own collector
@@ -163,7 +136,7 @@ class Client:
         meta = pod["metadata"]
         status = {"phase": "Failed", "reason": reason, "message": message}
         body = {"metadata": {"uid": meta["uid"]}, "status": status}
-        path = _path("Pod", meta["namespace"], meta["name"]) + "/status"
+        path = path_of("Pod", meta["namespace"], meta["name"]) + "/status"
         try:
             await self._call("PATCH", path, body, content="application/merge-patch+json")
         except ApiError as error:
@@ -176,7 +149,7 @@ class Client:
         meta = live["metadata"]
         body = {"preconditions": {"uid": meta["uid"]}, "propagationPolicy": "Background", **options}
         try:
-            await self._call("DELETE", _path(live["kind"], meta["namespace"], meta["name"]), body)
+            await self._call("DELETE", path_of(live["kind"], meta["namespace"], meta["name"]), body)
         except ApiError as error:
             if error.status not in {404, 409}:
                 raise
@@ -195,34 +168,13 @@ class Client:
         content: str = "application/json",
         accept: str = "application/json",
     ) -> Object:
-        if self._api is None:
-            raise RuntimeError("the client is used outside of its `async with`")
         if method != "GET" and "/leases" not in path:
             self.require()
-        request = await self._api.param_serialize(
-            method,
-            path,
-            query_params=list((query or {}).items()),
-            header_params={"Accept": accept, "Content-Type": content},
-            body=body,
-            auth_settings=["BearerToken"],
-        )
-        response = await self._api.call_api(*request, _request_timeout=REQUEST_SECONDS)
-        data: bytes = await response.read()  # type: ignore[no-untyped-call]
-        if not 200 <= response.status <= 299:
-            raise ApiError(response.status, _message(data))
-        result: Object = json.loads(data)
-        return result
+        return await self._connection.call(method, path, body, query=query, content=content, accept=accept)
 
 
-def _path(kind: str, namespace: str, name: str | None = None, api_version: str = "") -> str:
+def path_of(kind: str, namespace: str, name: str | None = None, api_version: str = "") -> str:
+    """Path of an object, or of all of its kind in the namespace."""
     prefix, plural = (f"/apis/{api_version}", PLURALS[kind]) if kind in PLURALS else RESOURCES[kind]
     path = f"{prefix}/{plural}" if kind in CLUSTER_SCOPED else f"{prefix}/namespaces/{namespace}/{plural}"
     return f"{path}/{quote(name)}" if name else path
-
-
-def _message(data: bytes) -> str:
-    try:
-        return str(json.loads(data).get("message") or data.decode())
-    except ValueError:
-        return data.decode(errors="replace")

@@ -1,0 +1,119 @@
+"""Resources as rows, bars and boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from tunesmith.cli.session import grid, short
+from tunesmith.client import FineTuneJob, MergeJob, ModelDeployment
+from tunesmith.client.resources import AnyResource
+from tunesmith.training.report import duration
+
+GIB = 2**30
+KIND_STYLE = "dim"
+
+
+def style(one: AnyResource) -> str:
+    """Colour of a state."""
+    if one.done:
+        return "green"
+    return "red" if one.failed else "yellow"
+
+
+def body(one: AnyResource) -> dict[str, Any]:
+    """As data."""
+    return one.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=True)
+
+
+def age(one: AnyResource, now: datetime | None = None) -> str:
+    """Time since it was made."""
+    if one.metadata.creation_timestamp is None:
+        return ""
+    made = datetime.fromisoformat(one.metadata.creation_timestamp)
+    return duration(max(0.0, ((now or datetime.now(UTC)) - made).total_seconds()))
+
+
+def progress(one: AnyResource) -> str:
+    """How far it is: steps, ready pods."""
+    if isinstance(one, FineTuneJob):
+        return one.status.progress.text or "" if one.status.progress else ""
+    if isinstance(one, MergeJob):
+        return ""
+    words = f"{one.status.ready_replicas or 0}/{one.spec.replicas} pods"
+    return f"{words}, {one.status.adapters_summary} adapters" if one.status.adapters else words
+
+
+def table(found: Sequence[AnyResource], everywhere: bool = False) -> Table:
+    """One row each."""
+    columns = [*(["namespace"] if everywhere else []), "kind", "name", "status", "progress", "loss", "eta", "age"]
+    rows = []
+    for one in found:
+        now = one.status.progress if isinstance(one, FineTuneJob) else None
+        where = [one.metadata.namespace] if everywhere else []
+        cells = [one.kind, one.name, Text(one.reason, style(one)), progress(one)]
+        rows.append([*where, *cells, short(now.loss) if now else "", (now.eta or "") if now else "", age(one)])
+    return grid([name.upper() for name in columns], rows)
+
+
+def bars(found: Iterable[AnyResource]) -> RenderableType:
+    """A live picture of several resources, and what each waits for."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    notes = []
+    for one in found:
+        now = one.status.progress if isinstance(one, FineTuneJob) else None
+        percent = 100 if one.done else now.percent if now else 0
+        bar = ProgressBar(total=100, completed=percent, width=24, complete_style=style(one), finished_style="green")
+        loss = f"loss {short(now.loss)}" if now and now.loss is not None else ""
+        eta = f"eta {now.eta}" if now and now.eta and not one.over else ""
+        name = Text.assemble((f"{one.kind} ", KIND_STYLE), one.name)
+        table.add_row(name, bar, Text(one.reason, style(one)), progress(one), loss, eta)
+        if not one.done:
+            notes.append(Text(f"  {one.name}: {one.message}", "red" if one.failed else "dim"))
+    return Group(table, *notes)
+
+
+def line(one: AnyResource) -> str:
+    """The same where there is no terminal."""
+    now = one.status.progress if isinstance(one, FineTuneJob) else None
+    words = [f"{one.kind} {one.name}: {one.reason}", progress(one)]
+    words.append(f"loss {short(now.loss)}" if now and now.loss is not None else "")
+    words.append("" if one.done else one.message)
+    return "  ".join(word for word in words if word)
+
+
+def details(one: AnyResource) -> Group:
+    """Everything about one resource that one wants to know first."""
+    head = Text.assemble((f"{one.kind} ", KIND_STYLE), (one.name, "bold"), "  ", (one.reason, style(one)))
+    parts: list[RenderableType] = [head, Text(one.message)]
+    if isinstance(one, ModelDeployment):
+        adapters = [(a.name, a.state, a.ready_pods, a.message or "") for a in one.status.adapters]
+        parts += [Text(f"url  {one.status.url or ''}"), grid(["ADAPTER", "STATE", "PODS", ""], adapters)]
+        return Group(*parts)
+    if isinstance(one, FineTuneJob):
+        if one.status.memory:
+            parts.append(Text(f"memory  {one.status.memory.summary}"))
+        if one.status.checkpoint:
+            parts.append(Text(f"checkpoint  step {one.status.checkpoint.step}  {one.status.checkpoint.uri}"))
+    if one.status.artifact:
+        parts.append(Text(f"artifact  {one.status.artifact.uri}"))
+    if one.status.attempts:
+        rows = [(a.number, a.nodes, a.reason, a.resumed_step, a.last_step, a.message) for a in one.status.attempts]
+        parts.append(grid(["ATTEMPT", "NODES", "ENDED", "FROM", "TO", ""], rows))
+    if one.status.failure and one.failed and one.status.failure.log:
+        parts.append(Text("\n".join(f"  | {text}" for text in one.status.failure.log), "dim"))
+    return Group(*parts)
+
+
+def memory(status: Any) -> Table:
+    """The estimate of a device's memory."""
+    parts = ("weights", "gradients", "optimizer", "activations", "overhead", "total", "available")
+    sizes = [(part, getattr(status, f"{part}_bytes")) for part in parts]
+    rows = [(part, f"{size / GIB:.2f} GiB") for part, size in sizes if size is not None]
+    return grid(["MEMORY", f"{status.strategy}"], rows)

@@ -1,0 +1,106 @@
+"""A resource is looked at before it is sent: unknown fields and wrong values, each with its path.
+
+What is left is the API server's: the rules between fields (CEL).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic.alias_generators import to_camel
+
+from tunesmith.api.base import API_VERSION, Model
+from tunesmith.client.errors import Invalid
+from tunesmith.schema.crd import KINDS, crd
+
+MODELS = {kind.name: kind.model for kind in KINDS}
+
+
+@cache
+def schema(kind: str) -> dict[str, Any]:
+    """The structural schema of a kind, as in its CRD."""
+    found = next(one for one in KINDS if one.name == kind)
+    versions = crd(found)["spec"]["versions"]
+    result: dict[str, Any] = versions[0]["schema"]["openAPIV3Schema"]
+    return result
+
+
+def check(body: Mapping[str, Any]) -> None:
+    """Raise Invalid where the resource cannot be right."""
+    kind, version = body.get("kind"), body.get("apiVersion")
+    name = (body.get("metadata") or {}).get("name")
+    what = f"{kind} {name}"
+    if kind not in MODELS or version != API_VERSION:
+        raise Invalid(f"{version} {kind} is no kind of tunesmith", f"{API_VERSION} has {', '.join(MODELS)}")
+    if not name:
+        raise Invalid(f"a {kind} has no name", "set metadata.name")
+    found = [*unknown(body, schema(kind)), *wrong(body)]
+    if found:
+        raise Invalid.fields(what, found)
+
+
+def unknown(body: Mapping[str, Any], schema: Mapping[str, Any]) -> list[str]:
+    """Fields that the kind does not have, with the name that was meant."""
+    own = {key: body[key] for key in body if key not in {"apiVersion", "kind", "metadata", "status"}}
+    top = {key: value for key, value in schema["properties"].items() if key not in {"metadata", "status"}}
+    return list(_unknown(own, {"type": "object", "properties": top}, ""))
+
+
+def _unknown(value: Any, schema: Mapping[str, Any], path: str) -> Iterator[str]:
+    if schema.get("x-kubernetes-preserve-unknown-fields"):
+        return
+    if isinstance(value, list) and "items" in schema:
+        for number, item in enumerate(value):
+            yield from _unknown(item, schema["items"], f"{path}[{number}]")
+    if not isinstance(value, Mapping):
+        return
+    properties, more = schema.get("properties"), schema.get("additionalProperties")
+    for key, inner in value.items():
+        here = f"{path}.{key}".lstrip(".")
+        if properties and key in properties:
+            yield from _unknown(inner, properties[key], here)
+        elif isinstance(more, Mapping):
+            yield from _unknown(inner, more, here)
+        elif properties is not None:
+            close = difflib.get_close_matches(str(key), properties, 1, 0.6)
+            meant = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(properties))}"
+            yield f"{here}: unknown field; {meant}"
+
+
+def spelled(kind: str, spec: Mapping[str, Any]) -> Any:
+    """The spec with fields in the API's spelling (learningRate) where they are in Python's (learning_rate)."""
+    return _spelled(spec, schema(kind)["properties"]["spec"])
+
+
+def _spelled(value: Any, schema: Mapping[str, Any]) -> Any:
+    if isinstance(value, Model):
+        value = value.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    if isinstance(value, list | tuple):
+        return [_spelled(one, schema.get("items", {})) for one in value]
+    if not isinstance(value, Mapping):
+        return value
+    properties = schema.get("properties", {})
+    names = {key: key if key in properties or to_camel(key) not in properties else to_camel(key) for key in value}
+    return {names[key]: _spelled(inner, properties.get(names[key], {})) for key, inner in value.items()}
+
+
+def wrong(body: Mapping[str, Any]) -> list[str]:
+    """Values that a field cannot have, and fields that are missing."""
+    try:
+        MODELS[body["kind"]].model_validate({"spec": body.get("spec")})
+    except ValidationError as error:
+        return [_problem(one) for one in error.errors()]
+    return []
+
+
+def _problem(error: Any) -> str:
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"]).lstrip(".")
+    if error["type"] == "missing":
+        return f"{path}: required"
+    found = error["input"]
+    shown = repr(found) if not isinstance(found, dict | list) else type(found).__name__
+    return f"{path}: {error['msg'][:1].lower()}{error['msg'][1:]}, found {shown}"

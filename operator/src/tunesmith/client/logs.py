@@ -1,0 +1,153 @@
+"""The logs of a job's pods: all ranks, by attempt."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tunesmith.children.meta import ATTEMPT_LABEL, Owner
+from tunesmith.decide.pods import rank as rank_of
+from tunesmith.kube.client import path_of
+from tunesmith.kube.connection import ApiError, Connection, Object
+
+LOOK_SECONDS = 1.0
+END = None
+
+
+@dataclass(frozen=True, order=True)
+class LogEntry:
+    """One line of one container."""
+
+    time: str
+    """RFC 3339, as the kubelet stamped it."""
+    attempt: int
+    rank: int
+    pod: str
+    container: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A container whose log can be read."""
+
+    pod: str
+    container: str
+    attempt: int
+    rank: int
+    pod_uid: str
+
+    def entry(self, line: str) -> LogEntry:
+        """A line that begins with its time."""
+        time, _, text = line.partition(" ")
+        return LogEntry(time, self.attempt, self.rank, self.pod, self.container, text)
+
+
+@dataclass(frozen=True)
+class Which:
+    """What is read."""
+
+    attempt: int | None = None
+    """None: the newest and, where the log is followed, those that come."""
+    rank: int | None = None
+    every_attempt: bool = False
+
+
+async def pods(connection: Connection, owner: Owner) -> list[Object]:
+    """The pods of a resource's attempts."""
+    query = {"labelSelector": owner.selector}
+    found = await connection.call("GET", path_of("Pod", owner.namespace), query=query)
+    items: list[Object] = found["items"]
+    return items
+
+
+def streams(found: list[Object], which: Which) -> list[Stream]:
+    """The containers of the wanted attempts and ranks that have begun, in the order of ranks."""
+    numbered = [(int(pod["metadata"].get("labels", {}).get(ATTEMPT_LABEL, 1)), pod) for pod in found]
+    newest = max((number for number, _ in numbered), default=1)
+    wanted = newest if which.attempt is None else which.attempt
+    result = []
+    for attempt, pod in sorted(numbered, key=lambda one: (one[0], rank_of(one[1]) or 0)):
+        rank = rank_of(pod) or 0
+        if (attempt != wanted and not which.every_attempt) or which.rank not in {None, rank}:
+            continue
+        meta = pod["metadata"]
+        result += [Stream(meta["name"], name, attempt, rank, meta["uid"]) for name in begun(pod)]
+    return result
+
+
+def begun(pod: Mapping[str, Any]) -> Iterator[str]:
+    """Names of the containers that run or ran."""
+    status = pod.get("status", {})
+    for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
+        if "waiting" not in container.get("state", {"waiting": {}}):
+            yield container["name"]
+
+
+async def read(connection: Connection, namespace: str, stream: Stream, tail: int | None = None) -> list[LogEntry]:
+    """What is in a container's log now; nothing where it is gone."""
+    query = {"container": stream.container, "timestamps": "true", **({"tailLines": str(tail)} if tail else {})}
+    path = f"{path_of('Pod', namespace, stream.pod)}/log"
+    try:
+        return [stream.entry(line) async for line in connection.lines(path, query=query)]
+    except ApiError as error:
+        if error.status in {400, 404}:  # it does not run yet, or is gone
+            return []
+        raise
+
+
+async def merged(connection: Connection, owner: Owner, which: Which, tail: int | None) -> list[LogEntry]:
+    """What is in all of the logs now, by attempt and time."""
+    found = streams(await pods(connection, owner), which)
+    logs = await asyncio.gather(*(read(connection, owner.namespace, one, tail) for one in found))
+    return list(heapq.merge(*logs, key=lambda entry: (entry.attempt, entry.time)))
+
+
+async def follow(
+    connection: Connection, owner: Owner, which: Which, over: Callable[[], Any], tail: int | None
+) -> AsyncIterator[LogEntry]:
+    """Lines as they come, of every container that begins, until `await over()` is true and all of them are read."""
+    queue: asyncio.Queue[LogEntry | Exception | None] = asyncio.Queue()
+    tasks: dict[Stream, asyncio.Task[None]] = {}
+
+    async def pump(stream: Stream) -> None:
+        query = {"container": stream.container, "timestamps": "true", "follow": "true"}
+        if tail:
+            query["tailLines"] = str(tail)
+        path = f"{path_of('Pod', owner.namespace, stream.pod)}/log"
+        try:
+            async for line in connection.lines(path, query=query):
+                queue.put_nowait(stream.entry(line))
+        except ApiError as error:
+            if error.status not in {400, 404}:
+                queue.put_nowait(error)
+
+    async def look() -> None:
+        try:
+            while True:
+                ended = await over()
+                for stream in streams(await pods(connection, owner), which):
+                    if stream not in tasks:
+                        tasks[stream] = asyncio.create_task(pump(stream))
+                if ended:
+                    await asyncio.gather(*tasks.values())
+                    return
+                await asyncio.sleep(LOOK_SECONDS)
+        except Exception as error:
+            queue.put_nowait(error)
+        finally:
+            queue.put_nowait(END)
+
+    looking = asyncio.create_task(look())
+    try:
+        while (one := await queue.get()) is not END:
+            if isinstance(one, Exception):
+                raise one
+            yield one
+    finally:
+        for task in (looking, *tasks.values()):
+            task.cancel()
+        await asyncio.gather(looking, *tasks.values(), return_exceptions=True)

@@ -1,0 +1,145 @@
+"""What a resource would become, without a cluster: its plan, its memory, and its pods."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tunesmith.api.base import Artifact
+from tunesmith.children.inspect import inspect_job
+from tunesmith.children.job import headless_service, merge_job, train_job
+from tunesmith.children.meta import Object, Owner
+from tunesmith.children.plan import plan_config_map
+from tunesmith.children.pods import Input
+from tunesmith.children.serving import adapters_config_map, deployment, service
+from tunesmith.client.errors import Invalid
+from tunesmith.client.resources import AnyResource, FineTuneJob, MergeJob, ModelDeployment
+from tunesmith.decide import modeldeployment, preflight
+from tunesmith.decide.references import References, sources
+from tunesmith.decide.world import World
+from tunesmith.fetching import FetchError
+from tunesmith.inspecting.files import open_files
+from tunesmith.inspecting.model import inspect
+from tunesmith.inspecting.refusal import Refusal
+from tunesmith.settings import Settings
+from tunesmith.training import architecture
+from tunesmith.training.location import locate
+from tunesmith.training.matrix import PlanError
+from tunesmith.training.memory import Choice
+from tunesmith.training.plan import Job, MergePlan, TrainPlan
+from tunesmith.training.planning import address, merge_plan, train_plan
+from tunesmith.training.report import Inspection
+
+UID = "00000000-0000-0000-0000-000000000000"
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What the operator would make."""
+
+    plan: TrainPlan | MergePlan | None = None
+    """What the trainer would read. None for a deployment."""
+    memory: Choice | None = None
+    notes: list[str] = field(default_factory=list)
+    """What is not known, and why."""
+    objects: list[Object] = field(default_factory=list)
+    """The Kubernetes objects, pods' templates included."""
+
+
+def preview(resource: AnyResource, settings: Settings, namespace: str, config: Path | None = None) -> Preview:
+    """What would be made. `config`: config.json of the model where its address cannot be read from here. Raises
+    Invalid for what can be known from the spec to be impossible.
+    """
+    owner = Owner(resource.kind, resource.metadata.namespace or namespace, resource.name, UID)
+    resolved, notes = _resolved(resource, settings)
+    try:
+        match resource:
+            case FineTuneJob():
+                return _train(resource, owner, resolved, settings, notes, config)
+            case MergeJob():
+                job = Job(namespace=owner.namespace, name=owner.name, uid=UID)
+                plan = merge_plan(job, resource.spec, resolved, settings.default_store)
+                pods = merge_job(owner, 1, resource.spec, plan, settings, None)
+                return Preview(plan, None, notes, [plan_config_map(owner, 1, plan), pods])
+            case ModelDeployment():
+                return _serve(resource, owner, resolved, settings, notes)
+    except PlanError as error:
+        raise Invalid.fields(f"{resource.kind} {resource.name}", [str(error)]) from error
+
+
+def _resolved(resource: AnyResource, settings: Settings) -> tuple[dict[tuple[str, str], str], list[str]]:
+    """Stand-ins for artefacts that are not made yet."""
+    found, notes = {}, []
+    for _, source, kind in sources(resource):
+        if ref := source.reference:
+            found[ref] = f"{settings.default_store}/{kind}/of-{ref[1]}"
+            notes.append(f"{ref[0]} {ref[1]} stands as {found[ref]} until it is done")
+    return found, notes
+
+
+def _train(
+    resource: FineTuneJob,
+    owner: Owner,
+    resolved: Mapping[tuple[str, str], str],
+    settings: Settings,
+    notes: list[str],
+    config: Path | None,
+) -> Preview:
+    spec = resource.spec
+    job = Job(namespace=owner.namespace, name=owner.name, uid=UID)
+    plan = train_plan(job, spec, resolved, settings.default_store)
+    seen, why = look(plan.model.uri, config)
+    memory = preflight.choice(spec, plan, seen, None) if seen else None
+    if memory:
+        plan = plan.model_copy(update={"distribution": memory.distribution})
+        if memory.fits is None:
+            notes.append("how much memory a device has is not known: set spec.memory.perDevice, or resources.limits")
+    else:
+        notes.append(f"no estimate of memory: {why or (seen.reason if seen else '')}")
+    objects = [plan_config_map(owner, 1, plan)]
+    if spec.memory.check != "Disabled":
+        objects.insert(0, inspect_job(owner, spec, plan, settings))
+    if plan.world_size > 1:
+        objects.append(headless_service(owner, 1))
+    return Preview(plan, memory, notes, [*objects, train_job(owner, 1, spec, plan, settings, None)])
+
+
+def look(uri: str, config: Path | None) -> tuple[Inspection | None, str]:
+    """What the model is, or why that cannot be told from here."""
+    if config:
+        path = config / "config.json" if config.is_dir() else config
+        try:
+            found = architecture.facts(json.loads(path.read_text()))
+        except (OSError, ValueError) as error:
+            raise Invalid(f"--model-config {config}: {error}", "give a model's folder or its config.json") from error
+        return Inspection(facts=found.facts, reason=found.reason), found.reason
+    if not locate(uri).fetch:
+        return None, f"{uri} is inside the cluster; --model-config PATH takes a copy of the model's config.json"
+    try:
+        files = open_files(uri, {})
+        return (inspect(uri, files), "") if files else (None, f"{uri} is an archive")
+    except (FetchError, Refusal, OSError) as error:
+        return None, f"{error}; --model-config PATH takes a copy of the model's config.json"
+
+
+def _serve(
+    resource: ModelDeployment,
+    owner: Owner,
+    resolved: Mapping[tuple[str, str], str],
+    settings: Settings,
+    notes: list[str],
+) -> Preview:
+    spec = resource.spec
+    body: dict[str, Any] = {**resource.manifest(), "status": {}}
+    body["metadata"] = {**body["metadata"], "namespace": owner.namespace, "uid": UID, "generation": 1}
+    world = World(resource=body, now=datetime.now(UTC))
+    uri = address(spec.model, resolved)
+    finished = References({ref: Artifact(kind="adapters", uri=where, digest="") for ref, where in resolved.items()})
+    state = modeldeployment.desired_state(world, resource, uri, finished)
+    model = Input(uri, spec.model.secret_ref.name if spec.model.secret_ref else None)
+    made = [adapters_config_map(owner, state), service(owner)]
+    return Preview(None, None, notes, [*made, deployment(owner, spec, state, model, settings.default_store, settings)])

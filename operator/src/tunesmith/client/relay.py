@@ -1,0 +1,60 @@
+"""The OpenAI API of a ModelDeployment on this machine, through the API server and with the user's own rights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+from aiohttp import web
+
+from tunesmith.kube.client import path_of
+from tunesmith.kube.connection import ApiError, Connection
+
+PORT_NAME = "http"
+SECONDS = 600.0
+PASSED = ("Content-Type", "Cache-Control")
+
+
+@asynccontextmanager
+async def relay(connection: Connection, namespace: str, deployment: str) -> AsyncIterator[str]:
+    """The API's address, http://127.0.0.1:PORT/v1, while the block runs. It is bound to this machine, as that of
+    `kubectl port-forward`; whoever can reach it can ask the models, and nothing else.
+    """
+    target = f"{path_of('Service', namespace, f'{deployment}:{PORT_NAME}')}/proxy"
+
+    async def forward(request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        try:
+            answer = connection.request(
+                request.method,
+                f"{target}/v1/{request.match_info['rest']}",
+                json.loads(body) if body else None,
+                query=dict(request.query),
+                seconds=SECONDS,
+            )
+            async with answer as upstream:
+                headers = {name: upstream.headers[name] for name in PASSED if name in upstream.headers}
+                response = web.StreamResponse(status=upstream.status, headers=headers)
+                await response.prepare(request)
+                async for chunk in upstream.content.iter_any():
+                    await response.write(chunk)
+                await response.write_eof()
+                return response
+        except ApiError as error:
+            return web.json_response({"error": {"message": error.message, "code": error.status}}, status=error.status)
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            return web.json_response({"error": {"message": str(error), "code": 502}}, status=502)
+
+    app = web.Application()
+    app.router.add_route("*", "/v1/{rest:.*}", forward)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        yield f"http://{host}:{port}/v1"
+    finally:
+        await runner.cleanup()

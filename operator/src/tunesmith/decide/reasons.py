@@ -1,0 +1,87 @@
+"""Every reason that a condition or an attempt can have: what it means, and what to do. One table, which
+`tunesmith explain` and docs/reasons.md show.
+"""
+
+from __future__ import annotations
+
+from tunesmith.decide.endings import ENDINGS
+
+# States that are no ending.
+STATES = {
+    "Pending": "the operator has not looked at the resource yet",
+    "WaitingForReference": "a resource that it refers to is not there yet, or not finished",
+    "WaitingForInput": "a claim, Secret, ConfigMap, model or dataset that it names is not there yet",
+    "Inspecting": "a small pod reads the model's configuration, for the estimate of memory",
+    "Queued": "Kueue has not admitted the job",
+    "Admitted": "Kueue has admitted the job",
+    "Starting": "pods are made, or begin",
+    "Running": "all pods run",
+    "Progressing": "steps are made again",
+    "NoProgress": "no step was made for much longer than usual",
+    "Suspending": "the pods write a checkpoint and end",
+    "Restarting": "an attempt ended and another one follows",
+    "Completed": "the job has done what it was to do",
+    "NameTaken": "an object has the name that a child of this resource must have, and belongs to another owner",
+    "Rejected": "the API server refused an object of the operator's: a quota, an admission webhook",
+    "ScaledToZero": "spec.replicas is 0",
+    "Updating": "new pods take over from old ones, which serve until then",
+    "Ready": "all pods serve",
+    "Degraded": "some of the pods do not serve",
+    "AdapterFailed": "an adapter cannot be served",
+    "Loading": "an adapter is on its way to the pods",
+    "AdaptersReady": "every adapter is served",
+}
+
+TODO = {
+    "Pending": "if it stays so: `tunesmith doctor` says whether the operator runs and watches this namespace",
+    "WaitingForReference": "submit what it waits for; the message names it. It goes on by itself",
+    "WaitingForInput": "make what the message names, with its field. It goes on by itself",
+    "Inspecting": "nothing. spec.memory.check: Disabled goes without",
+    "Queued": "see the message, and `kubectl get workloads`: the queue's quota may be too small for the job",
+    "Starting": "see the message: an image that cannot be pulled and pods that fit no node are said there",
+    "NoProgress": "see `tunesmith logs`; spec.stall.action: Restart would begin anew from the newest checkpoint",
+    "Restarting": "nothing; status.attempts says why the attempt ended",
+    "NameTaken": "delete or rename that object, or give this resource another name",
+    "Rejected": "see the message; it is tried again every minute",
+    "ScaledToZero": "raise spec.replicas",
+    "Degraded": "see the message, and `tunesmith logs`",
+    "AdapterFailed": "see the message; submit an adapter that fits the base, or raise spec.engine.maxLoraRank",
+    "ConfigError": "change the field that the message names. A job's spec is fixed: delete it, and submit it anew",
+    "DataError": "mend the row or the column that the message names, then `tunesmith retry`",
+    "ModelError": "the message says what the model's folder lacks; copy or convert it, then `tunesmith retry`",
+    "CheckFailed": "see that spec.model is the base that the adapters were trained from; spec.check.tolerance",
+    "LossDiverged": "lower training.learningRate, or look for broken rows; `tunesmith plot` shows where",
+    "DoesNotFit": "the message lists what would fit: more nodes, offload, QLoRA, a shorter maxLength",
+    "DeadlineExceeded": "raise spec.activeDeadlineSeconds, and submit it anew",
+    "OutOfMemory": "lower training.microBatchSize or maxLength, use QLoRA or ZeRO3, or raise resources.limits.memory",
+    "DiskFull": "make the claim larger, or lower checkpoint.keep; raise the limit of ephemeral-storage",
+    "CollectiveTimeout": "see the log of the rank that is named: a slow or dead node, or a network between nodes",
+    "Stalled": "see the last lines of all ranks with `tunesmith logs`",
+    "Killed": "see `kubectl describe pod`; often the node's memory was used up",
+    "Internal": "see `tunesmith logs`; report it with the lines there if they do not explain it",
+    "PeerLost": "see the other ranks' pods; the one that left no word is the cause",
+    "NodeLost": "nothing, if other nodes have room",
+    "TooFewNodes": "nothing: it goes on with fewer nodes, as spec.elastic says",
+    "Suspended": "`tunesmith resume` goes on from the checkpoint",
+}
+NOTHING = "nothing"
+
+
+def meaning(reason: str) -> str | None:
+    """What a reason means; None: there is no such reason."""
+    return STATES.get(reason) or (ENDINGS[reason].when if reason in ENDINGS else None)
+
+
+def todo(reason: str) -> str:
+    """What to do about it."""
+    return TODO.get(reason, NOTHING)
+
+
+def follows(reason: str) -> str:
+    """What the operator does after an attempt that ended so; empty for what is no ending."""
+    return ENDINGS[reason].action.value if reason in ENDINGS else ""
+
+
+def every() -> list[str]:
+    """All reasons, sorted."""
+    return sorted({*STATES, *ENDINGS})

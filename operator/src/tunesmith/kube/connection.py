@@ -1,0 +1,178 @@
+"""HTTP to the API server, with the credentials of a kubeconfig or of the pod.
+
+The library's typed models cost 35 MB of memory, so its transport and its configuration are used without them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import aiohttp
+from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+
+Object = dict[str, Any]
+REQUEST_SECONDS = 30.0
+POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+DEFAULT_KUBECONFIG = "~/.kube/config"
+
+
+class ApiError(Exception):
+    """The API server refused a request: its status code and message."""
+
+    def __init__(self, status: int, message: str, details: Object | None = None) -> None:
+        super().__init__(f"{message} (HTTP {status})")
+        self.status = status
+        self.message = message
+        self.details = details or {}
+        """Of the Status object that it answered with."""
+
+    @property
+    def permanent(self) -> bool:
+        """Whether the same request will be refused again: what it asks is forbidden or invalid."""
+        return self.status in {400, 403, 422}
+
+
+class Connection:
+    """Requests to one API server. Used as `async with Connection() as connection`."""
+
+    def __init__(self, kubeconfig: str | None = None, context: str | None = None) -> None:
+        self._wanted = kubeconfig, context
+        self._api: ApiClient | None = None
+        self.namespace = "default"
+        """Of the kubeconfig's context, or the pod's own."""
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def open(self) -> None:
+        """Read the credentials: the ones asked for, else KUBECONFIG's, else the pod's, else the user's file's."""
+        named, context = self._wanted
+        path = named or os.environ.get("KUBECONFIG")
+        configuration = Configuration()
+        if path or context or "KUBERNETES_SERVICE_HOST" not in os.environ:
+            _find(path or DEFAULT_KUBECONFIG)
+            loader = await load_kube_config(  # type: ignore[no-untyped-call]
+                path or DEFAULT_KUBECONFIG, context=context, client_configuration=configuration
+            )
+            self.namespace = loader.current_context["context"].get("namespace") or "default"
+        else:
+            load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+            self.namespace = _own_namespace() or self.namespace
+        self._api = ApiClient(configuration)
+
+    async def close(self) -> None:
+        """Close what is open."""
+        if self._api:
+            await self._api.close()  # type: ignore[no-untyped-call]
+            self._api = None
+
+    @property
+    def server(self) -> str:
+        """The API server's address."""
+        return str(self._client.configuration.host)
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: Object | None = None,
+        *,
+        query: dict[str, str] | None = None,
+        content: str = "application/json",
+        accept: str = "application/json",
+    ) -> Object:
+        """One request and its JSON. Raises ApiError, and aiohttp's errors where the server cannot be reached."""
+        async with self.request(method, path, body, query=query, content=content, accept=accept) as response:
+            result: Object = json.loads(await response.read())
+            return result
+
+    @asynccontextmanager
+    async def request(
+        self,
+        method: str,
+        path: str,
+        body: Object | bytes | None = None,
+        *,
+        query: dict[str, str] | None = None,
+        content: str = "application/json",
+        accept: str = "*/*",
+        seconds: float | None = REQUEST_SECONDS,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """One request and its answer, to be read while the block runs. `seconds` None: it may last for ever."""
+        request = await self._client.param_serialize(
+            method,
+            path,
+            query_params=list((query or {}).items()),
+            header_params={"Accept": accept, "Content-Type": content},
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=REQUEST_SECONDS)
+        answer = await self._client.call_api(*request, _request_timeout=timeout)
+        response: aiohttp.ClientResponse = answer.response
+        try:
+            if not 200 <= response.status <= 299:
+                raise _refused(response.status, await response.read())
+            yield response
+        finally:
+            response.release() if response.content.is_eof() else response.close()
+
+    async def lines(
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        body: Object | None = None,
+        query: dict[str, str] | None = None,
+        most: int = 2**20,
+    ) -> AsyncIterator[str]:
+        """The lines of an answer as they come. What is longer than `most` bytes is cut into several."""
+        rest = b""
+        async with self.request(method, path, body, query=query, seconds=None) as response:
+            async for chunk in response.content.iter_any():
+                *whole, rest = (rest + chunk).split(b"\n")
+                for line in _texts(whole):
+                    yield line
+                if len(rest) > most:
+                    yield rest.decode(errors="replace")
+                    rest = b""
+        if rest:
+            yield rest.decode(errors="replace")
+
+    @property
+    def _client(self) -> ApiClient:
+        if self._api is None:
+            raise RuntimeError("the connection is used outside of its `async with`")
+        return self._api
+
+
+def _find(paths: str) -> None:
+    """Raise ConfigException where none of the files is there."""
+    if not any(os.path.exists(os.path.expanduser(one)) for one in paths.split(os.pathsep)):
+        raise ConfigException(f"there is no kubeconfig {paths}")
+
+
+def _own_namespace() -> str:
+    return POD_NAMESPACE.read_text().strip() if POD_NAMESPACE.exists() else ""
+
+
+def _texts(lines: Iterable[bytes]) -> list[str]:
+    return [line.decode(errors="replace") for line in lines]
+
+
+def _refused(status: int, data: bytes) -> ApiError:
+    try:
+        answer = json.loads(data)
+        return ApiError(status, str(answer.get("message") or data.decode()), answer.get("details"))
+    except (ValueError, AttributeError):
+        return ApiError(status, data.decode(errors="replace").strip() or f"HTTP {status}")
