@@ -1,7 +1,7 @@
 """tunesmith: fine-tune, merge and serve language models on Kubernetes.
 
-`from tunesmith import Client, FineTuneJob`: the names of tunesmith.client are loaded when they are asked for, since
-the operator, the agent and the trainer do without.
+`from tunesmith import Client, FineTuneJob`: the client's names are loaded when they are asked for, since the operator,
+the agent and the trainer do without.
 """
 
 from importlib import import_module
@@ -12,11 +12,17 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+CLIENT = frozenset(
+    {
+        "AsyncClient", "Client", "Conflict", "Curve", "FineTuneJob", "Forbidden", "Invalid", "JobFailed", "LogEntry",
+        "MergeJob", "ModelDeployment", "NoCluster", "NotFound", "NotInstalled", "NotServed", "Refused",
+        "TunesmithError", "WaitTimeout",
+    }
+)  # fmt: skip
+"""Names of tunesmith.client."""
+
 
 def __getattr__(name: str) -> Any:
-    if name.startswith("_"):
+    if name not in CLIENT:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    client = import_module("tunesmith.client")
-    if name not in client.__all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(client, name)
+    return getattr(import_module("tunesmith.client"), name)

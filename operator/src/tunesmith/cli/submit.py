@@ -73,7 +73,7 @@ def run(
     force: Force = False,
     wait: Wait = False,
 ) -> None:
-    """Make a FineTuneJob out of flags. `-o yaml --dry-run` writes it down as a file."""
+    """Make a FineTuneJob out of flags. `--dry-run -o yaml` shows it, and what it would become."""
     known = {one.lower(): one for one in starters.METHODS}
     if method.lower() not in known:
         raise Invalid(f"--method {method}: there is no such method", f"one of {', '.join(starters.METHODS)}")
