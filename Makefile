@@ -52,7 +52,7 @@ generate: ## write the CRDs from the models, to crds/ and the chart, and tables 
 
 verify: ## fail if a generated file is not what `make generate` would write
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && $(PYTHON) -m tunesmith.schema "$$folder" && \
-	for generated in crds helm/tunesmith/templates/crds docs/reliability.md docs/capabilities.md; do \
+	for generated in crds helm/tunesmith/templates/crds docs/reliability.md docs/capabilities.md docs/reasons.md docs/cli.md; do \
 	  diff -ru "$$generated" "$$folder/$$generated" || \
 	    { echo "$$generated does not fit operator/src/tunesmith: run \`make generate\`" >&2; exit 1; }; \
 	done

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from integration.harness import Kubectl, eventually, merge, serve, step_reached, train
+from integration.harness import ROOT, Kubectl, eventually, merge, serve, step_reached, train
 from tunesmith import (
     AsyncClient,
     Client,
@@ -249,3 +250,36 @@ def test_a_followed_log_goes_on_into_the_next_attempt(python: Client, kubectl: K
     assert {entry.attempt for entry in seen} == {1, 2}
     assert "Completed" in seen[-1].text
     eventually(lambda: python.refresh(job).done, lambda: "not done")
+
+
+def test_the_examples_of_the_python_page_run(
+    python: Client, running: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs" / "python.md").read_text()
+    names: dict[str, Any] = {"MODEL": "file:///behave/steps-20", "DATA": "file:///data.jsonl"}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        code = block.replace("Client()", f"Client({python.namespace!r})")
+        exec(compile(code, "docs/python.md", "exec"), names)
+    names["client"].close()
+    output = capsys.readouterr().out
+    assert "spec.method.type: input should be" in output
+    assert "20 0.05 10.0 {}" in output
+    assert "pvc://tunesmith-store/adapters/0123" in output
+
+
+def test_the_example_notebook_runs(kubectl: Kubectl, running: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is shown; with TUNESMITH_WRITE=1, its outputs are written into the file."""
+    import nbclient
+    import nbformat
+
+    monkeypatch.setenv("TUNESMITH_MODEL", "file:///behave/steps-100")
+    monkeypatch.setenv("TUNESMITH_NAMESPACE", kubectl.namespace)
+    path = ROOT / "examples" / "notebooks" / "first-job.ipynb"
+    notebook = nbformat.read(path, 4)
+    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    outputs = json.dumps([cell.get("outputs") for cell in notebook.cells])
+    assert "step 20  loss 0.05" in outputs
+    assert "<svg" in outputs
+    assert "Completed" in outputs
+    if os.environ.get("TUNESMITH_WRITE"):
+        nbformat.write(notebook, path)

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import yaml
 from rich.console import Console
-from tunesmith import FineTuneJob, ModelDeployment
+from tunesmith import FineTuneJob, Invalid, ModelDeployment
 from tunesmith.api.methods import MEMBERS
 from tunesmith.cli import show, starters
 from tunesmith.cli.app import app
 from tunesmith.cli.files import assign
+from tunesmith.cli.submit import datasets
 from tunesmith.client.preview import preview
 from tunesmith.client.resources import read
 from tunesmith.decide import reasons
@@ -84,6 +85,18 @@ def test_dry_run_shows_the_plan_the_memory_and_the_pods(tmp_path: Path) -> None:
     assert re.search(r"total +\d\.\d\d GiB", text)
 
 
+def test_a_file_of_rows_becomes_a_configmap(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    uris, [made] = datasets("x", [str(tmp_path / "rows.jsonl"), "hf://org/data"])
+    assert uris == ["configmap://x-data/rows.jsonl", "hf://org/data"]
+    assert made["data"] == {"rows.jsonl": "{}\n"}
+    (tmp_path / "large.jsonl").write_text("x" * 1_000_001)
+    with pytest.raises(Invalid, match="the files have 1000001 bytes"):
+        datasets("x", [str(tmp_path / "large.jsonl")])
+    with pytest.raises(Invalid, match="No such file"):
+        datasets("x", ["none.jsonl"])
+
+
 def test_a_model_inside_the_cluster_is_not_estimated_in_silence() -> None:
     assert "pvc://store/base is inside the cluster; --model-config" in call(*RUN, "--dry-run").stdout
 
@@ -111,7 +124,7 @@ def test_a_wrong_flag_is_one_message(flags: list[str], message: str) -> None:
         ("a: 1\nb: [1", "stdin, line 2, column 6"),
         ("just text", "stdin: a document has no apiVersion, kind and metadata"),
         ("", "there is no object in it"),
-        ("apiVersion: v1\nkind: Secret\nmetadata: {name: x}", "there is nothing of tunesmith in it"),
+        ("apiVersion: v1\nkind: Service\nmetadata: {name: x}", "there is nothing of tunesmith in it"),
         ("apiVersion: tunesmith.io/v9\nkind: MergeJob\nmetadata: {name: x}", "tunesmith.io/v9 MergeJob is no kind"),
     ],
 )

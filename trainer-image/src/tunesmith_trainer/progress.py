@@ -18,6 +18,8 @@ from tunesmith.training.report import Report
 
 from tunesmith_trainer.server import Server
 
+MOST_REPEATED = 1000
+"""Lines of earlier attempts that are printed again."""
 # What is logged under names of its own; anything else is a metric of the method.
 OWN = {"loss", "grad_norm", "learning_rate", "epoch", "num_tokens", "step_time", "total_flos"}
 
@@ -26,6 +28,11 @@ def metrics(logs: dict[str, Any]) -> dict[str, float]:
     """The method's metrics among what a trainer logs, as far as they are numbers."""
     numbers = {name: float(value) for name, value in logs.items() if name not in OWN and isinstance(value, int | float)}
     return {name: value for name, value in numbers.items() if math.isfinite(value)}
+
+
+def _printed(line: dict[str, Any]) -> str:
+    """A line of logging.jsonl for the trainer's log."""
+    return LogLine.model_validate({name: value for name, value in line.items() if value is not None}).text()
 
 
 def peak_memory() -> int:
@@ -67,6 +74,9 @@ class Reporter(TrainerCallback):
         old = self.log.read_text().splitlines() if self.log.exists() else []
         kept = [line for line in old if line.endswith("}") and json.loads(line)["step"] <= state.global_step]
         self.log.write_text("".join(f"{line}\n" for line in kept))
+        # The pod that printed them is gone after a suspension; whoever follows the logs has the whole curve from here.
+        for line in kept[:: 1 + len(kept) // MOST_REPEATED]:
+            print(_printed(json.loads(line)))
         try:
             self.server = Server(self.port, self.current)
         except OSError as error:
@@ -122,7 +132,7 @@ class Reporter(TrainerCallback):
         }
         with self.log.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        print(LogLine.model_validate({k: v for k, v in line.items() if v is not None}).text(), flush=True)
+        print(_printed(line), flush=True)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """A checkpoint is whole. Its time is no step's."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -109,23 +108,29 @@ def plot(
         write_png(curves, metric, png)
         session.say(f"wrote {png}")
         return
-    session.answer(data, lambda: terminal(curves, metric, session.out.width))
+    if session.output.value == "table":
+        print(terminal(curves, metric, session.out.width, session.out.is_terminal))
+        return
+    session.answer(data, "")
 
 
-def terminal(curves: list[Curve], metric: str, width: int) -> str:
+def terminal(curves: list[Curve], metric: str, width: int, colours: bool) -> str:
     """The curves in characters."""
     import plotext  # type: ignore[import-untyped]
 
-    plotext.clear_figure()
-    plotext.plot_size(min(width, 100), 20)
-    plotext.theme("pro" if sys.stdout.isatty() else "clear")
+    figure = plotext.figure
+    figure.clear()
+    figure.plot_size(min(width, 100), 20)
     for curve in curves:
         steps, values = curve.series(metric)
         if steps:
-            plotext.plot(steps, values, label=curve.name)
-    plotext.xlabel("step")
-    plotext.title(metric)
-    return str(plotext.build())
+            signal = figure.signal(steps, values)
+            signal.lines()
+            signal.label(curve.name)
+            figure.draw(signal)
+    figure.label("step", "x")
+    figure.title(metric)
+    return str(figure.build().string(colorless=not colours))
 
 
 def write_png(curves: list[Curve], metric: str, path: Path) -> None:

@@ -78,9 +78,8 @@ def _cell(text: str) -> str:
 def _codes() -> Iterator[str]:
     from tunesmith.client import errors
 
-    seen = {1: "any other error", 130: "Ctrl-C"}
+    seen = {1: "Any other error.", 130: "Ctrl-C."}
     for one in vars(errors).values():
         if inspect.isclass(one) and issubclass(one, errors.TunesmithError) and one.exit_code != 1:
-            text = (one.__doc__ or "").split("\n")[0]
-            seen.setdefault(one.exit_code, text.rstrip(".").lower() if not text.startswith("There") else text[:-1])
+            seen.setdefault(one.exit_code, (one.__doc__ or "").split("\n")[0])
     return (f"| {code} | {text} |" for code, text in sorted(seen.items()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +26,9 @@ Config = Annotated[
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="Change a field of the spec: training.maxSteps=10. May be repeated.")
 ]
+MOST_BYTES = 1_000_000
+USED = frozenset({"ConfigMap", "Secret", "PersistentVolumeClaim"})
+"""Kinds that jobs use, which `submit` makes too."""
 Wait = Annotated[bool, typer.Option("--wait", help="Watch until it is done.")]
 
 
@@ -45,24 +49,25 @@ def submit(
 ) -> None:
     """Make or change resources from files. All are checked before the first is sent.
 
-    Objects of other kinds in the files (claims, ConfigMaps) are left to `kubectl apply`.
+    ConfigMaps, Secrets and claims in the files are made, too; other kinds are left to `kubectl apply`.
     """
     bodies = files.load(paths)
-    other = [one for one in bodies if not files.ours(one)]
+    used = [one for one in bodies if one["kind"] in USED]
+    other = [one for one in bodies if not files.ours(one) and one not in used]
     mine = [read(files.assign(one, changes or [])) for one in bodies if files.ours(one)]
     if other:
         names = ", ".join(f"{one['kind']} {one['metadata'].get('name')}" for one in other)
         session.say(f"passed over, for kubectl apply: {names}")
-    if not mine:
+    if not mine and not used:
         raise Invalid(f"{', '.join(map(str, paths))}: there is nothing of tunesmith in it")
-    send(session, mine, dry_run, model_config, force, wait)
+    send(session, mine, dry_run, model_config, force, wait, used)
 
 
 def run(
     session: Session,
     name: Annotated[str, typer.Argument(help="Name of the FineTuneJob.")],
     model: Annotated[str, typer.Option(help="Address of the model: hf://…, pvc://…, s3://…")],
-    data: Annotated[list[str], typer.Option(help="Address of a dataset. May be repeated.")],
+    data: Annotated[list[str], typer.Option(help="A dataset: an address, or a file here. May be repeated.")],
     method: Annotated[str, typer.Option(help=f"One of {', '.join(starters.METHODS)}.")] = "SFT",
     tuner: Annotated[str, typer.Option(help="LoRA, QLoRA or Full.")] = "LoRA",
     gpus: Annotated[int, typer.Option(min=0, help="GPUs of one pod; 0: on CPU.")] = 1,
@@ -77,11 +82,28 @@ def run(
     known = {one.lower(): one for one in starters.METHODS}
     if method.lower() not in known:
         raise Invalid(f"--method {method}: there is no such method", f"one of {', '.join(starters.METHODS)}")
-    spec: dict[str, Any] = {"model": {"uri": model}, "datasets": [{"uri": one} for one in data], "nodes": nodes}
+    uris, used = datasets(name, data)
+    spec: dict[str, Any] = {"model": {"uri": model}, "datasets": [{"uri": one} for one in uris], "nodes": nodes}
     spec["tuner"] = {"type": tuner}
     spec["resources"] = {"limits": {"nvidia.com/gpu": gpus}} if gpus else {}
     body = files.assign(starters.train(name, known[method.lower()], **spec), changes or [])
-    send(session, [read(body)], dry_run, model_config, force, wait)
+    send(session, [read(body)], dry_run, model_config, force, wait, used)
+
+
+def datasets(name: str, data: list[str]) -> tuple[list[str], list[dict[str, Any]]]:
+    """Addresses of the datasets, and the ConfigMap that takes those which are files here."""
+    here = [Path(one) for one in data if "://" not in one]
+    try:
+        texts = {path.name: path.read_text() for path in here}
+    except (OSError, UnicodeDecodeError) as error:
+        raise Invalid(f"--data: {error}", "give a file of rows, or an address: hf://, s3://, pvc://") from error
+    size = sum(len(text.encode()) for text in texts.values())
+    if size > MOST_BYTES:
+        hint = "put them on a claim (pvc://), in a bucket (s3://) or a hub (hf://)"
+        raise Invalid(f"--data: the files have {size} bytes; a ConfigMap holds {MOST_BYTES}", hint)
+    uris = [one if "://" in one else f"configmap://{name}-data/{Path(one).name}" for one in data]
+    head = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"{name}-data"}}
+    return uris, [{**head, "data": texts}] if texts else []
 
 
 def deploy(
@@ -142,13 +164,22 @@ def init(
 
 
 def send(
-    session: Session, resources: list[AnyResource], dry_run: bool, config: Path | None, force: bool, wait: bool
+    session: Session,
+    resources: list[AnyResource],
+    dry_run: bool,
+    config: Path | None,
+    force: bool,
+    wait: bool,
+    used: Sequence[dict[str, Any]] = (),
 ) -> None:
     """Send what was checked, or show what would be made."""
     if dry_run:
         for one in resources:
             show_preview(session, one, config)
         return
+    for body in used:
+        session.client.apply(body, force=force)
+        session.say(f"{body['kind']} {body['metadata']['name']} applied")
     made = [session.client.submit(one, force=force) for one in resources]
     found: list[AnyResource] = list(made)
     session.answer([show.body(one) for one in found], lambda: "\n".join(f"{o.kind} {o.name} submitted" for o in found))

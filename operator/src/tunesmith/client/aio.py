@@ -67,14 +67,19 @@ class AsyncClient:
         the API server check it and keep nothing. Raises Invalid, Conflict and Forbidden.
         """
         body = (resource if isinstance(resource, Resource) else read(resource)).manifest()
+        live = await self.apply(body, force=force, dry_run=dry_run)
+        return RESOURCES[body["kind"]].model_validate(live)
+
+    async def apply(self, body: Object, *, force: bool = False, dry_run: bool = False) -> Object:
+        """The same for an object as it is, also one that jobs use: a ConfigMap, a claim, a Secret."""
         kind, name = body["kind"], body["metadata"]["name"]
-        namespace = body["metadata"].setdefault("namespace", self.namespace)
+        namespace = body["metadata"].get("namespace") or self.namespace
+        body = {**body, "metadata": {**body["metadata"], "namespace": namespace}}
         query = {"fieldManager": MANAGER, "fieldValidation": "Strict", **({"force": "true"} if force else {})}
         query |= {"dryRun": "All"} if dry_run else {}
         with answers.understood(kind, name, namespace):
             path = path_of(kind, namespace, name)
-            live = await self.connection.call("PATCH", path, body, query=query, content="application/apply-patch+yaml")
-        return RESOURCES[kind].model_validate(live)
+            return await self.connection.call("PATCH", path, body, query=query, content="application/apply-patch+yaml")
 
     async def get(self, kind: type[R], name: str, namespace: str | None = None) -> R:
         """One resource. Raises NotFound, which says where else there is one of its name."""
@@ -105,18 +110,22 @@ class AsyncClient:
         """
         kind, _, bare = name.rpartition("/")
         wanted = [answers.kind_of(kind)] if kind else [*RESOURCES]
-        found: list[AnyResource] = []
+        found: builtins.list[AnyResource] = []
+        hints: builtins.list[str] = []
         for one in wanted:
             try:
                 found.append(await self.get(RESOURCES[one], bare, namespace))  # type: ignore[type-var]
             except NotFound as error:
-                missing = error
+                hints.append(error.hint)
         if len(found) > 1:
             kinds = " and ".join(f"{one.kind.lower()}/{bare}" for one in found)
             raise Conflict(f"{bare} is the name of several resources", f"say which: {kinds}")
         if not found:
             kinds = wanted[0] if kind else "resource"
-            raise NotFound(f"there is no {kinds} {bare} in namespace {namespace or self.namespace}", missing.hint)
+            raise NotFound(
+                f"there is no {kinds} {bare} in namespace {namespace or self.namespace}",
+                min(hints, key=answers.usefulness),
+            )
         return found[0]
 
     async def wait(

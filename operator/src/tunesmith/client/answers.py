@@ -27,6 +27,11 @@ def kind_of(word: str) -> str:
     raise Invalid(f"{word} is no kind of tunesmith", f"there are {short}")
 
 
+def usefulness(hint: str) -> int:
+    """Order of hints: another namespace, a slip of the pen, anything else."""
+    return next((n for n, word in enumerate(("there is one in", "did you mean", "there are")) if word in hint), 9)
+
+
 def nearest(name: str, names: Sequence[str], kind: str, namespace: str) -> str:
     """What may have been meant."""
     close = difflib.get_close_matches(name, names, 1, 0.6)

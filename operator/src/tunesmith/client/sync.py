@@ -91,6 +91,10 @@ class Client:
         """Make or change a resource by server-side apply."""
         return self.run(self.aio.submit(resource, force=force, dry_run=dry_run))  # type: ignore[arg-type]
 
+    def apply(self, body: dict[str, Any], *, force: bool = False) -> dict[str, Any]:
+        """Make or change an object that jobs use: a ConfigMap, a claim, a Secret."""
+        return self.run(self.aio.apply(body, force=force))
+
     def get(self, kind: type[R], name: str, namespace: str | None = None) -> R:
         """One resource."""
         return self.run(self.aio.get(kind, name, namespace))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from tunesmith.cli import reference
 from tunesmith.schema import docs
 from tunesmith.schema.crd import KINDS, crd
 
@@ -21,6 +22,7 @@ class _Dumper(yaml.SafeDumper):
 def main(root: Path) -> None:
     """Write one file per kind to both folders, and the pages of the documentation that hold tables."""
     docs.write(Path("."), root)
+    _write(root / "docs" / "cli.md", reference.page())
     for kind in KINDS:
         body = crd(kind)
         name = f"{kind.plural}.yaml"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from tunesmith.decide import reasons
 from tunesmith.decide.endings import ENDINGS
 from tunesmith.training.capabilities import AXES, REFUSED, UNVERIFIED, Cell, Refused, axes_of, verdict
 
@@ -57,7 +58,14 @@ def unverified_table() -> str:
     return "\n".join(["| combination | row of gpu-verification.md |", "|---|---|", *rows])
 
 
+def reasons_table() -> str:
+    """What each reason means, and what to do."""
+    rows = [f"| `{name}` | {reasons.meaning(name)} | {reasons.todo(name)} |" for name in reasons.every()]
+    return "\n".join(["| reason | what it means | what to do |", "|---|---|---|", *rows])
+
+
 TABLES = {
+    "docs/reasons.md": {"reasons": reasons_table},
     "docs/reliability.md": {"endings": endings_table},
     "docs/capabilities.md": {
         "capabilities": capabilities_table,
