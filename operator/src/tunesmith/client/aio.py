@@ -293,6 +293,11 @@ class AsyncClient:
                 names = [live.spec.model_name, *(one.name for one in live.status.adapters if one.state == "Ready")]
                 hint = f"{deployment} serves {', '.join(names)}"
                 raise NotServed(f"ModelDeployment {deployment}: {error.message}", hint) from error
+            except openai.AuthenticationError as error:
+                hint = (
+                    "the API server does not pass keys on: ask its Service, by `kubectl port-forward`"
+                )
+                raise NotServed(f"ModelDeployment {deployment} asks for an API key", hint) from error
             except openai.APIError as error:
                 hint = f"{live.reason}: {live.message}" if not live.done else "`tunesmith logs` shows the engine's log"
                 raise NotServed(f"ModelDeployment {deployment} does not answer: {error.message}", hint) from error

@@ -9,17 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tunesmith.api.base import Artifact
 from tunesmith.children.inspect import inspect_job
 from tunesmith.children.job import headless_service, merge_job, train_job
 from tunesmith.children.meta import Object, Owner
 from tunesmith.children.plan import plan_config_map
-from tunesmith.children.pods import Input
-from tunesmith.children.serving import adapters_config_map, deployment, service
 from tunesmith.client.errors import Invalid
 from tunesmith.client.resources import AnyResource, FineTuneJob, MergeJob, ModelDeployment
 from tunesmith.decide import modeldeployment, preflight
-from tunesmith.decide.references import References, sources
+from tunesmith.decide.references import sources
 from tunesmith.decide.world import World
 from tunesmith.fetching import FetchError
 from tunesmith.inspecting.files import open_files
@@ -31,7 +28,7 @@ from tunesmith.training.location import locate
 from tunesmith.training.matrix import PlanError
 from tunesmith.training.memory import Choice
 from tunesmith.training.plan import Job, MergePlan, TrainPlan
-from tunesmith.training.planning import address, merge_plan, train_plan
+from tunesmith.training.planning import merge_plan, train_plan
 from tunesmith.training.report import Inspection
 
 UID = "00000000-0000-0000-0000-000000000000"
@@ -66,7 +63,7 @@ def preview(resource: AnyResource, settings: Settings, namespace: str, config: P
                 pods = merge_job(owner, 1, resource.spec, plan, settings, None)
                 return Preview(plan, None, notes, [plan_config_map(owner, 1, plan), pods])
             case ModelDeployment():
-                return _serve(resource, owner, resolved, settings, notes)
+                return _serve(resource, owner, settings, notes)
     except PlanError as error:
         raise Invalid.fields(f"{resource.kind} {resource.name}", [str(error)]) from error
 
@@ -76,7 +73,7 @@ def _resolved(resource: AnyResource, settings: Settings) -> tuple[dict[tuple[str
     found, notes = {}, []
     for _, source, kind in sources(resource):
         if ref := source.reference:
-            found[ref] = f"{settings.default_store}/{kind}/of-{ref[1]}"
+            found[ref] = _stand_in(settings, kind, ref[1])
             notes.append(f"{ref[0]} {ref[1]} stands as {found[ref]} until it is done")
     return found, notes
 
@@ -126,20 +123,26 @@ def look(uri: str, config: Path | None) -> tuple[Inspection | None, str]:
         return None, f"{error}; --model-config PATH takes a copy of the model's config.json"
 
 
-def _serve(
-    resource: ModelDeployment,
-    owner: Owner,
-    resolved: Mapping[tuple[str, str], str],
-    settings: Settings,
-    notes: list[str],
-) -> Preview:
-    spec = resource.spec
+def _serve(resource: ModelDeployment, owner: Owner, settings: Settings, notes: list[str]) -> Preview:
+    """By the operator's own decision, in a world where every job that is referred to is done."""
     body: dict[str, Any] = {**resource.manifest(), "status": {}}
     body["metadata"] = {**body["metadata"], "namespace": owner.namespace, "uid": UID, "generation": 1}
-    world = World(resource=body, now=datetime.now(UTC))
-    uri = address(spec.model, resolved)
-    finished = References({ref: Artifact(kind="adapters", uri=where, digest="") for ref, where in resolved.items()})
-    state = modeldeployment.desired_state(world, resource, uri, finished)
-    model = Input(uri, spec.model.secret_ref.name if spec.model.secret_ref else None)
-    made = [adapters_config_map(owner, state), service(owner)]
-    return Preview(None, None, notes, [*made, deployment(owner, spec, state, model, settings.default_store, settings)])
+    done = {ref: _done(*ref, kind, settings) for _, source, kind in sources(resource) if (ref := source.reference)}
+    world = World(resource=body, now=datetime.now(UTC), references=done, token="<random>")
+    decision = modeldeployment.decide(world, settings)
+    return Preview(None, None, notes, [*decision.create, *decision.apply] if decision else [])
+
+
+def _done(kind: str, name: str, made: str, settings: Settings) -> Object:
+    """A job of this name that has made what is wanted of it."""
+    condition = {
+        "type": "Succeeded", "status": "True", "reason": "Completed", "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": 1,
+    }  # fmt: skip
+    artifact = {"kind": made, "uri": _stand_in(settings, made, name), "digest": ""}
+    status = {"conditions": [condition], "artifact": artifact}
+    return {"kind": kind, "metadata": {"name": name}, "spec": {}, "status": status}
+
+
+def _stand_in(settings: Settings, made: str, name: str) -> str:
+    return f"{settings.default_store}/{made}/of-{name}"
