@@ -294,9 +294,7 @@ class AsyncClient:
                 hint = f"{deployment} serves {', '.join(names)}"
                 raise NotServed(f"ModelDeployment {deployment}: {error.message}", hint) from error
             except openai.AuthenticationError as error:
-                hint = (
-                    "the API server does not pass keys on: ask its Service, by `kubectl port-forward`"
-                )
+                hint = "the API server does not pass keys on: ask its Service, by `kubectl port-forward`"
                 raise NotServed(f"ModelDeployment {deployment} asks for an API key", hint) from error
             except openai.APIError as error:
                 hint = f"{live.reason}: {live.message}" if not live.done else "`tunesmith logs` shows the engine's log"
