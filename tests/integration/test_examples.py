@@ -22,7 +22,11 @@ def resources() -> list[tuple[str, dict[str, Any]]]:
     for path in TEXTS:
         documents += [(path, block) for block in re.findall(r"```yaml\n(.*?)```", path.read_text(), re.DOTALL)]
     found = [(path, body) for path, text in documents for body in yaml.safe_load_all(text) if body]
-    found = [(path, body) for path, body in found if body["kind"] != "PersistentVolumeClaim"]  # the fixture has its own
+    found = [
+        (path, body) for path, body in found if body.get("kind") not in {None, "PersistentVolumeClaim"}
+    ]  # the fixture's
+    # What names its namespace is Argo CD's or Flux's: tests/gitops.
+    found = [(path, body) for path, body in found if "namespace" not in body["metadata"]]
     return [(f"{path.relative_to(ROOT)}:{body['kind']}/{body['metadata']['name']}", body) for path, body in found]
 
 

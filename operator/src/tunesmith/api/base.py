@@ -55,12 +55,12 @@ DnsLabel = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]
 
 URI_PATTERN = (
     r"^(hf://[\w.-]+/[\w.-]+(@[\w./-]+)?"
-    r"|pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?"
+    r"|pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[^\x00-\x1f]*)?"
     r"|configmap://[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[-._a-zA-Z0-9]+"
-    r"|(s3|gs)://[a-z0-9][a-z0-9._-]+/.+"
+    r"|(s3|gs)://[a-z0-9][a-z0-9._-]+/[^\x00-\x1f]+"
     r"|oci://[\w.-]+(:\d+)?/[\w./-]+(:[\w.-]+)?(@sha256:[a-f0-9]{64})?"
-    r"|https://[^#]+#sha256=[a-f0-9]{64}"
-    r"|file:///.+)$"
+    r"|https://[^#\x00-\x1f]+#sha256=[a-f0-9]{64}"
+    r"|file:///[^\x00-\x1f]+)$"
 )
 Uri = Annotated[str, Field(min_length=6, max_length=1024, pattern=URI_PATTERN)]
 
@@ -147,7 +147,7 @@ class ModelSource(Source):
     model_config = ConfigDict(json_schema_extra=rules(ONE_SOURCE))
 
 
-ClaimUri = Annotated[str, Field(max_length=1024, pattern=r"^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?$")]
+ClaimUri = Annotated[str, Field(max_length=1024, pattern=r"^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[^\x00-\x1f]*)?$")]
 
 
 class Output(Model):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import posixpath
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 CLAIMS = "/mnt/claims"
 CONFIG_MAPS = "/mnt/configmaps"
@@ -23,15 +23,19 @@ class Location:
 
 
 def locate(uri: str) -> Location:
-    """The place of `uri` in the containers of a pod. Addresses are checked by the CRD's schema already."""
-    parts = urlsplit(uri)
-    match parts.scheme:
+    """The place of `uri` in the containers of a pod. Addresses are checked by the CRD's schema already; no `..` of
+    theirs leads out of what they name.
+    """
+    scheme, _, rest = uri.partition("://")
+    name, _, path = rest.partition("/")
+    inside = posixpath.normpath("/" + path.lstrip("/"))
+    match scheme:
         case "pvc":
-            return Location(uri, f"{CLAIMS}/{parts.netloc}{parts.path}".rstrip("/"), claim=parts.netloc)
+            return Location(uri, f"{CLAIMS}/{name}{inside}".rstrip("/"), claim=name)
         case "configmap":
-            return Location(uri, f"{CONFIG_MAPS}/{parts.netloc}{parts.path}", config_map=parts.netloc)
+            return Location(uri, f"{CONFIG_MAPS}/{name}{inside}", config_map=name)
         case "file":
-            return Location(uri, parts.path)
+            return Location(uri, inside)
         case _:
             name = hashlib.sha256(uri.encode()).hexdigest()[:16]
             return Location(uri, f"{FETCHED}/{name}", fetch=True)
