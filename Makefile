@@ -58,7 +58,7 @@ verify: ## fail if a generated file is not what `make generate` would write
 	done
 
 unit: ## tests without a cluster
-	$(PYTEST) tests/unit tests/quickstart tests/packaging
+	$(PYTEST) tests/unit tests/quickstart tests/packaging tests/gitops/test_health.py
 
 chart: ## the chart, rendered by the real helm
 	$(PYTEST) tests/chart
@@ -67,7 +67,7 @@ install: quiet ## the chart on a real API server: rights, upgrade, rollback, uni
 	$(PYTEST) tests/install
 
 integration: quiet ## the operator against a real API server and kubelet
-	$(PYTEST) tests/integration
+	$(PYTEST) tests/integration tests/gitops
 
 trainer: ## the trainer with real torch, transformers and peft
 	$(TRAINER_PYTEST) tests/trainer
