@@ -12,6 +12,7 @@ import yaml
 from chart.support import CHART, NAMESPACE, Refused, Render, one, read
 from chart.values_matrix import DIGEST, MATRIX, REFUSED
 from tunesmith.children.meta import KIND_LABEL, Owner
+from tunesmith.children.serving import pod_labels
 from tunesmith.serving.contract import AGENT_PORT, ENGINE_PORT
 from tunesmith.settings import load
 from tunesmith.training.report import PORT
@@ -31,7 +32,8 @@ def test_every_manifest_is_valid(render: Render, values: dict[str, Any]) -> None
     names = [(m["kind"], m["metadata"].get("namespace"), m["metadata"]["name"]) for m in manifests]
     assert len(set(names)) == len(names)
     for manifest in manifests:
-        if manifest["kind"] != "CustomResourceDefinition":  # checked by the real API server elsewhere
+        # CRDs are checked by the real API server elsewhere; Prometheus operator's kinds have their own schemas.
+        if manifest["kind"] != "CustomResourceDefinition" and "monitoring.coreos.com" not in manifest["apiVersion"]:
             kubernetes_validate.validate(manifest, VALIDATED_AGAINST, strict=True)
 
 
@@ -247,3 +249,31 @@ def test_the_chart_renders_the_same_twice(helm: Callable[..., str]) -> None:
     """Argo CD renders again and again: a random name or a time would be a diff for ever."""
     texts = {helm("template", "t", str(CHART), "--namespace", NAMESPACE) for _ in range(2)}
     assert len(texts) == 1
+
+
+def test_the_rules_are_the_files_with_a_runbook_for_each_alert(render: Render) -> None:
+    rendered = one(render(MATRIX["monitored"]), "PrometheusRule")["spec"]
+    plain = read(CHART / "files" / "rules.yaml")
+    for group in rendered["groups"]:
+        for rule in group["rules"]:
+            if "alert" in rule:
+                assert rule["annotations"].pop("runbook_url").endswith(f"/docs/runbooks/{rule['alert']}.md")
+    assert rendered == plain
+
+
+def test_pod_monitors_select_the_pods_that_the_operator_makes(render: Render) -> None:
+    monitors = {m["metadata"]["name"]: m["spec"] for m in render(MATRIX["monitored"]) if m["kind"] == "PodMonitor"}
+    owner = Owner("FineTuneJob", "ns", "x", "uid")
+    # The last label is the Job controller's own.
+    assert monitors["tunesmith-training"]["selector"]["matchLabels"].items() <= {
+        **owner.labels, "batch.kubernetes.io/job-completion-index": "0"
+    }.items()  # fmt: skip
+    serving = Owner("ModelDeployment", "ns", "x", "uid")
+    assert monitors["tunesmith-serving"]["selector"]["matchLabels"].items() <= pod_labels(serving).items()
+    assert monitors["tunesmith-training"]["namespaceSelector"] == {"any": True}
+    [only] = {
+        tuple(m["spec"]["namespaceSelector"]["matchNames"])
+        for m in render(MATRIX["monitored-namespaces"])
+        if m["kind"] == "PodMonitor"
+    }
+    assert only == ("team-a",)

@@ -33,6 +33,15 @@ MATRIX: dict[str, dict[str, Any]] = {
     },
     "no-crds-no-metrics": {"crds": {"enabled": False}, "metrics": {"service": {"enabled": False}}},
     "metrics": {"metrics": {"service": {"port": 80, "annotations": {"prometheus.io/scrape": "true"}}}},
+    "monitored": {
+        "metrics": {
+            "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+            "podMonitor": {"enabled": True, "interval": "15s", "labels": {"release": "prometheus"}},
+            "rules": {"enabled": True, "labels": {"release": "prometheus"}},
+            "dashboards": {"enabled": True},
+        },
+    },
+    "monitored-namespaces": {"watchNamespaces": ["team-a"], "metrics": {"podMonitor": {"enabled": True}}},
     "scheduling": {
         "nodeSelector": {"kubernetes.io/arch": "amd64"},
         "tolerations": [{"key": "a", "operator": "Exists", "effect": "NoSchedule"}],

@@ -7,6 +7,8 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
+from prometheus_client import Counter
+
 from tunesmith.api.base import GROUP, VERSION
 from tunesmith.kube.connection import ApiError, Connection, Object
 
@@ -14,6 +16,8 @@ __all__ = ["ApiError", "Client", "Object"]
 
 CHILDREN_MANAGER = "tunesmith"
 STATUS_MANAGER = "tunesmith-status"
+
+REQUESTS = Counter("tunesmith_api_requests_total", "Requests of the operator to the API server.", ["verb", "code"])
 
 CUSTOM = f"/apis/{GROUP}/{VERSION}"
 RESOURCES = {
@@ -170,7 +174,16 @@ class Client:
     ) -> Object:
         if method != "GET" and "/leases" not in path:
             self.require()
-        return await self._connection.call(method, path, body, query=query, content=content, accept=accept)
+        code = "unreachable"
+        try:
+            result = await self._connection.call(method, path, body, query=query, content=content, accept=accept)
+            code = "2xx"
+        except ApiError as error:
+            code = str(error.status)
+            raise
+        finally:
+            REQUESTS.labels(method, code).inc()
+        return result
 
 
 def path_of(kind: str, namespace: str, name: str | None = None, api_version: str = "") -> str:
