@@ -75,12 +75,28 @@ def write_files(folder: Path, files: dict[str, Any]) -> None:
         path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
-def save_adapter(model: PeftModel, base_uri: str, folder: Path, state: dict[str, torch.Tensor] | None = None) -> None:
+def initial_adapter(plan: TrainPlan) -> Path:
+    """Where a PiSSA lies as it began."""
+    return Path(plan.output.run) / "initial-adapter"
+
+
+def save_adapter(
+    model: PeftModel,
+    base_uri: str,
+    folder: Path,
+    state: dict[str, torch.Tensor] | None = None,
+    initial: Path | None = None,
+) -> None:
     """Write adapter_model.safetensors and adapter_config.json, the same bytes for the same weights; those of `state`
-    where they are not in the model itself.
+    where they are not in the model itself. With `initial`, as what was learned since: that fits the untouched base.
     """
     model.peft_config["default"].base_model_name_or_path = base_uri
-    model.save_pretrained(str(folder), save_embedding_layers=False, state_dict=state)
+    model.save_pretrained(
+        str(folder),
+        save_embedding_layers=False,
+        state_dict=state,
+        path_initial_model_for_weight_conversion=initial and str(initial),
+    )
     config = json.loads((folder / "adapter_config.json").read_text())
     # PEFT writes a set in an order that differs from process to process.
     for name in ("target_modules", "modules_to_save"):

@@ -8,7 +8,7 @@ import torch
 from transformers import PrinterCallback, TrainingArguments, set_seed
 from tunesmith.training.plan import TrainPlan
 
-from tunesmith_trainer import strategy, tuner
+from tunesmith_trainer import adapters, artifact, group, optimizers, strategy, tuner
 from tunesmith_trainer.checkpoint import Checkpoints
 from tunesmith_trainer.errors import ConfigError
 from tunesmith_trainer.fencing import Fence
@@ -54,10 +54,10 @@ def settings(plan: TrainPlan, kind: type[TrainingArguments], bf16: bool, cuda: b
         eval_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        optim="adamw_torch",
         average_tokens_across_devices=True,
         dataloader_num_workers=2 if cuda else 0,
         dataloader_pin_memory=cuda,
+        **optimizers.arguments(plan, cuda),
         **strategy.arguments(plan, cuda),
         **own,
     )
@@ -95,6 +95,12 @@ def build(
     if plan.tuner.type != "Full":
         set_seed(plan.training.seed)
         model = tuner.add_adapter(model, plan.tuner, not zero, method.TASK)
+        if plan.tuner.initialization == "PiSSA" and group.is_first():
+            tuner.keep_initial(model, artifact.initial_adapter(plan))
+    elif plan.tuner.partial:
+        tuner.freeze(model, plan.tuner)
+    if plan.tuner.peft and plan.tuner.peft.type == "AdaLoRA":
+        callbacks = [adapters.Allocation(model), *callbacks]
     checks = Checks()
     trainer: Lifecycle = method.TRAINER(
         plan,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import Trainer, TrainerCallback
 from tunesmith.training.plan import TrainPlan
 
-from tunesmith_trainer import group, strategy
+from tunesmith_trainer import group, optimizers, strategy
 from tunesmith_trainer.checkpoint import PREFIX, Checkpoints, sync
 from tunesmith_trainer.fencing import Fence
 from tunesmith_trainer.order import Order
@@ -44,6 +44,14 @@ class Lifecycle(Base):
         rows = len(train_dataset if train_dataset is not None else self.train_dataset)
         self.order = Order(rows, self.plan.training.global_batch_size, self.plan.training.seed)
         return self.order
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """LoRA+ has groups of its own."""
+        ratio = self.plan.tuner.lora_plus_ratio
+        if self.optimizer is None and ratio != 1.0:
+            self.optimizer = optimizers.loraplus(self, model or self.model, ratio)
+            return self.optimizer
+        return super().create_optimizer(model)
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+UNMERGEABLE = frozenset({"PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"})
 DTYPES = {"BFloat16": "bfloat16", "Float16": "float16", "Float32": "float32"}
 
 PROMPTS = (
@@ -69,7 +70,8 @@ def merge(plan: MergePlan) -> Ending:
     check_files(plan.model)
     for index, adapter in enumerate(plan.adapters):
         # A later step's adapter was trained from what the steps before it made.
-        check_adapter(adapter, plan.model if adapter.step == 1 else None, f"adapters[{index}]")
+        alone = len(plan.adapters) == 1 and adapter.weight == 1
+        check_adapter(adapter, plan.model if adapter.step == 1 else None, f"adapters[{index}]", alone)
 
     import torch
 
@@ -107,6 +109,8 @@ def merge_files(
     """Merge file by file into `folder`, and return the logits of base + adapters; the largest file is the most that is
     held. None, and nothing written, where the files do not hold the model's weights as they are.
     """
+    if not all(plain(adapter) for adapter in plan.adapters):
+        return None
     weights, model = streaming.Weights(Path(plan.model.path)), streaming.skeleton(plan.model)
     names = streaming.stored_names(model, weights)
     if names is None:
@@ -167,8 +171,21 @@ def saved_logits(place: Place, dtype: torch.dtype, tokenizer: PreTrainedTokenize
     return logits(model, tokenizer)
 
 
-def check_adapter(adapter: Place, base: Place | None, label: str) -> None:
-    """See by its files that an adapter is a LoRA in safetensors, and not of another base, if that is known."""
+def plain(adapter: Place) -> bool:
+    """Whether an adapter only adds products of matrices to weights."""
+    config = json.loads((Path(adapter.path) / "adapter_config.json").read_text())
+    more = ("use_dora", "modules_to_save", "trainable_token_indices", "lora_bias")
+    return (
+        config.get("peft_type") == "LORA"
+        and config.get("bias", "none") == "none"
+        and not any(config.get(name) for name in more)
+    )
+
+
+def check_adapter(adapter: Place, base: Place | None, label: str, alone: bool = False) -> None:
+    """See by its files that an adapter is one that can be merged, in safetensors, and not of another base, if that is
+    known. Where it is not alone, or weighted, it must be a sum of products, which add up.
+    """
     folder = Path(adapter.path)
     if not folder.is_dir():
         raise ModelError(f"{label} {adapter.uri}: there is no folder {folder}. Check the address")
@@ -178,9 +195,12 @@ def check_adapter(adapter: Place, base: Place | None, label: str) -> None:
         raise ModelError(
             f"{label} {adapter.uri}: no {' and no '.join(missing)}; found {found}; expected a PEFT adapter"
         )
-    kind = json.loads((folder / "adapter_config.json").read_text()).get("peft_type")
-    if kind != "LORA":
-        raise ModelError(f"{label} {adapter.uri}: it is a {kind}; only LoRA adapters are merged")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    kind = "DoRA" if config.get("use_dora") else config.get("peft_type")
+    if kind in UNMERGEABLE:
+        raise ModelError(f"{label} {adapter.uri}: it is a {kind}, which is no change of weights and cannot be merged")
+    if kind != "LORA" and not alone:
+        raise ModelError(f"{label} {adapter.uri}: it is a {kind}; only LoRA adapters are weighted and combined")
     wanted = manifest_of(adapter).get("base", {}).get("digest")
     given = manifest_of(base).get("digest") if base else None
     if base and wanted and given and wanted != given:
@@ -194,8 +214,9 @@ def apply_adapters(model: PreTrainedModel, adapters: list[MergeAdapterPlan], how
     """`model` with the adapters of each step combined, and all steps active together, unmerged. An update does not
     depend on the weights that it is added to, so steps add up.
     """
-    from peft import PeftModel
-    from safetensors import safe_open
+    import torch
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors.torch import load_file
 
     result: Any = None
     names = [f"adapter{index}" for index in range(len(adapters))]
@@ -209,12 +230,13 @@ def apply_adapters(model: PreTrainedModel, adapters: list[MergeAdapterPlan], how
                     result.load_adapter(adapter.path, adapter_name=name)
         except (RuntimeError, ValueError, KeyError) as error:
             raise ModelError(f"adapters: {adapter.uri} does not fit the base: {error}") from error
-        loaded = sum(f".{name}." in key for key in result.state_dict())
-        with safe_open(Path(adapter.path) / "adapter_model.safetensors", framework="pt") as file:
-            stored = len(list(file.keys()))
-        if loaded != stored:
+        stored = load_file(Path(adapter.path) / "adapter_model.safetensors")
+        state = get_peft_model_state_dict(result, adapter_name=name, save_embedding_layers=False)
+        loaded = sum(key in state and torch.equal(state[key].to(t.dtype), t) for key, t in stored.items())
+        if loaded != len(stored) or len(state) != len(stored):
             raise ModelError(
-                f"adapters: {adapter.uri} does not fit the base: {stored} tensors stored, {loaded} places for them"
+                f"adapters: {adapter.uri} does not fit the base: {len(stored)} tensors stored, {len(state)} places for "
+                f"them, {loaded} loaded"
             )
     wanted = [
         combine(

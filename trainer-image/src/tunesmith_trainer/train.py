@@ -126,7 +126,9 @@ def finish(plan: TrainPlan, trainer: Lifecycle, sources: list[SourceFile]) -> En
             if full:
                 save_model(model, plan.model, own_dtype(plan.model), folder, state, changes)
             else:
-                artifact.save_adapter(model, plan.model.uri, folder, state)
+                pissa = plan.tuner.initialization == "PiSSA"
+                initial = artifact.initial_adapter(plan) if pissa else None
+                artifact.save_adapter(model, plan.model.uri, folder, state, initial)
             artifact.write_files(folder, others)
             made = artifact.publish(folder, plan, kind, sources)
         print(f"artefact {made.uri}")

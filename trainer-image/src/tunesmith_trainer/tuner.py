@@ -1,17 +1,24 @@
-"""Which weights are trained: all (Full), adapters (LoRA), or adapters over a quantised base (QLoRA)."""
+"""Which weights are trained: all (Full) or some of them, adapters (LoRA, PEFT), or adapters over a base that is
+quantised while it is loaded (QLoRA).
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.training.plan import TunerPlan
 
+from tunesmith_trainer import adapters
 from tunesmith_trainer.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
     from transformers import BitsAndBytesConfig, PreTrainedModel
+
+BIASES = {"None": "none", "All": "all", "AdaptersOnly": "lora_only"}
 
 
 def quantization_config(tuner: TunerPlan, compute: torch.dtype) -> BitsAndBytesConfig | None:
@@ -43,32 +50,97 @@ def linear_names(model: PreTrainedModel) -> list[str]:
     )
 
 
-def add_adapter(model: PreTrainedModel, tuner: TunerPlan, float32: bool, task: str = "CAUSAL_LM") -> PeftModel:
-    """`model` with a new LoRA adapter (arXiv 2106.09685): h + (alpha / rank) B A x, B = 0 at first; in float32 or in
-    the base's dtype.
-    """
-    from peft import LoraConfig, get_peft_model
-
+def check_modules(model: PreTrainedModel, tuner: TunerPlan) -> None:
+    """See that the modules are there that the plan names."""
     names = [name for name, _ in model.named_modules()]
     for target in tuner.target_modules:
         if target.rsplit(".", 1)[-1] == "lm_head":
             raise ConfigError("spec.tuner.targetModules: lm_head cannot have an adapter: leave it out")
-        if not any(name == target or name.endswith(f".{target}") for name in names):
+    for field, wanted in (("targetModules", tuner.target_modules), ("modulesToSave", tuner.modules_to_save)):
+        for target in wanted:
+            if not any(name == target or name.endswith(f".{target}") for name in names):
+                raise ConfigError(
+                    f"spec.tuner.{field}: the model has no module {target}; choose of {linear_names(model)}"
+                    + (", embed_tokens, lm_head and others" if field == "modulesToSave" else "")
+                )
+    if tuner.target_pattern is not None:
+        try:
+            found = [name for name in names if re.fullmatch(tuner.target_pattern, name)]
+        except re.error as error:
+            raise ConfigError(f"spec.tuner.targetPattern: it is no regular expression: {error}") from None
+        if not found:
             raise ConfigError(
-                f"spec.tuner.targetModules: the model has no module {target}; choose of {linear_names(model)}"
+                f"spec.tuner.targetPattern: no module's whole name matches {tuner.target_pattern!r}; names are like "
+                f"{next((n for n in reversed(names) if n.endswith(linear_names(model)[0])), names[-1])}"
             )
-    config = LoraConfig(
+
+
+def add_adapter(model: PreTrainedModel, tuner: TunerPlan, float32: bool, task: str = "CAUSAL_LM") -> PeftModel:
+    """`model` with a new adapter, in float32 or in the base's dtype: LoRA (arXiv 2106.09685) is h + (alpha / rank) B A
+    x, with B = 0 at first.
+    """
+    from peft import get_peft_model
+
+    check_modules(model, tuner)
+    config = adapters.config(model, tuner, task) if tuner.peft else lora_config(model, tuner, task)
+    try:
+        return get_peft_model(model, config, autocast_adapter_dtype=float32)
+    except (ValueError, KeyError, TypeError, ImportError, NotImplementedError, RuntimeError) as error:
+        field = "peft" if tuner.peft else "targetModules"
+        raise ConfigError(f"spec.tuner.{field}: {error}; the model's linear modules: {linear_names(model)}") from error
+
+
+def lora_config(model: PreTrainedModel, tuner: TunerPlan, task: str) -> Any:
+    """The LoRA of a plan, with its variants."""
+    from peft import LoraConfig
+
+    # Where the head is the embeddings, a trained copy of one must be the other, too.
+    tied = bool(getattr(model.config, "tie_word_embeddings", False)) and bool(tuner.modules_to_save)
+    return LoraConfig(
         task_type=task,
         r=tuner.rank,
         lora_alpha=int(tuner.alpha) if tuner.alpha == int(tuner.alpha) else tuner.alpha,  # type: ignore[arg-type]
         lora_dropout=tuner.dropout,
-        target_modules=tuner.target_modules or "all-linear",
-        bias="none",
+        target_modules=tuner.target_pattern or tuner.target_modules or "all-linear",
+        modules_to_save=tuner.modules_to_save or None,
+        ensure_weight_tying=tied,
+        bias=BIASES[tuner.bias],  # type: ignore[arg-type]
+        use_dora=tuner.dora,
+        use_rslora=tuner.rs_lora,
+        init_lora_weights="pissa" if tuner.initialization == "PiSSA" else True,
     )
-    try:
-        return get_peft_model(model, config, autocast_adapter_dtype=float32)
-    except ValueError as error:
-        raise ConfigError(f"spec.tuner.targetModules: {error}; choose of {linear_names(model)}") from error
+
+
+def keep_initial(model: PeftModel, folder: Path) -> None:
+    """Write the adapter as it begins: what a PiSSA took out of the base is what it is later converted by."""
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+
+
+def freeze(model: PreTrainedModel, tuner: TunerPlan) -> None:
+    """Train the last layers only, and what the pattern matches. Nothing else of Full's weights."""
+    import torch
+
+    chosen: set[int] = set()
+    if tuner.last_layers is not None:
+        part: Any = model.get_decoder() or model
+        stacks = [module for module in part.modules() if isinstance(module, torch.nn.ModuleList)]
+        layers = max(stacks, key=len, default=torch.nn.ModuleList())
+        if len(layers) < tuner.last_layers:
+            raise ConfigError(f"spec.tuner.lastLayers: {tuner.last_layers}, but the model has {len(layers)}")
+        chosen = {id(parameter) for layer in layers[-tuner.last_layers :] for parameter in layer.parameters()}
+    if tuner.trainable_pattern is not None:
+        try:
+            found = [p for n, p in model.named_parameters() if re.search(tuner.trainable_pattern, n)]
+        except re.error as error:
+            raise ConfigError(f"spec.tuner.trainablePattern: it is no regular expression: {error}") from None
+        if not found:
+            last = [name for name, _ in model.named_parameters()][-1]
+            raise ConfigError(
+                f"spec.tuner.trainablePattern: no parameter matches {tuner.trainable_pattern!r}; names are like {last}"
+            )
+        chosen |= {id(parameter) for parameter in found}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in chosen)
 
 
 def check_tuner(model: torch.nn.Module, tuner: TunerPlan) -> None:
@@ -78,16 +150,19 @@ def check_tuner(model: torch.nn.Module, tuner: TunerPlan) -> None:
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     if tuner.type == "Full":
-        if frozen:
+        if tuner.partial != bool(frozen) or not trained:
             raise ConfigError(
-                f"spec.tuner.type: Full, but {len(frozen)} parameters are not trained, for example {frozen[0]}"
+                f"spec.tuner.type: Full, but {len(frozen)} parameters are not trained, for example {frozen[:1]}"
             )
         return
-    others = [name for name in trained if ".lora_" not in name and ".modules_to_save." not in name]
+    marks = (*adapters.marks(model), ".modules_to_save.", *([".bias"] if tuner.bias != "None" else []))
+    others = [name for name in trained if not any(mark in name for mark in marks)]
     if others or not trained:
         raise ConfigError(
             f"spec.tuner.type: {tuner.type}, but of {len(trained)} trained ones these are no adapter's: {others[:3]}"
         )
+    if tuner.dora and not any("lora_magnitude_vector" in name for name in trained):
+        raise ConfigError("spec.tuner.dora: Enabled, but the adapter has no magnitudes")
     if tuner.type == "QLoRA":
         kind: type[torch.nn.Module] = (
             bitsandbytes.nn.Linear4bit if tuner.quantization == "NF4" else bitsandbytes.nn.Linear8bitLt

@@ -9,6 +9,9 @@ from pydantic import ConfigDict, Field
 from tunesmith.api.base import ClaimUri, Model, rule, rules
 
 
+Optimizer = Literal["AdamW", "AdamW8bit", "PagedAdamW8bit", "Adafactor", "GaLore", "APOLLO"]
+
+
 class Training(Model):
     """Optimisation. Batch sizes are global, so that results do not depend on the number of nodes."""
 
@@ -25,7 +28,11 @@ class Training(Model):
     max_steps: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
     """Number of optimizer steps. Default: by epochs."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] | None = None
-    """Peak learning rate. Default: 1e-4 for LoRA and QLoRA, 1e-5 for Full."""
+    """Peak learning rate. Default: 1e-4 for adapters, 1e-5 for Full."""
+    optimizer: Optimizer = "AdamW"
+    """AdamW; its state in 8 bit, also paged to the host's memory (AdamW8bit, PagedAdamW8bit: arXiv 2110.02861);
+    Adafactor (arXiv 1804.04235); or AdamW of gradients projected to rank 128, for tuner Full (GaLore: arXiv
+    2403.03507, APOLLO: arXiv 2412.05270)."""
     global_batch_size: Annotated[int, Field(ge=1, le=1_048_576)] = 16
     """Rows of one optimizer step, over all processes. Gradient accumulation is derived from it."""
     micro_batch_size: Annotated[int, Field(ge=1, le=4096)] = 1

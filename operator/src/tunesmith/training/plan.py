@@ -10,6 +10,8 @@ from tunesmith.api.base import Model
 from tunesmith.api.dataset import Columns
 from tunesmith.api.mergejob import Combine
 from tunesmith.api.methods import Method
+from tunesmith.api.training import Optimizer
+from tunesmith.api.tuner import Peft, TunerType
 from tunesmith.training.location import locate
 
 
@@ -58,13 +60,28 @@ class MethodPlan(Method):
 class TunerPlan(Model):
     """Which weights to train."""
 
-    type: Literal["LoRA", "QLoRA", "Full"]
+    type: TunerType
     rank: int = 0
     alpha: float = 0
     dropout: float = 0
     target_modules: list[str] = []
-    """Empty: all linear layers but the output head."""
+    """Empty, with no target_pattern: all linear layers but the output head."""
+    target_pattern: str | None = None
+    modules_to_save: list[str] = []
+    bias: Literal["None", "All", "AdaptersOnly"] = "None"
+    dora: bool = False
+    rs_lora: bool = False
+    lora_plus_ratio: float = 1.0
+    initialization: Literal["Zero", "PiSSA"] = "Zero"
     quantization: Literal["NF4", "Int8"] | None = None
+    peft: Peft | None = None
+    last_layers: int | None = None
+    trainable_pattern: str | None = None
+
+    @property
+    def partial(self) -> bool:
+        """Whether type Full trains a part of the weights."""
+        return self.last_layers is not None or self.trainable_pattern is not None
 
 
 class TrainingPlan(Model):
@@ -73,6 +90,7 @@ class TrainingPlan(Model):
     epochs: float
     max_steps: int | None = None
     learning_rate: float
+    optimizer: Optimizer = "AdamW"
     global_batch_size: int
     micro_batch_size: int
     gradient_accumulation_steps: int

@@ -11,6 +11,7 @@ from tunesmith.api.dataset import Columns, Dataset
 from tunesmith.api.finetunejob import FineTuneJobSpec
 from tunesmith.api.mergejob import MergeJobSpec
 from tunesmith.api.methods import Method, attribute
+from tunesmith.api.tuner import Tuner
 from tunesmith.training.location import join, locate
 from tunesmith.training.matrix import PlanError, refuse
 from tunesmith.training.plan import (
@@ -77,8 +78,6 @@ def train_plan(job: Job, spec: FineTuneJobSpec, resolved: Resolved, default_stor
     """
     tuner, training, method, kept = spec.tuner, spec.training, spec.method, spec.checkpoint
     processes = processes_per_node(spec)
-    adapters = tuner.type != "Full"
-    rank = tuner.rank or RANK
     store = spec.output.uri or default_store
     refuse(spec)
     strategy = spec.distribution.strategy
@@ -92,17 +91,10 @@ def train_plan(job: Job, spec: FineTuneJobSpec, resolved: Resolved, default_stor
         if spec.validation
         else ValidationPlan(),
         method=method_plan(method, resolved),
-        tuner=TunerPlan(
-            type=tuner.type,
-            rank=rank if adapters else 0,
-            alpha=(tuner.alpha or 4.0 * rank) if adapters else 0,
-            dropout=(0.05 if tuner.dropout is None else tuner.dropout) if adapters else 0,
-            target_modules=tuner.target_modules or [],
-            quantization=(tuner.quantization or "NF4") if tuner.type == "QLoRA" else None,
-        ),
+        tuner=tuner_plan(tuner),
         training=TrainingPlan(
             **training.model_dump(exclude={"packing", "gradient_checkpointing", "learning_rate"}),
-            learning_rate=training.learning_rate or (1e-4 if adapters else 1e-5),
+            learning_rate=training.learning_rate or (1e-5 if tuner.type == "Full" else 1e-4),
             gradient_accumulation_steps=accumulation(
                 "spec.training.globalBatchSize",
                 training.global_batch_size,
@@ -135,6 +127,30 @@ def dataset_plan(dataset: Dataset) -> DatasetPlan:
         columns=dataset.columns or Columns(),
         sample=dataset.sample,
         variables=dataset.variables or {},
+    )
+
+
+def tuner_plan(tuner: Tuner) -> TunerPlan:
+    """The tuner with all defaults of its type."""
+    lora = tuner.type in ("LoRA", "QLoRA")
+    rank = tuner.rank or RANK
+    return TunerPlan(
+        type=tuner.type,
+        rank=rank if lora else 0,
+        alpha=(tuner.alpha or 4.0 * rank) if lora else 0,
+        dropout=(0.05 if tuner.dropout is None else tuner.dropout) if lora else 0,
+        target_modules=tuner.target_modules or [],
+        target_pattern=tuner.target_pattern,
+        modules_to_save=tuner.modules_to_save or [],
+        bias=tuner.bias or "None",
+        dora=tuner.dora == "Enabled",
+        rs_lora=tuner.rs_lora == "Enabled",
+        lora_plus_ratio=tuner.lora_plus_ratio or 1.0,
+        initialization=tuner.initialization or "Zero",
+        quantization=(tuner.quantization or "NF4") if tuner.type == "QLoRA" else None,
+        peft=tuner.peft,
+        last_layers=tuner.last_layers,
+        trainable_pattern=tuner.trainable_pattern,
     )
 
 
