@@ -54,6 +54,7 @@ METHODS: dict[str, tuple[Rows, dict[str, Any]]] = {
 TUNERS: dict[str, dict[str, Any]] = {
     "Full": {"type": "Full"},
     "LoRA": {"type": "LoRA", "rank": 4, "alpha": 16},
+    "PEFT": {"type": "PEFT", "peft": {"type": "OFT"}},
     "QLoRA": {"type": "QLoRA", "rank": 4, "alpha": 16, "quantization": "NF4"},
 }
 SUPPORTED = [cell for cell in cells() if verdict(cell) is None]
@@ -121,7 +122,7 @@ def changed(plan: TrainPlan, folder: Path, tiny: Path) -> bool:
 
     if plan.tuner.type != "Full":
         found = load_file(folder / "adapter_model.safetensors")
-        return any(bool(tensor.any()) for name, tensor in found.items() if "lora_B" in name)
+        return any(bool(tensor.any()) for name, tensor in found.items() if "lora_A" not in name)
     before, after = load_file(tiny / "model.safetensors"), load_file(folder / "model.safetensors")
     same = {name.removeprefix("model.") for name in before} & {name.removeprefix("model.") for name in after}
     old = {name.removeprefix("model."): tensor for name, tensor in before.items()}

@@ -28,6 +28,8 @@ TUNERS: dict[str, dict[str, Any]] = {
     "Full": {"type": "Full"},
     "LoRA": {"type": "LoRA", "rank": 4, "alpha": 16, "dropout": 0.0},
     "Int8": {"type": "QLoRA", "rank": 4, "alpha": 16, "dropout": 0.0, "quantization": "Int8"},
+    "DoRA": {"type": "LoRA", "rank": 4, "alpha": 16, "dropout": 0.0, "dora": True},
+    "OFT": {"type": "PEFT", "peft": {"type": "OFT"}},
     "QLoRA": {"type": "QLoRA", "rank": 4, "alpha": 16, "dropout": 0.0, "quantization": "NF4"},
 }
 
@@ -58,7 +60,7 @@ CASES = [
     ("Full", "ZeRO3", "None", 2), ("Full", "ZeRO3", "All", 2), ("Full", "ZeRO3", "None", 1),
     ("LoRA", "ZeRO1", "None", 2), ("LoRA", "ZeRO2", "None", 2), ("LoRA", "ZeRO3", "None", 2),
     ("LoRA", "ZeRO2", "None", 1), ("QLoRA", "ZeRO1", "None", 2), ("QLoRA", "ZeRO3", "None", 2),
-    ("Int8", "ZeRO2", "None", 2),
+    ("Int8", "ZeRO2", "None", 2), ("QLoRA", "ZeRO3", "All", 2), ("DoRA", "ZeRO3", "None", 2), ("OFT", "ZeRO2", "None", 2),
 ]  # fmt: skip
 
 

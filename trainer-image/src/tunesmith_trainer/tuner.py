@@ -95,7 +95,9 @@ def lora_config(model: PreTrainedModel, tuner: TunerPlan, task: str) -> Any:
     from peft import LoraConfig
 
     # Where the head is the embeddings, a trained copy of one must be the other, too.
-    tied = bool(getattr(model.config, "tie_word_embeddings", False)) and bool(tuner.modules_to_save)
+    both = (model.get_input_embeddings(), model.get_output_embeddings())
+    ends = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if module in both}
+    tied = model.config.tie_word_embeddings and bool(ends & set(tuner.modules_to_save))
     return LoraConfig(
         task_type=task,
         r=tuner.rank,

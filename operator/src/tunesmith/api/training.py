@@ -8,7 +8,6 @@ from pydantic import ConfigDict, Field
 
 from tunesmith.api.base import ClaimUri, Model, rule, rules
 
-
 Optimizer = Literal["AdamW", "AdamW8bit", "PagedAdamW8bit", "Adafactor", "GaLore", "APOLLO"]
 
 

@@ -81,12 +81,6 @@ class Unverified:
 
 REFUSED = (
     Refused(
-        {"tuner": ("QLoRA",), "strategy": ("ZeRO3",)},
-        "spec.distribution.strategy",
-        "ZeRO3 cannot split the quantised weights of tuner QLoRA",
-        "use Auto, DDP or ZeRO2, or tuner LoRA",
-    ),
-    Refused(
         {"modality": ("Image", "Video", "Audio")},
         "spec.datasets",
         "this version trains on text only",

@@ -6,9 +6,12 @@ from tunesmith.api.base import Model
 from tunesmith.training.activations import Widths, peak
 from tunesmith.training.architecture import ModelFacts
 from tunesmith.training.plan import DistributionPlan, TrainPlan
+from tunesmith.training.trainable import trained
 
 GIB = 2**30
 ADAM = 8  # two float32 moments of each trained weight (arXiv 1711.05101)
+EIGHT_BIT = 2 + 8 / 256  # two bytes, and float32 scales of blocks of 256 (arXiv 2110.02861; bitsandbytes)
+PROJECTED = 128  # rank of GaLore and APOLLO
 MASTER = 4  # float32 copy of each trained weight that DeepSpeed keeps (arXiv 1910.02054, section 3.1)
 # NF4: half a byte, one byte of scale for 64 weights, one float32 of scale for 256 of those (arXiv 2305.14314).
 NF4 = 1 / 2 + 1 / 64 + 4 / (64 * 256)
@@ -41,13 +44,18 @@ class Estimate(Model):
         return self.weights + self.gradients + self.optimizer + self.activations + self.overhead
 
 
-def trained(plan: TrainPlan, facts: ModelFacts) -> int:
-    """How many weights are trained."""
-    if plan.tuner.type == "Full":
-        return facts.parameters
-    wanted = {target.rsplit(".", 1)[-1] for target in plan.tuner.target_modules}
-    sides = sum(sides for name, (_, sides) in facts.linears.items() if not wanted or name in wanted)
-    return plan.tuner.rank * (sides + (0 if wanted else facts.experts_sides))
+def state_bytes(plan: TrainPlan, facts: ModelFacts, number: int) -> int:
+    """Bytes of the optimizer's state of `number` weights."""
+    match plan.training.optimizer:
+        case "AdamW8bit" | "PagedAdamW8bit":
+            return int(EIGHT_BIT * number)
+        case "Adafactor":  # a row and a column for each matrix
+            return 4 * sum(sides for _, sides in facts.linears.values())
+        case "GaLore" | "APOLLO":  # two moments of the projected gradients, and the projection
+            rest = max(0, number - facts.linear)
+            return min(ADAM * number, (ADAM + 4) * PROJECTED * sum(s for _, s in facts.linears.values()) + ADAM * rest)
+        case _:
+            return ADAM * number
 
 
 def base_bytes(plan: TrainPlan, facts: ModelFacts, compute: int) -> int:
@@ -86,7 +94,8 @@ def estimate(plan: TrainPlan, facts: ModelFacts, distribution: DistributionPlan,
     # AdamW over lists of tensors makes one more of their size (torch.optim: foreach). On CPU it goes one by one.
     temporary = 4 * (facts.largest if full else 0) if cpu else 4 * number
     buckets = 4 * number if plan.world_size > 1 else 0  # DistributedDataParallel without gradient_as_bucket_view
-    weights, gradients, optimizer = base_bytes(plan, facts, held) + 4 * adapters, 4 * number, ADAM * number
+    weights, gradients = base_bytes(plan, facts, held) + 4 * adapters, 4 * number
+    optimizer = state_bytes(plan, facts, number)
     return _estimate(plan, cpu, weights, gradients, optimizer, max(passing, temporary), buckets)
 
 
@@ -105,7 +114,7 @@ def _zero(
     whole = base_bytes(plan, facts, compute) + compute * adapters
     weights = whole // world if stage == 3 else whole
     gradients = compute * number // (1 if stage == 1 else world)
-    optimizer = (ADAM + MASTER) * number // world
+    optimizer = (state_bytes(plan, facts, number) + MASTER * number) // world
     # Buckets of gradients on their way, made at full size; two where communication overlaps (stages 1 and 2).
     buckets = compute * (min(BUCKET, number) if cpu else BUCKET) * (1 if stage == 3 else 2)
     if stage == 3:  # weights that are gathered at a time

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from tunesmith.api.finetunejob import FineTuneJobSpec
 from tunesmith.api.methods import GRPO, PPO
 from tunesmith.training.capabilities import Modality, Refused, cell_of, verdict
+from tunesmith.training.plan import TrainPlan
+from tunesmith.training.trainable import PROMPTS
 
 GPUS = ("nvidia.com/gpu", "amd.com/gpu")
 
@@ -61,12 +63,57 @@ def batches(spec: FineTuneJobSpec) -> str:
     return f"use {f'{below} or ' if below else ''}{below + each}, or another numGenerations"
 
 
+ZERO = ("ZeRO1", "ZeRO2", "ZeRO3")
+PROJECTING = ("GaLore", "APOLLO")
+WHOLE = ("Adafactor", *PROJECTING)
+
+
+def unsplit(job: FineTuneJobSpec | TrainPlan) -> tuple[str, ...]:
+    """The strategies that would split what the tuner or the optimizer must see whole."""
+    if job.training.optimizer in WHOLE or (job.tuner.peft and job.tuner.peft.type == "AdaLoRA"):
+        return ZERO
+    return ("ZeRO3",) if job.tuner.initialization == "PiSSA" or job.tuner.quantization == "Int8" else ()
+
+
 RULES = (
     Rule(
-        lambda spec: spec.tuner.type == "QLoRA" and spec.distribution.offload == "All",
-        "spec.distribution.offload",
-        "All needs ZeRO3, which cannot split the quantised weights of tuner QLoRA",
-        "use None or Optimizer, or tuner LoRA",
+        lambda spec: (
+            unsplit(spec) == ("ZeRO3",)
+            and (spec.distribution.strategy == "ZeRO3" or spec.distribution.offload == "All")
+        ),
+        "spec.distribution",
+        "ZeRO3 can split neither Int8 weights nor those that PiSSA is to decompose",
+        "use Auto, DDP or ZeRO2 with offload None or Optimizer, or another quantization or initialization",
+    ),
+    Rule(
+        lambda spec: (
+            unsplit(spec) == ZERO and (spec.distribution.strategy in ZERO or spec.distribution.offload != "None")
+        ),
+        "spec.distribution",
+        "it splits tensors that AdaLoRA, and the optimizers Adafactor, GaLore and APOLLO, must see whole",
+        "use Auto or DDP, or another tuner or optimizer",
+    ),
+    Rule(
+        lambda spec: spec.training.optimizer in PROJECTING and spec.tuner.type != "Full",
+        "spec.training.optimizer",
+        "GaLore and APOLLO project the gradients of whole weights, and adapters are small as they are",
+        "use tuner Full, or AdamW",
+    ),
+    Rule(
+        lambda spec: spec.tuner.lora_plus_ratio is not None and spec.training.optimizer in WHOLE,
+        "spec.tuner.loraPlusRatio",
+        "it makes groups of weights for AdamW",
+        "use optimizer AdamW, AdamW8bit or PagedAdamW8bit",
+    ),
+    Rule(
+        lambda spec: (
+            spec.tuner.peft is not None
+            and spec.tuner.peft.type in PROMPTS
+            and spec.method.type not in {"PreTraining", "SFT"}
+        ),
+        "spec.tuner.peft.type",
+        "prompts put tokens before the row, which only PreTraining and SFT are known to bear",
+        "use another type",
     ),
     Rule(
         lambda spec: spec.training.packing == "Always" and spec.method.type not in {"PreTraining", "SFT"},

@@ -8,8 +8,8 @@ from typing import Literal
 
 from tunesmith.api.finetunejob import MemoryStatus
 from tunesmith.training.architecture import ModelFacts
-from tunesmith.training.capabilities import Cell, Refused, verdict
 from tunesmith.training.estimating import GIB, Estimate, estimate
+from tunesmith.training.matrix import unsplit
 from tunesmith.training.plan import DistributionPlan, TrainPlan, TunerPlan
 
 __all__ = ["Choice", "Estimate", "choose", "estimate"]
@@ -82,8 +82,7 @@ def candidates(plan: TrainPlan, strategy: Strategy, offload: Offload, cpu: bool)
     """The distributions that are to be tried, the fastest first."""
     if strategy != "Auto":
         return [DistributionPlan(strategy=strategy, offload=offload)]
-    splits = not isinstance(verdict(Cell(plan.method.type, plan.tuner.type, "ZeRO3")), Refused)
-    zero2, zero3 = ["ZeRO2"], ["ZeRO3"] if splits else []
+    zero2, zero3 = ([name] if name not in unsplit(plan) else [] for name in ("ZeRO2", "ZeRO3"))
     found: list[tuple[str, Offload]]
     if offload == "None":
         found = [(name, "None") for name in ["DDP", *(zero2 + zero3 if plan.world_size > 1 else [])]]
@@ -185,7 +184,7 @@ def _changes(
     if least.training != training:
         yield Change(f"{words} together", least)
     for kind in ("LoRA", "QLoRA"):
-        if kind == plan.tuner.type or plan.tuner.type == "QLoRA":
+        if kind == plan.tuner.type or plan.tuner.type in ("QLoRA", "PEFT"):
             continue
         tuner = TunerPlan(
             type=kind,
