@@ -60,7 +60,8 @@ CASES = [
     ("Full", "ZeRO3", "None", 2), ("Full", "ZeRO3", "All", 2), ("Full", "ZeRO3", "None", 1),
     ("LoRA", "ZeRO1", "None", 2), ("LoRA", "ZeRO2", "None", 2), ("LoRA", "ZeRO3", "None", 2),
     ("LoRA", "ZeRO2", "None", 1), ("QLoRA", "ZeRO1", "None", 2), ("QLoRA", "ZeRO3", "None", 2),
-    ("Int8", "ZeRO2", "None", 2), ("QLoRA", "ZeRO3", "All", 2), ("DoRA", "ZeRO3", "None", 2), ("OFT", "ZeRO2", "None", 2),
+    ("Int8", "ZeRO2", "None", 2), ("QLoRA", "ZeRO3", "All", 2), ("DoRA", "ZeRO3", "None", 2),
+    ("OFT", "ZeRO2", "None", 2),
 ]  # fmt: skip
 
 
