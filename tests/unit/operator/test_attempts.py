@@ -32,6 +32,11 @@ from unit.operator.builders import (
     world,
 )
 
+WATCHDOG = (
+    "[rank1]:[E ProcessGroupNCCL.cpp:629] [Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=7, "
+    "OpType=ALLREDUCE, Timeout(ms)=600000) ran for 600029 milliseconds before timing out."
+)
+
 
 def said(reason: str, message: str = "so it was", **more: Any) -> str:
     return json.dumps({"reason": reason, "message": message, **more})
@@ -67,6 +72,7 @@ LOST = said("PeerLost", "connection closed by peer")
         ([pod(**terminated(71, said("LossDiverged")))], "LossDiverged"),
         ([pod(**terminated(72, said("CollectiveTimeout")))], "CollectiveTimeout"),
         ([pod(**terminated(1, "Traceback\nValueError: no"))], "Internal"),
+        ([pod(**terminated(1, f"{WATCHDOG}\nSignal 6 (SIGABRT) received by PID 41"))], "CollectiveTimeout"),
         ([pod(**terminated(137, ""))], "Killed"),
         ([pod(**terminated(143, said("Interrupted")))], "Interrupted"),
         ([pod(**terminated(143, ""))], "Interrupted"),

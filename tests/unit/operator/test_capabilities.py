@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 from tunesmith.api.finetunejob import FineTuneJobSpec
 from tunesmith.training.capabilities import AXES, UNVERIFIED, Cell, Modality, Refused, cell_of, cells, name, verdict
-from tunesmith.training.matrix import PlanError, refuse
+from tunesmith.training.matrix import PlanError, refuse, unsplit
 
 ROOT = Path(__file__).parents[3]
 REWARDS = {"rewards": [{"type": "Accuracy"}]}
@@ -68,3 +68,33 @@ def test_each_value_of_each_axis_is_met() -> None:
 def test_what_is_unverified_has_its_row_in_the_docs() -> None:
     rows = (ROOT / "docs" / "gpu-verification.md").read_text()
     assert not [entry.row for entry in UNVERIFIED if f"| {entry.row} |" not in rows]
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"tuner": {"type": "QLoRA", "quantization": "Int8"}, "distribution": {"strategy": "ZeRO3"}}, "Int8 weights"),
+        ({"tuner": {"initialization": "PiSSA"}, "distribution": {"strategy": "ZeRO3"}}, "PiSSA is to decompose"),
+        ({"tuner": {"type": "PEFT", "peft": {"type": "AdaLoRA"}}, "distribution": {"strategy": "ZeRO1"}}, "see whole"),
+        (
+            {
+                "tuner": {"type": "Full"},
+                "training": {"optimizer": "GaLore"},
+                "distribution": {"offload": "Optimizer"},
+            },
+            "see whole",
+        ),
+        ({"training": {"optimizer": "APOLLO"}}, "use tuner Full"),
+        ({"tuner": {"loraPlusRatio": 16}, "training": {"optimizer": "Adafactor"}}, "loraPlusRatio"),
+        ({"tuner": {"type": "PEFT", "peft": {"type": "PTuning"}}, "method": {"type": "DPO"}}, "prompts put tokens"),
+    ],
+)
+def test_what_a_tuner_or_an_optimizer_cannot_do_is_refused(parts: dict[str, Any], words: str) -> None:
+    with pytest.raises(PlanError, match=words):
+        refuse(FineTuneJobSpec.model_validate(spec_of(Cell("SFT")).body() | parts))
+
+
+def test_auto_does_not_split_what_must_be_whole() -> None:
+    for parts in ({"training": {"optimizer": "GaLore"}, "tuner": {"type": "Full"}}, {"tuner": {"type": "QLoRA"}}):
+        spec = FineTuneJobSpec.model_validate(spec_of(Cell("SFT")).body() | parts)
+        assert bool(unsplit(spec)) == ("training" in parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ PASSING = frozenset({"ContainerCreating", "PodInitializing"})
 TAKEN_AWAY = frozenset({"Interrupted", "PeerLost"})
 # The exit codes of a program that was ended by SIGTERM, or SIGKILLed after its grace.
 SIGNALS = frozenset({143, 137})
+# By which torch's NCCL watchdog ends the process, before the trainer can say anything.
+WATCHDOG = re.compile(r"[Ww]atchdog caught collective operation timeout|ProcessGroupNCCL's watchdog got stuck")
 # What a kubelet that comes back says of containers that it does not find any more.
 VANISHED = frozenset({"Unknown", "ContainerStatusUnknown"})
 
@@ -143,6 +146,9 @@ def _failure(ended: Ended) -> Failure:
             f"container {container['name']} used more memory than its limit: raise spec.resources.limits.memory, "
             "or lower training.microBatchSize or maxLength"
         )
+    elif watchdog := next((line for line in lines if WATCHDOG.search(line)), None):
+        reason = "CollectiveTimeout"
+        message = f"container {container['name']}: the processes waited for each other in vain: {watchdog}"
     else:
         signal = {143: "Interrupted", 137: "Interrupted" if ended.taken_away else "Killed"}
         reason = signal.get(terminated["exitCode"], "Internal")
