@@ -18,6 +18,8 @@ KINDS = ("finetunejobs", "mergejobs", "modeldeployments")
 NOT_SEEN = {
     ("", "pods", "delete"): "a lost node's pods: tests/queueing/test_nodes.py",
     ("", "pods/status", "patch"): "a lost node's pods: tests/queueing/test_nodes.py",
+    ("keda.sh", "scaledobjects", "create"): "KEDA is not on the test cluster, which refuses the patch before it asks",
+    ("keda.sh", "scaledobjects", "delete"): "KEDA is not on the test cluster: there is none to delete",
     ("discovery.k8s.io", "endpointslices/restricted", "create"): "asked by an admission plugin of OpenShift",
     **{
         ("tunesmith.io", f"{kind}/finalizers", "update"): "asked by an admission plugin, where it is on"
@@ -99,6 +101,7 @@ def use(installed: Installation) -> None:
     tenant("create", "configmap", "rows", "--from-literal=train.jsonl={}")
     adapters = [{"name": "a", "uri": "pvc://tunesmith-store/a", "replicas": 1}]
     model = {"mergeJobRef": {"name": "merged"}}
+    keda = {"scaler": "KEDA", "maxReplicas": 2, "queueLength": 1, "prometheus": "http://prometheus"}
     gpu = {"limits": {"nvidia.com/gpu": 1}}
     tenant.apply(
         train(
@@ -106,6 +109,8 @@ def use(installed: Installation) -> None:
         ),
         merge("merged", "tuned"),
         serve("chat", model=model, replicas=2, adapters=adapters),
+        serve("scaled", model=model, autoscaling={"maxReplicas": 2, "queueLength": 1}),
+        serve("keda", model=model, autoscaling=keda),
         train("gpu", resources=gpu),
         train("queued", queueName="team", **UNCHECKED),
         train("slow", "steps-2000", training={"maxSteps": 300, "globalBatchSize": 2}, **UNCHECKED),
@@ -117,9 +122,12 @@ def use(installed: Installation) -> None:
     tenant.wait("ftj", "slow", "Running")
     victim = next(name for name in tenant.running_pods() if name.startswith("slow-"))
     tenant("delete", "pod", victim, "--wait=false")
+    eventually(lambda: tenant.names("horizontalpodautoscaler"), lambda: tenant("describe", "mdep", "scaled"))
+    tenant("patch", "mdep", "scaled", "--type=merge", "-p", '{"spec": {"autoscaling": null}}')
     adapters[0].pop("replicas")
     patch = {"spec": {"replicas": 1, "adapters": adapters}}
     tenant("patch", "mdep", "chat", "--type=merge", "-p", json.dumps(patch))
+    eventually(lambda: not tenant.names("horizontalpodautoscaler"), lambda: tenant("describe", "mdep", "scaled"))
     eventually(lambda: not tenant.names("poddisruptionbudget"), lambda: tenant("describe", "mdep", "chat"))
     eventually(lambda: "chat-a" not in tenant.names("service"), lambda: tenant("describe", "mdep", "chat"))
     eventually(lambda: not {"short", "first"} & set(tenant.names("ftj")), lambda: tenant("get", "ftj"))
