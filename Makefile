@@ -8,10 +8,10 @@ TRAINER_PYTEST := $(PYTHON) -m tunesmith_cluster.environments run trainer -m pyt
 
 TYPED := operator/src cluster/src
 DOCKERFILES := operator/Dockerfile trainer-image/Dockerfile cluster/kind/engine.Dockerfile
-SCRIPTS := hack/run .ci/run
+SCRIPTS := hack/run hack/security .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check generate verify unit chart install integration trainer memory matrix serving fleet queueing chaos \
+.PHONY: help quickstart test check security generate verify unit chart install integration trainer memory matrix serving fleet queueing chaos \
 	e2e teardown up cluster down clean quiet
 
 help: ## show this list
@@ -46,6 +46,9 @@ check: verify ## formatting, lint, types, layers, Dockerfiles, scripts
 	$(RUN) lint-imports
 	$(RUN) hadolint $(DOCKERFILES)
 	$(RUN) shellcheck $(SCRIPTS)
+
+security: ## zizmor, bandit and checkov over the tree (docs/threat-model.md)
+	hack/security
 
 generate: ## write the CRDs from the models, to crds/ and the chart, and tables of the docs
 	$(PYTHON) -m tunesmith.schema .
