@@ -8,6 +8,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+from trainer import multimodal as models
 from trainer.conftest import THIRD_PARTY, make_plan, tiny, tokenizer  # noqa: F401  fixtures
 
 
@@ -17,6 +18,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if Path(__file__).parent in item.path.parents:
             for one in THIRD_PARTY:
                 item.add_marker(pytest.mark.filterwarnings(one))
+
+
+@pytest.fixture(scope="session")
+def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """By modality, a tiny model that reads it: Qwen2.5-VL, Qwen3-VL, Qwen2-Audio."""
+    return {
+        "Image": models.qwen_vl(tmp_path_factory.mktemp("image")),
+        "Video": models.qwen_vl(tmp_path_factory.mktemp("video"), 3),
+        "Audio": models.qwen_audio(tmp_path_factory.mktemp("audio")),
+    }
 
 
 WORDS = {"passed": "runs", "failed": "**fails**", "skipped": "not run"}

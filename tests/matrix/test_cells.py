@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from trainer import multimodal as media
 from trainer.support import artifact_path, read_log
 from trainer.test_distributed import torchrun
 from tunesmith.training.capabilities import AXES, Cell, cells, name, verdict
@@ -57,18 +58,40 @@ TUNERS: dict[str, dict[str, Any]] = {
     "PEFT": {"type": "PEFT", "peft": {"type": "OFT"}},
     "QLoRA": {"type": "QLoRA", "rank": 4, "alpha": 16, "quantization": "NF4"},
 }
+# Modality -> (files, by the place of a row; the tag that stands before the question).
+MEDIA = {"Image": ("images", "<image>"), "Video": ("videos", "<video>"), "Audio": ("audios", "<audio>")}
 SUPPORTED = [cell for cell in cells() if verdict(cell) is None]
 
 
-def plan_of(make_plan: Make, tiny: Path, cell: Cell) -> TrainPlan:
+def with_media(rows: Rows, modality: str, folder: Path) -> Rows:
+    """The rows with something to look at or to listen to in each; its files lie in `folder`."""
+    column, tag = MEDIA[modality]
+    pictures = list(media.pictures(folder).values())
+    for number in range(2):
+        media.sound(folder / f"{number}.wav", 300.0 * (number + 1))
+    media.film(folder / "film.mp4", ["red", "blue"])
+    files: dict[str, list[Any]] = {
+        "Image": pictures, "Video": ["film.mp4", pictures[1:]], "Audio": ["0.wav", "1.wav"]
+    }  # fmt: skip
+    found = []
+    for number, row in enumerate(rows):
+        asked = next(name for name in ("query", "text") if name in row)
+        own = files[modality][number % len(files[modality])]
+        found.append({**row, asked: f"{tag}{row[asked]}", column: [own]})
+    return found
+
+
+def plan_of(make_plan: Make, tiny: Path, cell: Cell, folder: Path) -> TrainPlan:
     """The plan of a cell: two steps over eight rows. What is split is split over two processes."""
     rows, options = METHODS[cell.method]
+    if cell.modality != "Text":
+        rows = with_media(rows, cell.modality, folder)
     nodes = 2 if cell.nodes == "SeveralNodes" else 1
     processes = 2 if cell.strategy != "DDP" and nodes == 1 else 1
     models = {}
     if cell.method == "GKD":
         models["spec.method.gkd.teacher"] = {"uri": "pvc://models/tiny", "path": str(tiny)}
-    plan = make_plan(
+    plan: TrainPlan = make_plan(
         run="cell",
         rows=rows,
         tuner=TUNERS[cell.tuner],
@@ -77,10 +100,17 @@ def plan_of(make_plan: Make, tiny: Path, cell: Cell) -> TrainPlan:
         max_steps=2,
         global_batch_size=8,
         micro_batch_size=2,
-        max_length=64,
+        max_length=96,
     )
     spread = plan.distribution.model_copy(update={"strategy": cell.strategy})
-    return plan.model_copy(update={"nodes": nodes, "processes_per_node": processes, "distribution": spread})
+    return plan.model_copy(
+        update={
+            "model": plan.model.model_copy(update={"path": str(tiny)}),
+            "nodes": nodes,
+            "processes_per_node": processes,
+            "distribution": spread,
+        }
+    )
 
 
 def complete(method: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -98,8 +128,9 @@ def test_there_is_a_way_to_run_each_supported_cell() -> None:
 
 
 @pytest.mark.parametrize("cell", SUPPORTED, ids=name)
-def test_cell(make_plan: Make, tiny: Path, tmp_path: Path, cell: Cell) -> None:
-    plan = plan_of(make_plan, tiny, cell)
+def test_cell(make_plan: Make, tiny: Path, readers: dict[str, Path], tmp_path: Path, cell: Cell) -> None:
+    base = readers.get(cell.modality, tiny)
+    plan = plan_of(make_plan, base, cell, tmp_path)
     if plan.world_size == 1:
         ending = train(plan)
     else:
@@ -113,7 +144,7 @@ def test_cell(make_plan: Make, tiny: Path, tmp_path: Path, cell: Cell) -> None:
     weights = "model.safetensors" if plan.tuner.type == "Full" else "adapter_model.safetensors"
     assert (folder / weights).stat().st_size > 0
     assert json.loads((folder / "manifest.json").read_text())["planDigest"]
-    assert changed(plan, folder, tiny), "nothing was learned"
+    assert changed(plan, folder, base), "nothing was learned"
 
 
 def changed(plan: TrainPlan, folder: Path, tiny: Path) -> bool:

@@ -159,7 +159,7 @@ GOOD = '{"query": "Q", "response": "A"}\n'
         (
             "d.jsonl",
             '{"messages": [{"role": "user", "content": [{"type": "image"}]}]}',
-            ["messages[0] has parts that are not text"],
+            ["more <image> tags than images (0)"],
         ),
         ("d.jsonl", "", ["datasets[0] pvc://c/d.jsonl: there are no rows"]),
         ("d.jsonl", b"\xff\xfe{", ["cannot be read as .jsonl", "utf-8"]),

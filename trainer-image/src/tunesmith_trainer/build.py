@@ -8,7 +8,7 @@ import torch
 from transformers import PrinterCallback, TrainingArguments, set_seed
 from tunesmith.training.plan import TrainPlan
 
-from tunesmith_trainer import adapters, artifact, group, optimizers, strategy, tuner
+from tunesmith_trainer import adapters, artifact, group, optimizers, strategy, towers, tuner
 from tunesmith_trainer.checkpoint import Checkpoints
 from tunesmith_trainer.errors import ConfigError
 from tunesmith_trainer.fencing import Fence
@@ -92,6 +92,9 @@ def build(
         device=(args.local_process_index if cuda else "cpu") if plan.tuner.type == "QLoRA" and zero < 3 else None,
     )
     model.config.use_cache = False
+    if towers.has_towers(model):
+        # Rows without images pass no tower.
+        args.ddp_find_unused_parameters = not (plan.tuner.freeze.towers and plan.tuner.freeze.aligner)
     if plan.tuner.type != "Full":
         set_seed(plan.training.seed)
         model = tuner.add_adapter(model, plan.tuner, not zero, method.TASK)
@@ -99,6 +102,8 @@ def build(
             tuner.keep_initial(model, artifact.initial_adapter(plan))
     elif plan.tuner.partial:
         tuner.freeze(model, plan.tuner)
+    if plan.tuner.type == "Full":
+        towers.freeze_parts(model, plan.tuner.freeze)
     if plan.tuner.peft and plan.tuner.peft.type == "AdaLoRA":
         callbacks = [adapters.Allocation(model), *callbacks]
     checks = Checks()

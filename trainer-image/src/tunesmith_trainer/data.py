@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NoReturn
 
 from tunesmith.api.methods import MethodType
@@ -18,6 +19,7 @@ from tunesmith.training.plan import DatasetPlan, ValidationPlan
 
 from tunesmith_trainer.errors import DataError
 from tunesmith_trainer.files import Split, data_files, kind_of, read_file
+from tunesmith_trainer.media import attach, parts_of
 
 # Names that people give their columns, the commonest first.
 MESSAGES = ("messages", "conversations", "conversation")
@@ -46,6 +48,8 @@ class Row:
     """For messages: `datasets[0] pvc://c/train.jsonl row 17`."""
     messages: tuple[Message, ...] = ()
     text: str = ""
+    parts: tuple[Message, ...] = ()
+    """Of a text with media: the text and the media in their order (media.py)."""
     tools: list[Any] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     """The row's other columns."""
@@ -80,8 +84,8 @@ class Reader:
         """Whether plain text is preferred where a row could be either."""
         return self.method in {"PreTraining", "Classification"}
 
-    def row(self, where: str, found: dict[str, Any]) -> Row:
-        """One Row from the columns of one row."""
+    def row(self, where: str, found: dict[str, Any], folder: Path = Path()) -> Row:
+        """One Row from the columns of one row; paths of its media are relative to `folder`."""
         from tunesmith_trainer.forms import FORMS
 
         for name in ("messages", "query", "response", "system", "text"):
@@ -89,7 +93,7 @@ class Reader:
             if column is not None and column not in found:
                 self.fail(where, f"no column {column!r}", found, f"it, as {self.label}.columns.{name} names it")
         form: Callable[[Reader, str, dict[str, Any]], Row] = FORMS.get(self.method, Reader.conversation)
-        return form(self, where, found)
+        return attach(self, form(self, where, found), found, folder)
 
     def conversation(self, where: str, found: dict[str, Any], answer: bool = True) -> Row:
         """A conversation or a text; without `answer`, a question may stand alone."""
@@ -163,13 +167,17 @@ class Reader:
             more = {k: v for k, v in item.items() if k not in ("role", "from", "content", "value") and v is not None}
             content = item.get("content", item.get("value"))
             if isinstance(content, list):
-                if any(not isinstance(part, dict) or part.get("type") != "text" for part in content):
-                    self.fail(
-                        where, f"{at} has parts that are not text", found, "text only: images are not learned yet"
-                    )
-                content = "".join(part["text"] for part in content)
+                parts = parts_of(content)
+                if isinstance(parts, str):
+                    self.fail(where, f"{at}: {parts}", found, "a text, or parts of text and media")
+                plain = all(part["type"] == "text" for part in parts)
+                content = "".join(part["text"] for part in parts) if plain else parts
             if content is None and more.get("tool_calls"):
                 content = ""
+            if isinstance(content, list):
+                content = [{**p, "text": self.fill(p["text"])} if p["type"] == "text" else p for p in content]
+                turns.append({"role": role, "content": content, **more})
+                continue
             if not isinstance(content, str) or (
                 not content.strip() and role == "assistant" and not more.get("tool_calls")
             ):
@@ -255,7 +263,10 @@ def read_dataset(
     reader = Reader(label, dataset, method)
     rows: list[Row] = []
     for path, uri in data_files(dataset, label, split):
-        rows += [reader.row(f"{label} {uri} row {n}", found) for n, found in read_file(path, f"{label} {uri}", uri)]
+        rows += [
+            reader.row(f"{label} {uri} row {n}", found, path.parent)
+            for n, found in read_file(path, f"{label} {uri}", uri)
+        ]
         with path.open("rb") as file:
             sources.append(SourceFile(uri, "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()))
     if not rows:

@@ -11,6 +11,7 @@ from tunesmith_trainer import group, optimizers, strategy
 from tunesmith_trainer.checkpoint import PREFIX, Checkpoints, sync
 from tunesmith_trainer.fencing import Fence
 from tunesmith_trainer.order import Order
+from tunesmith_trainer.towers import set_learning_rates
 
 # For the type checker a Trainer; at run time the class beside it is one.
 Base: Any = Trainer if TYPE_CHECKING else object
@@ -46,12 +47,14 @@ class Lifecycle(Base):
         return self.order
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """LoRA+ has groups of its own."""
+        """LoRA+ has groups of its own, and so have parts of the model with rates of their own."""
         ratio = self.plan.tuner.lora_plus_ratio
         if self.optimizer is None and ratio != 1.0:
             self.optimizer = optimizers.loraplus(self, model or self.model, ratio)
-            return self.optimizer
-        return super().create_optimizer(model)
+        else:
+            super().create_optimizer(model)
+        set_learning_rates(self.optimizer, self.model, self.plan)
+        return self.optimizer
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from tunesmith_trainer.data import Row
+from tunesmith_trainer.data import Message, Row
 from tunesmith_trainer.errors import DataError, ModelError
+from tunesmith_trainer.media import media_of, text_of
+from tunesmith_trainer.multimodal import processor_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -41,7 +43,9 @@ class Tokens:
     cut: int = 0
     """Rows that were longer than the limit."""
     dropped: int = 0
-    """Rows of which nothing to learn was left within the limit."""
+    """Rows of which nothing to learn was left within the limit, or that would have lost part of an image."""
+    media: list[list[int]] | None = None
+    """The numbers of each row's media, where there are any."""
 
 
 class HistoryRewritten(Exception):
@@ -58,8 +62,9 @@ class Masker:
     def render(self, row: Row, count: int, prompt: bool = False) -> str:
         """The first `count` messages as the model sees them; with `prompt`, up to where it would begin to answer."""
         text = self.tokenizer.apply_chat_template(
-            list(row.messages[:count]), tools=row.tools, tokenize=False, add_generation_prompt=prompt
-        )
+            readable(row.messages[:count], self.tokenizer), tools=row.tools, tokenize=False,
+            add_generation_prompt=prompt,
+        )  # fmt: skip
         return str(text)
 
     def spans(self, row: Row) -> tuple[str, list[Span]]:
@@ -69,17 +74,19 @@ class Masker:
                 raise DataError(
                     f"{row.where}: it is plain text, which has no assistant's turn; use spec.method.type PreTraining"
                 )
-            text = (
-                row.text
-                if row.text.endswith(str(self.tokenizer.eos_token))
-                else row.text + str(self.tokenizer.eos_token)
-            )
+            text, eos = raw(row, self.tokenizer), str(self.tokenizer.eos_token)
+            text = text if text.endswith(eos) else text + eos
             return text, [(0, len(text))]
         turns = [i for i, message in enumerate(row.messages) if message["role"] == "assistant"]
         if self.loss_on != "All":
             roles = [message["role"] for message in row.messages]
             if not turns:
                 raise DataError(f"{row.where}: no assistant's turn to learn from; found the roles {roles}")
+            if media_of([row.messages[turn] for turn in turns]):
+                raise DataError(
+                    f"{row.where}: an assistant's turn has media, which a model can be trained to read, but not to "
+                    "write: move them to the user's turns"
+                )
             if turns[0] == 0:
                 raise DataError(
                     f"{row.where}: the assistant begins; expected a user's turn before it; found the roles {roles}"
@@ -119,7 +126,7 @@ class Masker:
             ) from None
         render: Any = render_jinja_template
         texts, marks = render(
-            [list(row.messages)],
+            [readable(row.messages, self.tokenizer)],
             tools=row.tools,
             chat_template=template,
             return_assistant_tokens_mask=True,
@@ -144,7 +151,7 @@ class Masker:
 
     def tokens(self, rows: Sequence[Row]) -> Iterator[tuple[Ids, Ids]]:
         """(ids, labels) of each row. Conversations carry the template's special tokens, text the tokenizer's own."""
-        found = [self.spans(row) for row in rows]
+        found = [expanded(row, *self.spans(row), self.tokenizer) for row in rows]
         for special in (False, True):
             if not any(bool(row.text) == special for row in rows):
                 continue
@@ -173,6 +180,36 @@ def mask(ids: list[int], offsets: list[Span], spans: list[Span]) -> tuple[Ids, I
     return tokens, np.where(learned, tokens, IGNORED).astype(np.int32)
 
 
+def readable(messages: Sequence[Message], tokenizer: PreTrainedTokenizerFast) -> list[Message]:
+    """Messages as the tokenizer's chat template wants them."""
+    if multimodal := processor_of(tokenizer):
+        return list(multimodal.messages(messages))
+    return [m if isinstance(m["content"], str) else {**m, "content": text_of(m["content"])} for m in messages]
+
+
+def raw(row: Row, tokenizer: PreTrainedTokenizerFast) -> str:
+    """A row of plain text, with placeholders for its media."""
+    multimodal = processor_of(tokenizer, row, media_of("", row.parts))
+    return str(multimodal.raw(row.parts)) if row.parts and multimodal else row.text
+
+
+def expanded(row: Row, text: str, spans: list[Span], tokenizer: PreTrainedTokenizerFast) -> tuple[str, list[Span]]:
+    """A row's text and spans with as many placeholders as its media take."""
+    media = media_of(row.messages, row.parts)
+    multimodal = processor_of(tokenizer, row, media)
+    found: tuple[str, list[Span]] = multimodal.expand(text, spans, media, row.where) if media else (text, spans)
+    return found
+
+
+def numbers_of(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> list[list[int]] | None:
+    """The media of rows, by their numbers (multimodal.py); None where no row has any."""
+    found = [media_of(row.messages, row.parts) for row in rows]
+    if not any(found):
+        return None
+    multimodal = processor_of(tokenizer)
+    return [multimodal.numbers(media) for media in found]
+
+
 @dataclass
 class Answers:
     """Prompts and answers as token ids; an answer ends with the end-of-turn token."""
@@ -182,6 +219,8 @@ class Answers:
     """The answers to each prompt, as many for all."""
     kept: list[int] = field(default_factory=list)
     """Which rows they are."""
+    media: dict[str, list[list[int]]] = field(default_factory=dict)
+    """A column with the numbers of their media, if any has some."""
     cut: int = 0
     dropped: int = 0
 
@@ -229,6 +268,8 @@ def split_answers(
                 result.dropped += 1
     if not result.kept:
         raise DataError(f"no answer is left of {len(rows)} rows within spec.training.maxLength {max_length}: raise it")
+    if numbers := numbers_of([rows[number] for number in result.kept], tokenizer):
+        result.media = {"media": numbers}
     return result
 
 
@@ -265,14 +306,17 @@ def need_template(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> No
 def tokenize(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, loss_on: LossOn, max_length: int) -> Tokens:
     """Ids and labels of `rows`, cut at the end to `max_length` tokens. Rows without labels are left out."""
     need_template(rows, tokenizer)
-    masker, result = Masker(tokenizer, loss_on), Tokens()
+    masker, result, kept = Masker(tokenizer, loss_on), Tokens(), []
     for begin in range(0, len(rows), BATCH):
-        for ids, labels in masker.tokens(rows[begin : begin + BATCH]):
+        batch = rows[begin : begin + BATCH]
+        for row, (ids, labels) in zip(batch, masker.tokens(batch), strict=True):
             result.cut += len(ids) > max_length
+            whole = len(ids) <= max_length or not media_of(row.messages, row.parts)
             ids, labels = ids[:max_length], labels[:max_length]
-            if (labels != IGNORED).any():
+            if whole and (labels != IGNORED).any():
                 result.input_ids.append(ids)
                 result.labels.append(labels)
+                kept.append(row)
             else:
                 result.dropped += 1
     if not result.input_ids:
@@ -280,6 +324,7 @@ def tokenize(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, loss_on: L
             f"nothing to learn is left of {len(rows)} rows within spec.training.maxLength {max_length} "
             f"({result.cut} of them are longer): raise it"
         )
+    result.media = numbers_of(kept, tokenizer)
     return result
 
 
@@ -287,7 +332,5 @@ def columns(tokens: Tokens) -> dict[str, Any]:
     """`tokens` as columns of an Arrow table: int32 lists `input_ids` and `labels`."""
     import pyarrow as arrow
 
-    return {
-        "input_ids": arrow.array(tokens.input_ids, type=arrow.list_(arrow.int32())),
-        "labels": arrow.array(tokens.labels, type=arrow.list_(arrow.int32())),
-    }
+    lists = {"input_ids": tokens.input_ids, "labels": tokens.labels, "media": tokens.media}
+    return {name: arrow.array(v, type=arrow.list_(arrow.int32())) for name, v in lists.items() if v is not None}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Files of a model that are neither weights nor configuration. A model trained from it carries them unchanged.
 COMPANIONS = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "chat_template*",
-    "additional_chat_templates/*", "generation_config.json", "LICENSE*",
+    "additional_chat_templates/*", "generation_config.json", "LICENSE*", "*processor_config.json",
 )  # fmt: skip
 
 
@@ -97,7 +97,32 @@ def load_tokenizer(place: Place) -> PreTrainedTokenizerFast:
         )
     if tokenizer.eos_token is None:
         raise ModelError(f"model {place.uri}: its tokenizer has no eos_token, so the model could not learn to stop")
+    from tunesmith_trainer.multimodal import load_processor
+
+    tokenizer.multimodal = load_processor(place, config_of(place))
     return tokenizer  # type: ignore[no-any-return]
+
+
+def config_of(place: Place) -> dict[str, Any]:
+    """The model's config.json."""
+    found: dict[str, Any] = json.loads((Path(place.path) / "config.json").read_text())
+    return found
+
+
+def model_class(place: Place, head: Literal["CausalLM", "SequenceClassification", "None"]) -> Any:
+    """The class that loads a model with a head: for one that reads more than text, the one that does so, too."""
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES as MULTIMODAL
+
+    config = config_of(place)
+    reads = any(f"{part}_config" in config for part in ("vision", "audio", "thinker"))
+    if head == "SequenceClassification" and reads:
+        from tunesmith_trainer.towers import classifier_class
+
+        return classifier_class(transformers.AutoConfig.from_pretrained(place.path))
+    if head == "CausalLM" and reads and config.get("model_type") in MULTIMODAL:
+        return transformers.AutoModelForMultimodalLM
+    return getattr(transformers, "AutoModel" if head == "None" else f"AutoModelFor{head}")
 
 
 def load_model(
@@ -111,13 +136,11 @@ def load_model(
     """The model with its weights in `dtype` (quantised layers apart), on `device` (default: CPU), with a head that is
     new where the model's files have none, and changes of its configuration.
     """
-    import transformers
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     try:
-        kind: Any = getattr(transformers, "AutoModel" if head == "None" else f"AutoModelFor{head}")
-        model: PreTrainedModel = kind.from_pretrained(
+        model: PreTrainedModel = model_class(place, head).from_pretrained(
             place.path,
             dtype=dtype,
             attn_implementation="sdpa",

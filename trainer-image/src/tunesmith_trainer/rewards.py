@@ -20,6 +20,7 @@ from tunesmith.training.plan import MethodPlan, Place
 
 from tunesmith_trainer.data import Row
 from tunesmith_trainer.errors import ConfigError, DataError, InternalError, ModelError
+from tunesmith_trainer.media import media_of
 
 if TYPE_CHECKING:
     import torch
@@ -343,10 +344,11 @@ class Model:
     def load(self, device: torch.device) -> None:
         """Hold the model on `device`."""
         import torch
-        from transformers import AutoModelForSequenceClassification
+
+        from tunesmith_trainer.model import model_class
 
         try:
-            self.model = AutoModelForSequenceClassification.from_pretrained(
+            self.model = model_class(self.place, "SequenceClassification").from_pretrained(
                 self.place.path,
                 dtype=torch.float32 if device.type == "cpu" else torch.bfloat16,
                 use_safetensors=True,
@@ -358,13 +360,16 @@ class Model:
         self.model.eval().requires_grad_(False).to(device)
 
     def text(self, row: Row, prompt: str, completion: str) -> str:
-        """A prompt and an answer to it, as the reward model reads them."""
+        """A prompt and an answer to it, as the reward model reads them: with the row's media, if it reads those."""
+        from tunesmith_trainer.masks import expanded, readable
         from tunesmith_trainer.rollouts import asked
 
         if not row.messages or not self.tokenizer.chat_template:
             return prompt + completion
         turns = [*asked(row), {"role": "assistant", "content": completion}]
-        return str(self.tokenizer.apply_chat_template(turns, tools=row.tools, tokenize=False))
+        messages: Any = readable(turns, self.tokenizer)
+        text = str(self.tokenizer.apply_chat_template(messages, tools=row.tools, tokenize=False))
+        return expanded(row, text, [], self.tokenizer)[0] if self.tokenizer.multimodal else text
 
     def __call__(self, answers: Answers) -> Scores:
         """Its logits."""
@@ -382,6 +387,11 @@ class Model:
                 add_special_tokens=False,
             ).to(self.model.device)
             coded.pop("token_type_ids", None)
+            if multimodal := self.tokenizer.multimodal:
+                rows = answers.rows[begin : begin + self.BATCH]
+                found = multimodal.tensors_of([media_of(row.messages) for row in rows])
+                found |= multimodal.token_types(coded["input_ids"]) if found else {}
+                coded.update({name: value.to(self.model.device) for name, value in found.items()})
             with torch.inference_mode():
                 scores += self.model(**coded).logits[:, 0].float().tolist()
         return scores

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,12 @@ from torch.utils.data import Sampler
 from tunesmith.api.methods import Rollout
 
 from tunesmith_trainer import group
+from tunesmith_trainer.collate import Injection
 from tunesmith_trainer.data import Message, Row
-from tunesmith_trainer.errors import DataError
+from tunesmith_trainer.errors import ConfigError, DataError
 from tunesmith_trainer.lifecycle import Lifecycle
-from tunesmith_trainer.masks import need_template, template_errors
+from tunesmith_trainer.masks import expanded, need_template, numbers_of, raw, readable, template_errors
+from tunesmith_trainer.multimodal import processor_of
 from tunesmith_trainer.order import Order
 
 if TYPE_CHECKING:
@@ -35,8 +38,10 @@ class Prompts:
 
     rows: list[Row] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
-    ids: dict[str, list[int]] = field(default_factory=dict)
+    ids: list[list[int]] = field(default_factory=list)
     """Tokens of each text."""
+    media: list[list[int]] | None = None
+    """The numbers of each row's media, where there are any (multimodal.py)."""
     dropped: int = 0
     """Rows whose prompt leaves no room for an answer within the limit."""
 
@@ -46,21 +51,23 @@ class Prompts:
 
     def summary(self) -> str:
         """For people."""
-        tokens = sum(len(self.ids[text]) for text in self.texts)
+        tokens = sum(map(len, self.ids))
         return f"{len(self.rows)} prompts, {tokens} tokens; {self.dropped} left out as too long"
 
 
 def render(row: Row, tokenizer: PreTrainedTokenizerFast) -> str:
     """A row's prompt, up to where the model begins to answer."""
     if not row.messages:
-        return row.text
+        return raw(row, tokenizer)
     turns = asked(row)
     if not turns:
         raise DataError(f"{row.where}: there is nothing to answer: found only an assistant's turn")
     need_template([row], tokenizer)
     with template_errors(row):
         return str(
-            tokenizer.apply_chat_template(turns, tools=row.tools, tokenize=False, add_generation_prompt=True)  # type: ignore[arg-type]
+            tokenizer.apply_chat_template(
+                readable(turns, tokenizer), tools=row.tools, tokenize=False, add_generation_prompt=True
+            )  # type: ignore[arg-type]
         )
 
 
@@ -68,21 +75,31 @@ def prompts(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, max_length:
     """The prompts of `rows`, each of which leaves room for `answer` tokens within `max_length`."""
     found = Prompts()
     for row in rows:
-        text = render(row, tokenizer)
-        if text not in found.ids:
-            # A template writes the special tokens itself.
-            found.ids[text] = tokenizer(text, add_special_tokens=not row.messages)["input_ids"]
-        if len(found.ids[text]) + answer > max_length or not found.ids[text]:
+        text, _ = expanded(replace(row, messages=tuple(asked(row))), render(row, tokenizer), [], tokenizer)
+        # A template writes the special tokens itself.
+        ids: Any = tokenizer(text, add_special_tokens=not row.messages)["input_ids"]
+        if len(ids) + answer > max_length or not ids:
             found.dropped += 1
         else:
             found.rows.append(row)
             found.texts.append(text)
+            found.ids.append(ids)
     if not found.rows:
         raise DataError(
             f"none of {len(rows)} prompts leaves room for an answer of maxCompletionLength {answer} within "
             f"spec.training.maxLength {max_length}: raise maxLength, or lower maxCompletionLength"
         )
+    found.media = numbers_of([replace(row, messages=tuple(asked(row))) for row in found.rows], tokenizer)
     return found
+
+
+def unspoken(found: Prompts, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """What a trainer that samples is told where rows have media: an answer holds no placeholder of one."""
+    multimodal = processor_of(tokenizer)
+    if multimodal is None or found.media is None:
+        return {}
+    tokens: Any = tokenizer.convert_tokens_to_ids(list(multimodal.tokens.values()))
+    return {"generation_kwargs": {"suppress_tokens": tokens}}
 
 
 def sampling(rollout: Rollout) -> dict[str, Any]:
@@ -147,7 +164,36 @@ class Rolling(Lifecycle):
     def __init__(self, *arguments: Any, prompts: Prompts, **options: Any) -> None:
         self.prompts = prompts
         self.aligned = False
+        self.at_hand: list[int] = []
+        """The rows of the batch that is answered or learned from."""
         super().__init__(*arguments, **options)
+        self.injection: Injection | None = None
+        if prompts.media:
+            if getattr(self, "use_vllm", False):
+                raise ConfigError(
+                    f"{prompts.rows[0].where}: rollouts of rows with media are not carried out by vLLM yet: set "
+                    "rollout.backend to Transformers"
+                )
+            self.injection = Injection(processor_of(self._tokenizer), prompts.media)
+            for name in ("model", "ref_model", "teacher_model"):
+                if getattr(self, name, None) is not None:
+                    self.injection.watch(getattr(self, name))
+
+    def with_media(self) -> AbstractContextManager[None]:
+        """Passes within see the media of the rows at hand."""
+        return self.injection.of(self.at_hand) if self.injection else nullcontext()
+
+    def _get_per_token_logps_and_entropies(self, *arguments: Any, **options: Any) -> Any:
+        with self.with_media():
+            return super()._get_per_token_logps_and_entropies(*arguments, **options)
+
+    def _get_last_hidden_state(self, *arguments: Any, **options: Any) -> Any:
+        with self.with_media():
+            return super()._get_last_hidden_state(*arguments, **options)
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any], *arguments: Any) -> Any:
+        self.at_hand = inputs["rows"].tolist()
+        return super()._compute_loss(model, inputs, *arguments)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         training = self.plan.training
@@ -162,7 +208,12 @@ class Rolling(Lifecycle):
         return self.order
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
-        return [list(self.prompts.ids[text]) for text in prompts], None, {}
+        ids = [list(self.prompts.ids[row]) for row in self.at_hand]
+        if self.injection is None:
+            return ids, None, {}
+        longest = max(map(len, ids))
+        padded = torch.tensor([[self._tokenizer.pad_token_id] * (longest - len(one)) + one for one in ids])
+        return ids, None, self.injection.fields(self.at_hand, padded)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
         """Also where a checkpoint was written between two passes over one set of answers."""
@@ -174,7 +225,9 @@ class Rolling(Lifecycle):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         seed = self.plan.training.seed + 1_000_003 * (self.state.global_step + 1) + 7919 * self.args.process_index
         torch.manual_seed(seed)
+        self.at_hand = [one["row"] for one in inputs]
         made: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        made["rows"] = torch.tensor(self.at_hand, device=self.args.device)
         return made
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -12,6 +12,7 @@ from tunesmith.training.plan import TunerPlan
 
 from tunesmith_trainer import adapters
 from tunesmith_trainer.errors import ConfigError
+from tunesmith_trainer.towers import frozen_linears, frozen_parts, part_of
 
 if TYPE_CHECKING:
     import torch
@@ -110,6 +111,7 @@ def lora_config(model: PreTrainedModel, tuner: TunerPlan, task: str) -> Any:
         use_dora=tuner.dora,
         use_rslora=tuner.rs_lora,
         init_lora_weights="pissa" if tuner.initialization == "PiSSA" else True,
+        exclude_modules=frozen_linears(model, tuner.freeze) or None,
     )
 
 
@@ -152,6 +154,7 @@ def check_tuner(model: torch.nn.Module, tuner: TunerPlan) -> None:
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     if tuner.type == "Full":
+        frozen = [name for name in frozen if part_of(name) not in frozen_parts(tuner.freeze)]
         if tuner.partial != bool(frozen) or not trained:
             raise ConfigError(
                 f"spec.tuner.type: Full, but {len(frozen)} parameters are not trained, for example {frozen[:1]}"

@@ -9,6 +9,16 @@ from pydantic import ConfigDict, Field
 from tunesmith.api.base import ClaimUri, Model, rule, rules
 
 Optimizer = Literal["AdamW", "AdamW8bit", "PagedAdamW8bit", "Adafactor", "GaLore", "APOLLO"]
+LearningRate = Annotated[float, Field(gt=0, le=10)]
+
+
+class LearningRates(Model):
+    """Peak learning rates of a multi-modal model's parts. They rise and fall as learningRate does."""
+
+    towers: LearningRate | None = None
+    """Of the vision and audio towers, where spec.tuner.freeze lets them learn. Default: learningRate."""
+    aligner: LearningRate | None = None
+    """Of the aligner, where spec.tuner.freeze lets it learn. Default: learningRate."""
 
 
 class Training(Model):
@@ -32,6 +42,8 @@ class Training(Model):
     """AdamW; its state in 8 bit, also paged to the host's memory (AdamW8bit, PagedAdamW8bit: arXiv 2110.02861);
     Adafactor (arXiv 1804.04235); or AdamW of gradients projected to rank 128, for tuner Full (GaLore: arXiv
     2403.03507, APOLLO: arXiv 2412.05270)."""
+    learning_rates: LearningRates = LearningRates()
+    """Other rates for parts of a multi-modal model."""
     global_batch_size: Annotated[int, Field(ge=1, le=1_048_576)] = 16
     """Rows of one optimizer step, over all processes. Gradient accumulation is derived from it."""
     micro_batch_size: Annotated[int, Field(ge=1, le=4096)] = 1

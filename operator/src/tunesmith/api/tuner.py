@@ -41,6 +41,17 @@ class Peft(Model):
     tuner.targetModules, not here."""
 
 
+class Freeze(Model):
+    """Parts of a multi-modal model that are not trained. Models that read text only have just a language model."""
+
+    towers: bool = True
+    """The vision and audio towers, which turn images and sound into features."""
+    aligner: bool = True
+    """What maps the towers' features to the language model's inputs."""
+    language_model: bool = False
+    """The language model with its embeddings and output head."""
+
+
 class Tuner(Model):
     """Which weights are trained."""
 
@@ -100,6 +111,8 @@ class Tuner(Model):
     """How adapters begin: with no effect (Zero), or with the largest singular values and vectors of the weights, which
     the base then lacks (PiSSA, arXiv 2404.02948). A PiSSA adapter is saved as a LoRA of twice the rank that fits the
     untouched base. Default: Zero."""
+    freeze: Freeze = Freeze()
+    """Parts of a multi-modal model that are not trained and get no adapters."""
     quantization: Literal["NF4", "Int8"] | None = None
     """How QLoRA holds the base: NF4 (4 bit) or Int8. Default: NF4."""
     peft: Peft | None = None

@@ -81,10 +81,10 @@ class Unverified:
 
 REFUSED = (
     Refused(
-        {"modality": ("Image", "Video", "Audio")},
-        "spec.datasets",
-        "this version trains on text only",
-        "leave the columns of images, videos and audio out",
+        {"modality": ("Image", "Video", "Audio"), "rollout": ("VLLMColocate",)},
+        "spec.method.grpo.rollout.backend",
+        "vLLM in the training processes is not given a row's media yet",
+        "use backend Transformers",
     ),
 )
 UNVERIFIED = (Unverified({"rollout": ("VLLMColocate",)}, "GRPO with `rollout.backend: VLLMColocate`"),)

@@ -57,6 +57,14 @@ class MethodPlan(Method):
         return self.sft.loss_on if self.sft else ("All" if self.type == "PreTraining" else "Assistant")
 
 
+class FreezePlan(Model):
+    """Parts of a multi-modal model that are not trained."""
+
+    towers: bool = True
+    aligner: bool = True
+    language_model: bool = False
+
+
 class TunerPlan(Model):
     """Which weights to train."""
 
@@ -74,6 +82,7 @@ class TunerPlan(Model):
     lora_plus_ratio: float = 1.0
     initialization: Literal["Zero", "PiSSA"] = "Zero"
     quantization: Literal["NF4", "Int8"] | None = None
+    freeze: FreezePlan = FreezePlan()
     peft: Peft | None = None
     last_layers: int | None = None
     trainable_pattern: str | None = None
@@ -84,6 +93,13 @@ class TunerPlan(Model):
         return self.last_layers is not None or self.trainable_pattern is not None
 
 
+class RatesPlan(Model):
+    """Learning rates of parts, where they are not the one of all."""
+
+    towers: float | None = None
+    aligner: float | None = None
+
+
 class TrainingPlan(Model):
     """Optimisation."""
 
@@ -91,6 +107,7 @@ class TrainingPlan(Model):
     max_steps: int | None = None
     learning_rate: float
     optimizer: Optimizer = "AdamW"
+    learning_rates: RatesPlan = RatesPlan()
     global_batch_size: int
     micro_batch_size: int
     gradient_accumulation_steps: int

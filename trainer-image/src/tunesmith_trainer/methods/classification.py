@@ -12,10 +12,12 @@ from transformers import PreTrainedTokenizerFast, Trainer, TrainingArguments
 from tunesmith.api.methods import Classification
 from tunesmith.training.plan import TrainPlan
 
+from tunesmith_trainer.collate import adding
 from tunesmith_trainer.data import Row
 from tunesmith_trainer.errors import DataError
+from tunesmith_trainer.media import media_of
 from tunesmith_trainer.methods import Prepared
-from tunesmith_trainer.methods.classifiers import Classifier, encode, load, pad_rows
+from tunesmith_trainer.methods.classifiers import Classifier, column, encode, load, pad_rows
 from tunesmith_trainer.methods.metered import Metered
 from tunesmith_trainer.methods.preferences import padded
 
@@ -32,9 +34,8 @@ class TRAINER(Classifier, Metered, Trainer):
         """Cross entropy, binary cross entropy, or squared error."""
         options = self.plan.method.classification
         assert options
-        logits = model(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
-        ).logits.float()
+        given = {name: value for name, value in inputs.items() if name != "targets"}
+        logits = model(**given, use_cache=False).logits.float()
         labels = inputs["targets"]
         if options.problem == "SingleLabel":
             return cross_entropy(logits, labels), {"accuracy": (logits.argmax(-1) == labels).float()}
@@ -85,8 +86,12 @@ def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizer
     options = plan.method.classification
     assert options
     pad, most = padded(tokenizer), plan.training.max_length
-    ids = [encode(row.messages or row.text, tokenizer, row, most) for row in rows]
-    dataset = Dataset.from_dict({"ids": ids, "target": [target(row, options) for row in rows]})
+    every = [(row, encode(row.messages or row.text, tokenizer, row, most)) for row in rows]
+    kept, ids = [row for row, one in every if one], [one for _, one in every if one]
+    if not kept:
+        raise DataError(f"all {len(rows)} rows are longer than spec.training.maxLength {most}: raise it")
+    media = column([media_of(row.messages) for row in kept], tokenizer)
+    dataset = Dataset.from_dict({"ids": ids, "target": [target(row, options) for row in kept], **media})
 
     def collate(examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         labels = torch.tensor(
@@ -95,5 +100,9 @@ def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizer
         )
         return {**pad_rows([one["ids"] for one in examples], pad), "targets": labels}
 
-    summary = f"{len(rows)} rows, {sum(map(len, ids))} tokens; {sum(len(one) == most for one in ids)} fill maxLength"
-    return Prepared(dataset, summary, {}, {"processing_class": tokenizer, "data_collator": collate})
+    summary = (
+        f"{len(kept)} rows, {sum(map(len, ids))} tokens; {sum(len(one) == most for one in ids)} fill maxLength, "
+        f"{len(rows) - len(kept)} with media left out as longer"
+    )
+    more, collator = adding(tokenizer, collate)
+    return Prepared(dataset, summary, more, {"processing_class": tokenizer, "data_collator": collate, **collator})

@@ -9,12 +9,15 @@ import torch
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerFast
 from tunesmith.training.plan import TrainPlan
 
+from tunesmith_trainer.collate import COLUMN
 from tunesmith_trainer.data import Content, Row
 from tunesmith_trainer.errors import DataError
 from tunesmith_trainer.lifecycle import Lifecycle
-from tunesmith_trainer.masks import template_errors
+from tunesmith_trainer.masks import readable, template_errors
+from tunesmith_trainer.media import media_of, spelled, text_of
 from tunesmith_trainer.methods.preferences import padded
 from tunesmith_trainer.model import load_model, load_tokenizer
+from tunesmith_trainer.multimodal import processor_of
 
 PROBLEMS = {
     "SingleLabel": "single_label_classification", "MultiLabel": "multi_label_classification",
@@ -50,11 +53,13 @@ def load(
             "label2id": {name: place for place, name in enumerate(options.labels)},
         }
     problem = PROBLEMS[options.problem] if options else "regression"
-    return load_model(
+    pad = padded(load_tokenizer(plan.model))
+    model = load_model(
         plan.model, dtype, quantization, device, "SequenceClassification",
-        num_labels=len(options.labels) if options and options.labels else 1, problem_type=problem,
-        pad_token_id=padded(load_tokenizer(plan.model)), **config,
+        num_labels=len(options.labels) if options and options.labels else 1, problem_type=problem, **config,
     )  # fmt: skip
+    model.config.pad_token_id = model.config.get_text_config().pad_token_id = pad
+    return model
 
 
 def written(content: Content, tokenizer: PreTrainedTokenizerFast, row: Row) -> tuple[str, bool]:
@@ -62,18 +67,49 @@ def written(content: Content, tokenizer: PreTrainedTokenizerFast, row: Row) -> t
     if isinstance(content, str):
         return content, True
     if not tokenizer.chat_template:
-        return "\n".join(str(message["content"]) for message in content), True
+        return plain(content, tokenizer), True
     with template_errors(row):
-        return str(tokenizer.apply_chat_template(list(content), tools=row.tools, tokenize=False)), False
+        messages: Any = readable(content, tokenizer)
+        return str(tokenizer.apply_chat_template(messages, tools=row.tools, tokenize=False)), False
+
+
+def plain(content: Content, tokenizer: PreTrainedTokenizerFast) -> str:
+    """A text, or a conversation's turns below each other, with placeholders for media."""
+    if isinstance(content, str):
+        return content
+    multimodal = processor_of(tokenizer)
+    spell = (lambda parts: multimodal.raw(spelled(parts))) if multimodal else text_of
+    return "\n".join(str(spell(message["content"])) for message in content)
 
 
 def encode(content: Content, tokenizer: PreTrainedTokenizerFast, row: Row, max_length: int) -> list[int]:
-    """Token ids of a text or a conversation, cut at the end."""
+    """Token ids of a text or a conversation, cut at the end; none where media would be cut."""
     text, special = written(content, tokenizer, row)
-    ids: Any = tokenizer(text, add_special_tokens=special, truncation=True, max_length=max_length)["input_ids"]
+    media = media_of(content)
+    if media:
+        text, _ = processor_of(tokenizer, row, media).expand(text, [], media, row.where)
+    ids: Any = tokenizer(text, add_special_tokens=special, truncation=not media, max_length=max_length)["input_ids"]
     if not ids:
         raise DataError(f"{row.where}: there are no tokens in it; leave the row out")
-    return list(ids)
+    return list(ids) if len(ids) <= max_length else []
+
+
+def column(media: Sequence[Any], tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """A dataset's column with the numbers of media, of each row's or of each of its sequences'; none without media."""
+    multimodal = processor_of(tokenizer)
+    return {COLUMN: [numbered(one, multimodal) for one in media]} if multimodal and any(map(filled, media)) else {}
+
+
+def numbered(media: Sequence[Any], multimodal: Any) -> list[Any]:
+    """Media, or lists of media, as numbers."""
+    if media and isinstance(media[0], list):
+        return [numbered(one, multimodal) for one in media]
+    return list(multimodal.numbers(media))
+
+
+def filled(media: Sequence[Any]) -> bool:
+    """Whether there is a medium in it."""
+    return any(filled(one) if isinstance(one, list) else True for one in media)
 
 
 def pad_rows(rows: Sequence[Sequence[int]], pad: int) -> dict[str, torch.Tensor]:

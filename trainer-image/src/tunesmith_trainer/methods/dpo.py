@@ -7,13 +7,15 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
 from tunesmith.api.methods import DPO
 from tunesmith.training.plan import TrainPlan
 
+from tunesmith_trainer.collate import adding, twice
 from tunesmith_trainer.data import Row
 from tunesmith_trainer.methods import Prepared
 from tunesmith_trainer.methods.causal import TASK, load
-from tunesmith_trainer.methods.preferences import Held, pairs
+from tunesmith_trainer.methods.preferences import Held, padded, pairs
 
 __all__ = ["CONFIG", "TASK", "TRAINER", "load", "prepare"]
 
@@ -46,4 +48,5 @@ def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizer
     dataset, summary = pairs(rows, tokenizer, plan.training.max_length)
     # The plan's dropout holds; max_length is kept already.
     arguments = {**losses(plan.method.dpo or DPO()), "max_length": None, "disable_dropout": False}
-    return Prepared(dataset, summary, arguments, {"processing_class": tokenizer})
+    more, collator = adding(tokenizer, DataCollatorForPreference(pad_token_id=padded(tokenizer)), twice)
+    return Prepared(dataset, summary, arguments | more, {"processing_class": tokenizer, **collator})

@@ -14,10 +14,12 @@ from tunesmith.api.methods import Embedding
 from tunesmith.training.plan import TrainPlan
 
 from tunesmith_trainer import group
+from tunesmith_trainer.collate import COLUMN, adding
 from tunesmith_trainer.data import Row
 from tunesmith_trainer.errors import ConfigError, DataError
+from tunesmith_trainer.media import media_of
 from tunesmith_trainer.methods import Prepared
-from tunesmith_trainer.methods.classifiers import encode, pad_rows
+from tunesmith_trainer.methods.classifiers import column, encode, pad_rows
 from tunesmith_trainer.methods.metered import Metered
 from tunesmith_trainer.methods.preferences import padded
 from tunesmith_trainer.model import load_model
@@ -96,7 +98,8 @@ class TRAINER(Metered, Trainer):
         """The loss of the whole vector, and of each of its beginnings that should do by itself."""
         options = self.plan.method.embedding or Embedding()
         mask = inputs["attention_mask"]
-        hidden = model(input_ids=inputs["input_ids"], attention_mask=mask, use_cache=False).last_hidden_state
+        given = {name: value for name, value in inputs.items() if name not in ("anchors", "targets")}
+        hidden = model(**given, use_cache=False).last_hidden_state
         vectors = pool(hidden, mask, options.pooling)
         count, labels = int(inputs["anchors"]), inputs.get("targets")
         loss, metrics = vector_loss(options, vectors[:count], vectors[count:], labels)
@@ -154,11 +157,19 @@ def load(
     return model
 
 
+def texts_of(examples: Sequence[dict[str, Any]]) -> list[list[int]]:
+    """The media of the texts in a batch's order: anchors, positives, negatives."""
+    rows = [one.get(COLUMN) or [[] for _ in ("", *one["documents"])] for one in examples]
+    return [row[0] for row in rows] + [row[1] for row in rows] + [one for row in rows for one in row[2:]]
+
+
 def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> Prepared:
     """Tokens of anchors and documents; a row with several positives becomes as many rows."""
     options, most, pad = plan.method.embedding or Embedding(), plan.training.max_length, padded(tokenizer)
     pairs = options.loss != "InfoNCE"
     columns: dict[str, list[Any]] = {"anchor": [], "documents": [], "target": []}
+    media: list[Any] = []
+    dropped = 0
     for row in rows:
         if pairs and row.label is None:
             raise DataError(f"{row.where}: no label; expected one beside the pair, as loss is {options.loss}")
@@ -168,6 +179,10 @@ def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizer
         negatives = [] if pairs else [encode(one, tokenizer, row, most) for one in row.negatives]
         for positive in row.positives:
             documents = [encode(positive, tokenizer, row, most), *negatives]
+            if not anchor or not all(documents):
+                dropped += 1
+                continue
+            media.append([media_of(c) for c in (row.messages, positive, *(() if pairs else row.negatives))])
             for name, value in zip(columns, (anchor, documents, row.label or 0.0), strict=True):
                 columns[name].append(value)
     if not pairs and plan.training.micro_batch_size * plan.world_size < 2 and not any(row.negatives for row in rows):
@@ -184,9 +199,12 @@ def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizer
             batch["targets"] = torch.tensor([one["target"] for one in examples], dtype=torch.float32)
         return batch
 
-    dataset = Dataset.from_dict(columns)
+    if not media:
+        raise DataError(f"all {len(rows)} rows are longer than spec.training.maxLength {most}: raise it")
+    dataset = Dataset.from_dict({**columns, **column(media, tokenizer)})
     tokens = sum(map(len, columns["anchor"])) + sum(len(d) for row in columns["documents"] for d in row)
+    more, collator = adding(tokenizer, collate, texts_of)
     return Prepared(
-        dataset, f"{len(dataset)} pairs, {tokens} tokens", {},
-        {"processing_class": tokenizer, "data_collator": collate},
+        dataset, f"{len(dataset)} pairs, {tokens} tokens; {dropped} with media left out as longer than maxLength", more,
+        {"processing_class": tokenizer, "data_collator": collate, **collator},
     )  # fmt: skip

@@ -4,10 +4,8 @@ trl.DistillationTrainer, which knows the student's own answers only.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
@@ -20,7 +18,7 @@ from tunesmith_trainer.errors import DataError, ModelError
 from tunesmith_trainer.masks import IGNORED, Masker
 from tunesmith_trainer.methods import Prepared
 from tunesmith_trainer.methods.causal import TASK, load
-from tunesmith_trainer.model import check_files, load_model, load_tokenizer
+from tunesmith_trainer.model import check_files, config_of, load_model, load_tokenizer
 
 __all__ = ["CONFIG", "TASK", "TRAINER", "load", "prepare"]
 
@@ -73,11 +71,16 @@ def answers(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizer
     return [ids[labels != IGNORED].tolist() for ids, labels in coded]
 
 
+def vocabulary(config: dict[str, Any]) -> int | None:
+    """Entries of a model's output; a multi-modal model says it of its language model."""
+    found: int | None = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
+    return found
+
+
 def check_teacher(plan: TrainPlan, tokenizer: PreTrainedTokenizerFast) -> None:
     """See that the teacher speaks of the same tokens. Its weights are not read."""
     place = plan.method.models[TEACHER]
-    theirs = check_files(place).get("vocab_size")
-    own = json.loads(Path(plan.model.path, "config.json").read_text()).get("vocab_size")
+    theirs, own = vocabulary(check_files(place)), vocabulary(config_of(plan.model))
     known, wanted = load_tokenizer(place).get_vocab(), tokenizer.get_vocab()
     advice = f"{TEACHER}: {place.uri} must have the vocabulary of {plan.model.uri}, whose tokens it is compared by"
     if known != wanted:
@@ -101,7 +104,7 @@ def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizer
     longest = plan.training.max_length
     found = rollouts.prompts(rows, tokenizer, longest, method.max_completion_length)
     given = answers(plan, found.rows, tokenizer)
-    given = [ids[: longest - len(found.ids[text])] for ids, text in zip(given, found.texts, strict=False)]
+    given = [ids[: longest - len(prompt)] for ids, prompt in zip(given, found.ids, strict=False)]
     arguments: dict[str, Any] = {
         "max_completion_length": method.max_completion_length,
         "temperature": method.temperature,
@@ -110,6 +113,7 @@ def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizer
         "beta": method.beta,
         "disable_dropout": True,
         "log_completions": False,
+        **rollouts.unspoken(found, tokenizer),
     }
     options = {"processing_class": tokenizer, "prompts": found, "answers": given}
     return Prepared(found.dataset(), found.summary(), arguments, options)

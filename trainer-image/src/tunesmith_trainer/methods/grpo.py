@@ -38,6 +38,7 @@ def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizer
     scores = rewards.build(plan.method, found.rows)
     arguments: dict[str, Any] = {
         **rollouts.sampling(policy.rollout),
+        **rollouts.unspoken(found, tokenizer),
         "num_generations": policy.num_generations,
         "beta": policy.beta,
         # The ratio makes the divergence's gradient unbiased (arXiv 2512.02556), which holds for ratios by token only.

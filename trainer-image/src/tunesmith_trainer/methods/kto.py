@@ -8,15 +8,17 @@ from collections.abc import Sequence
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 from trl import KTOConfig, KTOTrainer
+from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 from tunesmith.api.methods import KTO
 from tunesmith.training.plan import TrainPlan
 
+from tunesmith_trainer.collate import adding
 from tunesmith_trainer.data import Row
 from tunesmith_trainer.errors import DataError
 from tunesmith_trainer.masks import split_answers
 from tunesmith_trainer.methods import Prepared
 from tunesmith_trainer.methods.causal import TASK, load
-from tunesmith_trainer.methods.preferences import Held
+from tunesmith_trainer.methods.preferences import Held, padded
 
 __all__ = ["CONFIG", "TASK", "TRAINER", "load", "prepare"]
 
@@ -48,6 +50,7 @@ def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizer
                 for row in range(count)
             ],
             "label": [bool(rows[row].label) for row in found.kept],
+            **found.media,
         }
     )
     options = plan.method.kto or KTO()
@@ -58,4 +61,5 @@ def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizer
         "train_sampling_strategy": "sequential",  # TRL insists; our own sampler shuffles
     }  # fmt: skip
     summary = f"{found.summary()}; {good} good and {count - good} bad answers"
-    return Prepared(dataset, summary, arguments, {"processing_class": tokenizer})
+    more, collator = adding(tokenizer, DataCollatorForUnpairedPreference(pad_token_id=padded(tokenizer)))
+    return Prepared(dataset, summary, arguments | more, {"processing_class": tokenizer, **collator})

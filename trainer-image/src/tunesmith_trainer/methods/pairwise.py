@@ -12,6 +12,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.utils import add_fused_lm_head
 from tunesmith.training.plan import MethodPlan, TrainPlan
 
+from tunesmith_trainer.collate import adding, twice
 from tunesmith_trainer.data import Row
 from tunesmith_trainer.methods import Prepared
 from tunesmith_trainer.methods.causal import TASK, load
@@ -61,13 +62,8 @@ class TRAINER(Metered, Trainer):
         """The mean over pairs."""
         mask = inputs["completion_mask"]
         labels = inputs["input_ids"].masked_fill(mask == 0, -100)
-        found = model(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            labels=labels,
-            fused_lm_head=True,
-            use_cache=False,
-        )
+        given = {name: value for name, value in inputs.items() if name != "completion_mask"}
+        found = model(**given, labels=labels, fused_lm_head=True, use_cache=False)
         sums = found.log_probs.float().sum(-1)
         lengths = mask[:, 1:].sum(-1).clamp(min=1)
         loss, better, worse = pair_loss(self.plan.method, *sums.chunk(2), *lengths.chunk(2))
@@ -83,4 +79,5 @@ def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizer
     """Prompts and both answers as tokens."""
     dataset, summary = pairs(rows, tokenizer, plan.training.max_length)
     collator = DataCollatorForPreference(pad_token_id=padded(tokenizer))
-    return Prepared(dataset, summary, {}, {"processing_class": tokenizer, "data_collator": collator})
+    more, media = adding(tokenizer, collator, twice)
+    return Prepared(dataset, summary, more, {"processing_class": tokenizer, "data_collator": collator, **media})

@@ -192,6 +192,7 @@ def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizer
     scores = rewards.build(plan.method, found.rows)
     arguments: dict[str, Any] = {
         **rollouts.sampling(policy.rollout),
+        **rollouts.unspoken(found, tokenizer),
         "beta": policy.kl_weight,
         "epsilon": policy.epsilon,
         "loss_type": "dapo",

@@ -23,10 +23,8 @@ def pairs(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, max_length: i
     """Rows as TRL's collator for preferences wants them, and a summary."""
     found = split_answers(rows, tokenizer, max_length, rejected=True)
     chosen, rejected = zip(*found.answers, strict=True)
-    return (
-        Dataset.from_dict({"prompt_ids": found.prompts, "chosen_ids": chosen, "rejected_ids": rejected}),
-        found.summary(),
-    )
+    columns = {"prompt_ids": found.prompts, "chosen_ids": chosen, "rejected_ids": rejected, **found.media}
+    return Dataset.from_dict(columns), found.summary()
 
 
 def padded(tokenizer: PreTrainedTokenizerFast) -> int:

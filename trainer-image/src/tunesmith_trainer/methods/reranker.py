@@ -12,12 +12,15 @@ from transformers import PreTrainedTokenizerFast, Trainer, TrainingArguments
 from tunesmith.api.methods import Reranker
 from tunesmith.training.plan import TrainPlan
 
+from tunesmith_trainer.collate import COLUMN, adding
 from tunesmith_trainer.data import Content, Row
 from tunesmith_trainer.errors import DataError
+from tunesmith_trainer.media import media_of
 from tunesmith_trainer.methods import Prepared
-from tunesmith_trainer.methods.classifiers import Classifier, load, pad_rows
+from tunesmith_trainer.methods.classifiers import Classifier, column, load, pad_rows, plain
 from tunesmith_trainer.methods.metered import Metered
 from tunesmith_trainer.methods.preferences import padded
+from tunesmith_trainer.multimodal import processor_of
 
 __all__ = ["CONFIG", "TASK", "TRAINER", "load", "prepare"]
 
@@ -42,9 +45,8 @@ class TRAINER(Classifier, Metered, Trainer):
     def loss_of(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Pointwise or listwise."""
         options = self.plan.method.reranker or Reranker()
-        found = model(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
-        ).logits.float()[:, 0]
+        given = {name: value for name, value in inputs.items() if name != "real"}
+        found = model(**given, use_cache=False).logits.float()[:, 0]
         real = inputs["real"]
         scores = torch.zeros(real.shape, device=found.device).masked_scatter(real, found)
         others = scores.masked_fill(~real, float("-inf"))[:, 1:]
@@ -54,25 +56,43 @@ class TRAINER(Classifier, Metered, Trainer):
         return rank_loss(options.loss, scores, real), metrics
 
 
-def plain(content: Content) -> str:
-    """A text, or a conversation's turns below each other."""
-    return content if isinstance(content, str) else "\n".join(str(message["content"]) for message in content)
+def paired(query: Content, document: Content, tokenizer: PreTrainedTokenizerFast, row: Row, most: int) -> list[int]:
+    """Tokens of a query and a document. The longer is cut; none where one with media is too long."""
+    media = media_of(query), media_of(document)
+    sides = [plain(one, tokenizer) for one in (query, document)]
+    if any(media):
+        multimodal = processor_of(tokenizer, row, [*media[0], *media[1]])
+        sides = [multimodal.expand(text, [], own, row.where)[0] for text, own in zip(sides, media, strict=True)]
+    coded: Any = tokenizer(*sides, truncation=not any(media), max_length=most)["input_ids"]
+    return list(coded) if len(coded) <= most else []
+
+
+def pairs_of(examples: Sequence[dict[str, Any]]) -> list[list[int]]:
+    """The media of all documents, each with its query's."""
+    return [one for e in examples for one in (e.get(COLUMN) or [[] for _ in e["documents"]])]
 
 
 def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> Prepared:
     """Query and document as the tokenizer joins pairs, as engines and CrossEncoders do. The longer is cut."""
     options = plan.method.reranker or Reranker()
     documents: list[list[list[int]]] = []
+    media: list[Any] = []
+    dropped = 0
     for row in rows:
         if options.loss == "Listwise" and not row.negatives:
             raise DataError(
                 f"{row.where}: no negatives; expected one at least, against which the positive wins, or loss Pointwise"
             )
         for positive in row.positives:
-            texts = [plain(one) for one in (positive, *row.negatives)]
-            query = [plain(row.messages or row.text)] * len(texts)
-            coded: Any = tokenizer(query, texts, truncation=True, max_length=plan.training.max_length)
-            documents.append(coded["input_ids"])
+            query, every = row.messages or row.text, (positive, *row.negatives)
+            coded = [paired(query, one, tokenizer, row, plan.training.max_length) for one in every]
+            if all(coded):
+                documents.append(coded)
+                media.append([[*media_of(query), *media_of(one)] for one in every])
+            else:
+                dropped += 1
+    if not documents:
+        raise DataError(f"all {len(rows)} rows are longer than spec.training.maxLength: raise it")
     pad = padded(tokenizer)
 
     def collate(examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -81,8 +101,12 @@ def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizer
         return {**pad_rows([document for one in examples for document in one["documents"]], pad), "real": real}
 
     count = sum(map(len, documents))
-    summary = f"{len(documents)} queries with {count} documents, {sum(len(d) for q in documents for d in q)} tokens"
+    tokens = sum(len(d) for q in documents for d in q)
+    summary = (
+        f"{len(documents)} queries with {count} documents, {tokens} tokens; {dropped} with media left out as longer"
+    )
+    more, collator = adding(tokenizer, collate, pairs_of)
     return Prepared(
-        Dataset.from_dict({"documents": documents}), summary, {},
-        {"processing_class": tokenizer, "data_collator": collate},
+        Dataset.from_dict({"documents": documents, **column(media, tokenizer)}), summary, more,
+        {"processing_class": tokenizer, "data_collator": collate, **collator},
     )  # fmt: skip

@@ -8,14 +8,18 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 from trl import RewardConfig, RewardTrainer
+from trl.trainer.reward_trainer import DataCollatorForPreference
 from tunesmith.api.methods import RewardModel
 from tunesmith.training.plan import TrainPlan
 
+from tunesmith_trainer.collate import COLUMN, adding
 from tunesmith_trainer.data import Row
 from tunesmith_trainer.errors import DataError
 from tunesmith_trainer.masks import need_template
+from tunesmith_trainer.media import media_of
 from tunesmith_trainer.methods import Prepared
-from tunesmith_trainer.methods.classifiers import Classifier, encode, load
+from tunesmith_trainer.methods.classifiers import Classifier, column, encode, load
+from tunesmith_trainer.methods.preferences import padded
 
 __all__ = ["CONFIG", "TASK", "TRAINER", "load", "prepare"]
 
@@ -30,14 +34,21 @@ class TRAINER(Classifier, RewardTrainer):
         return dataset
 
 
+def sides_of(examples: Sequence[dict[str, Any]]) -> list[list[int]]:
+    """The media of the better conversations, then of the worse ones."""
+    return [one[COLUMN][side] if one.get(COLUMN) else [] for side in (0, 1) for one in examples]
+
+
 def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> Prepared:
     """Both conversations as tokens. A conversation that is too long is left out: its end is what is judged."""
     need_template(rows, tokenizer)
     most = plan.training.max_length
     columns: dict[str, list[Any]] = {"chosen_ids": [], "rejected_ids": [], "margin": []}
+    media: list[Any] = []
     for row in rows:
         sides = [encode(side, tokenizer, row, most + 1) for side in (row.messages, row.rejected)]
-        if max(map(len, sides)) <= most:
+        if max(map(len, sides)) <= most and all(sides):
+            media.append([media_of(row.messages), media_of(row.rejected)])
             for name, value in zip(columns, (*sides, row.margin or 0.0), strict=True):
                 columns[name].append(value)
     left = len(columns["margin"])
@@ -45,11 +56,13 @@ def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizer
         raise DataError(f"all {len(rows)} rows are longer than spec.training.maxLength {most}: raise it")
     if not any(columns["margin"]):
         del columns["margin"]
+    columns |= column(media, tokenizer)
     weight = (plan.method.reward_model or RewardModel()).center_weight
     tokens = sum(map(len, columns["chosen_ids"] + columns["rejected_ids"]))
+    more, collator = adding(tokenizer, DataCollatorForPreference(pad_token_id=padded(tokenizer)), sides_of)
     return Prepared(
         Dataset.from_dict(columns),
         f"{left} pairs, {tokens} tokens; {len(rows) - left} left out as longer than maxLength",
-        {"center_rewards_coefficient": weight or None, "max_length": None, "disable_dropout": False},
-        {"processing_class": tokenizer},
+        {"center_rewards_coefficient": weight or None, "max_length": None, "disable_dropout": False, **more},
+        {"processing_class": tokenizer, **collator},
     )

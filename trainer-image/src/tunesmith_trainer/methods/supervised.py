@@ -9,13 +9,16 @@ from datasets import Dataset
 from pyarrow import table
 from transformers import PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from tunesmith.training.plan import TrainPlan
 
+from tunesmith_trainer.collate import adding
 from tunesmith_trainer.data import Row
 from tunesmith_trainer.lifecycle import Lifecycle
 from tunesmith_trainer.masks import columns, tokenize
 from tunesmith_trainer.methods import Prepared
 from tunesmith_trainer.methods.causal import TASK, load
+from tunesmith_trainer.methods.preferences import padded
 
 __all__ = ["CONFIG", "TASK", "TRAINER", "load", "prepare"]
 
@@ -41,4 +44,11 @@ def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizer
         f"{len(tokens.input_ids)} rows, {sum(map(len, tokens.input_ids))} tokens; {tokens.cut} cut to maxLength, "
         f"{tokens.dropped} left out as nothing to learn remained"
     )
-    return Prepared(Dataset(table(columns(tokens))), summary, arguments, {"processing_class": tokenizer})
+    options: dict[str, Any] = {"processing_class": tokenizer}
+    if tokens.media and training.packing:
+        summary += "; not packed, as rows have media"
+        arguments |= {"packing": False, "dataset_kwargs": {"skip_prepare_dataset": True}}
+    if not arguments["packing"]:
+        more, collator = adding(tokenizer, DataCollatorForLanguageModeling(pad_token_id=padded(tokenizer)))
+        arguments, options = arguments | more, options | collator
+    return Prepared(Dataset(table(columns(tokens))), summary, arguments, options)
