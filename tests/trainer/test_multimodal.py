@@ -137,6 +137,36 @@ def options(method: str, **models: Any) -> dict[str, Any]:
     return found.model_dump(exclude_none=True)
 
 
+def test_passes_over_answers_see_each_rows_own_image(vl: Path, tmp_path: Path) -> None:
+    """In any order and micro-batches, what a pass is given is what transformers' processor makes of that image."""
+    import torch
+    from PIL import Image
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from tunesmith.training.plan import Place
+    from tunesmith_trainer.collate import Injection
+    from tunesmith_trainer.media import Medium
+    from tunesmith_trainer.model import load_tokenizer
+
+    paths = [tmp_path / name for name in models.pictures(tmp_path).values()]
+    multimodal: Any = load_tokenizer(Place(uri="pvc://models/vl", path=str(vl))).multimodal  # type: ignore[attr-defined]
+    numbers = [multimodal.numbers([Medium("image", "here", path=str(path))]) for path in paths]
+    model: Any = AutoModelForImageTextToText.from_pretrained(vl).eval()
+    processor: Any = AutoProcessor.from_pretrained(vl)
+    text = "<|vision_start|><|image_pad|><|vision_end|>which?"
+    whole = [processor(text=[text], images=[Image.open(path)], return_tensors="pt") for path in paths]
+    with torch.no_grad():
+        expected = [model(**one).logits[0] for one in whole]
+    injection = Injection(multimodal, numbers)
+    injection.watch(model)
+    order = [2, 0, 1]
+    with torch.no_grad(), injection.of(order):
+        for rows in ([2, 0], [1], [2, 0, 1]):
+            found = model(input_ids=torch.cat([whole[row]["input_ids"] for row in rows])).logits
+            for row, logits in zip(rows, found, strict=True):
+                torch.testing.assert_close(logits, expected[row], rtol=1e-4, atol=1e-4)
+    assert (expected[0] - expected[1]).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("method", ["GRPO", "PPO"])
 def test_policies_learn_from_rewards_what_only_the_image_says(
     make_vl: Make, tmp_path: Path, taught: dict[str, Path], method: str
@@ -147,8 +177,8 @@ def test_policies_learn_from_rewards_what_only_the_image_says(
     own = {"rollout": {"max_completion_length": 4, "temperature": 1.0}, "rewards": [reward]}
     own |= {"num_generations": 6} if method == "GRPO" else {"iterations": 2}
     rows = [{"query": "<image>which colour?", "solution": c, "images": [f"{c}.png"]} for c in COLOURS]
-    plan = make_vl(rows=rows, method=options(method, **{method.lower(): own}), tuner={"type": "Full"}, max_steps=40,
-                   learning_rate=3e-3, global_batch_size=18, micro_batch_size=18)  # fmt: skip
+    plan = make_vl(rows=rows, method=options(method, **{method.lower(): own}), tuner={"type": "Full"}, max_steps=60,
+                   learning_rate=5e-4, global_batch_size=18, micro_batch_size=18)  # fmt: skip
     plan = over(plan, taught["guesses"])
     ending = train(plan)
     rewards = [line["metrics"]["reward"] for line in support.read_log(plan) if "reward" in line["metrics"]]
