@@ -102,3 +102,7 @@ class Interrupted(TrainerError):
 
     reason = "Interrupted"
     exit_code = 143
+
+
+BY_REASON: dict[str, type[TrainerError]] = {kind.reason: kind for kind in TrainerError.__subclasses__()}
+"""The class of a failure by its name, as endings have it."""
