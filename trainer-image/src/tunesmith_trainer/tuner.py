@@ -98,7 +98,7 @@ def lora_config(model: PreTrainedModel, tuner: TunerPlan, task: str) -> Any:
     # Where the head is the embeddings, a trained copy of one must be the other, too.
     both = (model.get_input_embeddings(), model.get_output_embeddings())
     ends = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if module in both}
-    tied = model.config.tie_word_embeddings and bool(ends & set(tuner.modules_to_save))
+    tied = getattr(model.config, "tie_word_embeddings", False) and bool(ends & set(tuner.modules_to_save))
     return LoraConfig(
         task_type=task,
         r=tuner.rank,
