@@ -101,7 +101,10 @@ def test_suspend_resume_retry_and_delete(call: Call, kubectl: Kubectl, running: 
     call("resume", "x")
     kubectl.wait("ftj", "x", "Running")
     # What was logged before and after is one curve, without a gap.
-    made = kubectl.get("ftj", "x")["status"]["attempts"][-1]["resumedStep"]
+    made = eventually(
+        lambda: kubectl.get("ftj", "x")["status"]["attempts"][-1].get("resumedStep"),
+        lambda: kubectl("describe", "ftj", "x"),
+    )
     step_reached(kubectl, "x", made + 3)
     [curve] = json.loads(call("plot", "x", "-o", "json").stdout)
     assert curve["steps"][: made + 3] == list(range(1, made + 4))

@@ -23,7 +23,7 @@ class MortalClient(Client):
 
     def __init__(self, live: Client, dies_at: int | None = None, after: bool = False) -> None:
         super().__init__()
-        self._api = live._api
+        self._connection = live._connection
         self.writes = 0
         self._dies_at, self._after = dies_at, after
 
