@@ -69,7 +69,7 @@ def _inline(node: Any, definitions: dict[str, Any]) -> Any:
     if result.get("default", ...) is None:
         del result["default"]
     elif isinstance(result.get("default"), dict):
-        result["default"] = {key: value for key, value in result["default"].items() if value is not None}
+        result["default"] = without_nulls(result["default"])
     return result
 
 
@@ -89,3 +89,12 @@ def _check(node: Any, path: str) -> None:
                 _check(inner, f"{path}.{name}")
         elif key not in OPAQUE:
             _check(value, f"{path}.{key}")
+
+
+def without_nulls(value: dict[str, Any]) -> dict[str, Any]:
+    """What is null is absent in a resource; the API server takes no such default."""
+    return {
+        key: without_nulls(inner) if isinstance(inner, dict) else inner
+        for key, inner in value.items()
+        if inner is not None
+    }
