@@ -57,6 +57,7 @@ def weights(plan: TrainPlan, ending: Ending | None) -> dict[str, Any]:
 
 CASES = [
     ("Full", "DDP", "None", 2), ("Full", "ZeRO1", "None", 2), ("Full", "ZeRO2", "Optimizer", 2),
+    ("Full", "FSDP2", "None", 2), ("LoRA", "FSDP2", "None", 2), ("QLoRA", "FSDP2", "None", 2),
     ("Full", "ZeRO3", "None", 2), ("Full", "ZeRO3", "All", 2), ("Full", "ZeRO3", "None", 1),
     ("LoRA", "ZeRO1", "None", 2), ("LoRA", "ZeRO2", "None", 2), ("LoRA", "ZeRO3", "None", 2),
     ("LoRA", "ZeRO2", "None", 1), ("QLoRA", "ZeRO1", "None", 2), ("QLoRA", "ZeRO3", "None", 2),

@@ -29,6 +29,8 @@ def settings(plan: TrainPlan, kind: type[TrainingArguments], bf16: bool, cuda: b
     training = plan.training
     # ZeRO-3 with adapters: its hooks on parameters need the reentrant form.
     reentrant = plan.distribution.strategy == "ZeRO3" and plan.tuner.type != "Full"
+    # FSDP2 computes activations anew by itself, once the weights are gathered.
+    checkpointing = training.gradient_checkpointing and plan.distribution.strategy != "FSDP2"
     return kind(
         output_dir=plan.checkpoint.path,
         num_train_epochs=training.epochs,
@@ -40,8 +42,8 @@ def settings(plan: TrainPlan, kind: type[TrainingArguments], bf16: bool, cuda: b
         warmup_steps=training.warmup_ratio,  # below 1 it is a part of all steps
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
-        gradient_checkpointing=training.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": reentrant} if training.gradient_checkpointing else None,
+        gradient_checkpointing=checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": reentrant} if checkpointing else None,
         bf16=bf16,
         fp16=False,
         seed=training.seed,

@@ -148,7 +148,7 @@ class Checkpoints:
 
     def needs_conversion(self, checkpoint: Path) -> bool:
         """Whether another number of processes wrote their parts of ZeRO's optimizer."""
-        return self.strategy != "DDP" and read_manifest(checkpoint).world_size != self.world_size
+        return self.strategy.startswith("ZeRO") and read_manifest(checkpoint).world_size != self.world_size
 
     def draft(self) -> None:
         """Make room for a checkpoint in the making."""

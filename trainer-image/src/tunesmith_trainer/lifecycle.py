@@ -65,8 +65,8 @@ class Lifecycle(Base):
         return str(self.checkpoints.staging)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Nothing where DeepSpeed writes the weights with its optimizer."""
-        if not self.is_deepspeed_enabled:
+        """Nothing where DeepSpeed or FSDP2 write the weights with the optimizer."""
+        if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             super().save_model(output_dir, _internal_call)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:

@@ -1,8 +1,12 @@
-"""How the model is spread over the processes: DDP by torch, ZeRO 1 to 3 by DeepSpeed, on GPUs and on CPUs alike."""
+"""How the model is spread over the processes: DDP and FSDP2 by torch, ZeRO 1 to 3 by DeepSpeed, on GPUs and on CPUs
+alike.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +17,13 @@ from tunesmith_trainer.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-STAGES = {"DDP": 0, "ZeRO1": 1, "ZeRO2": 2, "ZeRO3": 3}
+STAGES = {"DDP": 0, "FSDP2": 0, "ZeRO1": 1, "ZeRO2": 2, "ZeRO3": 3}
+"""DeepSpeed's stage; 0: it has no part in it."""
+SPLIT = ("ZeRO3", "FSDP2")
+"""Where no process holds the weights whole."""
 TIMEOUT_SECONDS = "600"
+CHECKPOINTED = "_checkpoint_wrapped_module."
+"""Within names of parameters, where torch computes activations anew."""
 
 
 def timeout() -> timedelta:
@@ -27,8 +36,8 @@ def check(distribution: DistributionPlan) -> None:
     stage = STAGES[distribution.strategy]
     if distribution.offload != "None" and not stage:
         raise ConfigError(
-            f"spec.distribution.offload: {distribution.offload}, but strategy DDP keeps all on the device: use ZeRO1, "
-            "ZeRO2 or ZeRO3, or offload None"
+            f"spec.distribution.offload: {distribution.offload}, but strategy {distribution.strategy} keeps all on the "
+            "device: use ZeRO1, ZeRO2 or ZeRO3, or offload None"
         )
     if distribution.offload == "All" and stage < 3:
         raise ConfigError(
@@ -44,6 +53,12 @@ def join(plan: TrainPlan, cuda: bool) -> None:
     from tunesmith_trainer import group
 
     stage, alone = STAGES[plan.distribution.strategy], plan.world_size == 1
+    sharded = plan.distribution.strategy == "FSDP2"
+    if alone and sharded:
+        raise ConfigError(
+            "spec.distribution.strategy: FSDP2 shares the weights out among processes, and there is one: use DDP, or more "
+            "of spec.processesPerNode or spec.nodes"
+        )
     if alone and not stage:
         return
     local = int(os.environ.setdefault("LOCAL_RANK", "0"))
@@ -56,6 +71,8 @@ def join(plan: TrainPlan, cuda: bool) -> None:
     )
     if stage:
         _begin_deepspeed(cuda)
+    if sharded and not cuda:
+        _begin_fsdp_on_cpu()
 
 
 def _begin_deepspeed(cuda: bool) -> None:
@@ -88,9 +105,35 @@ def _begin_deepspeed(cuda: bool) -> None:
     training_args.is_torch_bf16_gpu_available = lambda: True
 
 
+def _begin_fsdp_on_cpu() -> None:
+    # accelerate turns FSDP into DDP, without a word, where it finds processes on CPUs. fully_shard itself takes gloo.
+    from accelerate import PartialState
+    from accelerate.utils import DistributedType
+    from transformers import training_args
+
+    PartialState._reset_state()
+    PartialState(cpu=True, backend="gloo")
+    # Of this, and of the plugin that transformers makes of fsdp_config, AcceleratorState makes FSDP.
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    training_args.is_torch_bf16_gpu_available = lambda: True  # as above
+
+
 def arguments(plan: TrainPlan, cuda: bool) -> dict[str, Any]:
     """The strategy's part of TrainingArguments."""
     stage = STAGES[plan.distribution.strategy]
+    if plan.distribution.strategy == "FSDP2":
+        return {
+            "fsdp": True,
+            "fsdp_config": {
+                "version": 2,
+                "reshard_after_forward": True,
+                "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",  # the layers that the model's class names
+                "activation_checkpointing": plan.training.gradient_checkpointing,
+                "state_dict_type": "SHARDED_STATE_DICT",  # each process writes its part of a checkpoint
+                "cpu_ram_efficient_loading": False,
+            },
+            **({} if cuda else {"accelerator_config": {"use_configured_state": True}}),
+        }
     if not stage:
         return {
             "use_cpu": not cuda,
@@ -124,6 +167,9 @@ def check_engine(wrapped: Any, plan: TrainPlan) -> None:
 
     asked, found = plan.distribution, type(wrapped).__name__
     stage = STAGES[asked.strategy]
+    if asked.strategy == "FSDP2":
+        _check_fsdp(wrapped, plan)
+        return
     if not stage:
         if isinstance(wrapped, DistributedDataParallel) != (plan.world_size > 1) or found == "DeepSpeedEngine":
             raise ConfigError(f"strategy DDP over {plan.world_size} process(es), but the model is a {found}")
@@ -152,6 +198,29 @@ def check_engine(wrapped: Any, plan: TrainPlan) -> None:
         )
 
 
+def _check_fsdp(wrapped: Any, plan: TrainPlan) -> None:
+    from torch.distributed.fsdp import FSDPModule
+
+    name = "spec.distribution.strategy: FSDP2"
+    if not isinstance(wrapped, FSDPModule):
+        raise ConfigError(f"{name}, but the model is a {type(wrapped).__name__}, not split by fully_shard")
+    units = sum(isinstance(module, FSDPModule) for module in wrapped.modules())
+    if units < 3:  # the whole, its ends, and the layers
+        raise ConfigError(f"{name}, but the model is split in {units} unit(s), so its layers are gathered all at once")
+    whole, own = held_by_fsdp(wrapped)
+    if own * plan.world_size > whole * 1.5 + 1e5:
+        raise ConfigError(f"{name} over {plan.world_size}, but a process holds {own} of {whole} weights")
+
+
+def held_by_fsdp(model: torch.nn.Module) -> tuple[int, int]:
+    """(all, this process's part) of the weights."""
+    from torch.distributed.tensor import DTensor
+
+    parameters = list(model.parameters())
+    own = sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in parameters)
+    return sum(p.numel() for p in parameters), own
+
+
 def held(engine: Any, stage: int) -> tuple[int, int]:
     """(all, this process's part) of what the stage splits: weights for 3, the optimizer's float32 weights else."""
     if stage == 3:
@@ -162,10 +231,9 @@ def held(engine: Any, stage: int) -> tuple[int, int]:
 
 
 def whole_state(model: torch.nn.Module, trained_only: bool) -> dict[str, torch.Tensor]:
-    """All weights of a model that ZeRO-3 has split, gathered one by one into rank 0's memory; every process calls it.
-    Empty on the others.
+    """All weights of a model that ZeRO-3 or FSDP2 has split, gathered one by one into rank 0's memory; every process
+    calls it. Empty on the others.
     """
-    import deepspeed
     import torch
 
     state: dict[str, torch.Tensor] = {}
@@ -173,7 +241,24 @@ def whole_state(model: torch.nn.Module, trained_only: bool) -> dict[str, torch.T
     for name, parameter in model.named_parameters():
         if trained_only and not parameter.requires_grad:
             continue
-        with deepspeed.zero.GatheredParameters([parameter]):
+        with _whole(parameter) as tensor:
             if first:
-                state[name] = parameter.detach().to("cpu", copy=True)
+                state[name.replace(CHECKPOINTED, "")] = tensor.detach().to("cpu", copy=True)
     return state
+
+
+@contextmanager
+def _whole(parameter: Any) -> Iterator[torch.Tensor]:
+    """A parameter in one piece, for as long as it is needed."""
+    from torch.distributed.tensor import DTensor
+
+    if isinstance(parameter, DTensor):
+        yield parameter.full_tensor()
+        return
+    if not hasattr(parameter, "ds_id"):
+        yield parameter
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters([parameter]):
+        yield parameter

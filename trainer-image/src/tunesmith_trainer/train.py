@@ -116,7 +116,7 @@ def finish(plan: TrainPlan, trainer: Lifecycle, sources: list[SourceFile]) -> En
     )  # fmt: skip
     full = plan.tuner.type == "Full"
     model: Any = trainer.model
-    split = plan.distribution.strategy == "ZeRO3"
+    split = plan.distribution.strategy in strategy.SPLIT
     state = strategy.whole_state(model, trained_only=not full) if split else None
     trainer.fence.check(group.first_says)
     if group.is_first():

@@ -63,35 +63,58 @@ def batches(spec: FineTuneJobSpec) -> str:
     return f"use {f'{below} or ' if below else ''}{below + each}, or another numGenerations"
 
 
-ZERO = ("ZeRO1", "ZeRO2", "ZeRO3")
+SHARING = ("FSDP2", "ZeRO1", "ZeRO2", "ZeRO3")
 PROJECTING = ("GaLore", "APOLLO")
 WHOLE = ("Adafactor", *PROJECTING)
+EIGHT_BIT = ("AdamW8bit", "PagedAdamW8bit")
 
 
 def unsplit(job: FineTuneJobSpec | TrainPlan) -> tuple[str, ...]:
     """The strategies that would split what the tuner or the optimizer must see whole."""
     if job.training.optimizer in WHOLE or (job.tuner.peft and job.tuner.peft.type == "AdaLoRA"):
-        return ZERO
-    return ("ZeRO3",) if job.tuner.initialization == "PiSSA" or job.tuner.quantization == "Int8" else ()
+        return SHARING
+    if job.tuner.quantization == "Int8":
+        return ("FSDP2", "ZeRO3")
+    return ("ZeRO3",) if job.tuner.initialization == "PiSSA" else ()
+
+
+def processes(spec: FineTuneJobSpec) -> int:
+    """Training processes of all nodes."""
+    limits = spec.resources.limits or {}
+    each = spec.processes_per_node or next((int(limits[name]) for name in GPUS if name in limits), 1)
+    return spec.nodes * each
 
 
 RULES = (
     Rule(
         lambda spec: (
-            unsplit(spec) == ("ZeRO3",)
-            and (spec.distribution.strategy == "ZeRO3" or spec.distribution.offload == "All")
+            "ZeRO3" in unsplit(spec)
+            and "ZeRO2" not in unsplit(spec)
+            and (spec.distribution.strategy in unsplit(spec) or spec.distribution.offload == "All")
         ),
         "spec.distribution",
-        "ZeRO3 can split neither Int8 weights nor those that PiSSA is to decompose",
+        "ZeRO3 and FSDP2 cannot split Int8 weights, nor ZeRO3 those that PiSSA is to decompose",
         "use Auto, DDP or ZeRO2 with offload None or Optimizer, or another quantization or initialization",
     ),
     Rule(
         lambda spec: (
-            unsplit(spec) == ZERO and (spec.distribution.strategy in ZERO or spec.distribution.offload != "None")
+            unsplit(spec) == SHARING and (spec.distribution.strategy in SHARING or spec.distribution.offload != "None")
         ),
         "spec.distribution",
         "it splits tensors that AdaLoRA, and the optimizers Adafactor, GaLore and APOLLO, must see whole",
         "use Auto or DDP, or another tuner or optimizer",
+    ),
+    Rule(
+        lambda spec: spec.distribution.strategy == "FSDP2" and processes(spec) == 1,
+        "spec.distribution.strategy",
+        "FSDP2 shares the weights out among processes, and there is one",
+        "use DDP, or more of processesPerNode or nodes",
+    ),
+    Rule(
+        lambda spec: spec.distribution.strategy == "FSDP2" and spec.training.optimizer in EIGHT_BIT,
+        "spec.training.optimizer",
+        "bitsandbytes' optimizers cannot update the tensors that FSDP2 shares out",
+        "use AdamW, or strategy DDP or ZeRO3",
     ),
     Rule(
         lambda spec: spec.training.optimizer in PROJECTING and spec.tuner.type != "Full",

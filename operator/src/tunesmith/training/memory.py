@@ -14,7 +14,7 @@ from tunesmith.training.plan import DistributionPlan, TrainPlan, TunerPlan
 
 __all__ = ["Choice", "Estimate", "choose", "estimate"]
 
-Strategy = Literal["Auto", "DDP", "ZeRO1", "ZeRO2", "ZeRO3"]
+Strategy = Literal["Auto", "DDP", "FSDP2", "ZeRO1", "ZeRO2", "ZeRO3"]
 Offload = Literal["None", "Optimizer", "All"]
 OFFLOADS: tuple[Offload, ...] = ("Optimizer", "All")
 SHORTEST = 256  # tokens; nobody trains on less

@@ -134,7 +134,7 @@ class CheckpointPlan(Place):
 class DistributionPlan(Model):
     """How the model is spread over the processes."""
 
-    strategy: Literal["DDP", "ZeRO1", "ZeRO2", "ZeRO3"] = "DDP"
+    strategy: Literal["DDP", "FSDP2", "ZeRO1", "ZeRO2", "ZeRO3"] = "DDP"
     offload: Literal["None", "Optimizer", "All"] = "None"
 
 
