@@ -29,6 +29,7 @@ OPTIONS: dict[str, Any] = {
 }  # fmt: skip
 TUNERS: dict[str, dict[str, Any]] = {
     "Full": {"type": "Full"}, "LoRA": {"type": "LoRA", "rank": 4, "alpha": 16, "dropout": 0.2},
+    "QLoRA": {"type": "QLoRA", "rank": 4, "alpha": 16, "dropout": 0.2, "quantization": "NF4"},
 }  # fmt: skip
 STEPS = [1, 2, 3, 4, 5, 6, 7]
 
@@ -80,16 +81,20 @@ def test_one_process_stopped_by_sigterm(make_plan: Make, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize(("name", "tuner"), [("DDP", "LoRA"), ("ZeRO1", "Full"), ("ZeRO2", "LoRA"), ("ZeRO3", "Full")])
+@pytest.mark.parametrize(
+    ("name", "tuner"),
+    [("DDP", "LoRA"), ("ZeRO1", "Full"), ("ZeRO2", "LoRA"), ("ZeRO3", "Full"),
+     ("FSDP2", "Full"), ("FSDP2", "QLoRA")],
+)  # fmt: skip
 def test_two_processes_one_of_which_gets_a_signal(
     make_plan: Make, tmp_path: Path, uninterrupted: dict[str, Whole], name: str, tuner: str, number: signal.Signals
 ) -> None:
     whole, plan = (
         over(make_plan(run=run, tuner=TUNERS[tuner], processes=2, **OPTIONS), name) for run in ("whole", "broken")
     )
-    if name not in uninterrupted:
-        uninterrupted[name] = processes.run(whole, tmp_path)[0].ending(), log(whole)
-    expected, lines = uninterrupted[name]
+    if name + tuner not in uninterrupted:
+        uninterrupted[name + tuner] = processes.run(whole, tmp_path)[0].ending(), log(whole)
+    expected, lines = uninterrupted[name + tuner]
     ranks = processes.start(plan, tmp_path, act_after, (5, "1", number))
     codes = processes.wait(ranks)
     if number == signal.SIGTERM:
@@ -119,7 +124,7 @@ def test_two_processes_one_of_which_gets_a_signal(
     ("name", "tuner", "before", "after"),
     [
         ("DDP", "Full", 2, 1), ("DDP", "Full", 1, 2), ("ZeRO1", "Full", 2, 1), ("ZeRO2", "Plain", 1, 2),
-        ("ZeRO3", "Full", 1, 2), ("ZeRO3", "Plain", 2, 1),
+        ("ZeRO3", "Full", 1, 2), ("ZeRO3", "Plain", 2, 1), ("FSDP2", "Full", 2, 4),
     ],
 )  # fmt: skip
 def test_a_run_goes_on_with_another_number_of_processes(
@@ -129,6 +134,7 @@ def test_a_run_goes_on_with_another_number_of_processes(
     are taken in another order. (Dropout is not the same: each process draws its own.)
     """
     options = OPTIONS | {"tuner": TUNERS["Full"] if tuner == "Full" else TUNERS["LoRA"] | {"dropout": 0.0}}
+    options["micro_batch_size"] = 4 // max(before, after)
     whole = make_plan(run="whole", **options)
     train(whole)
     first, second = (over(make_plan(run="changed", processes=count, **options), name) for count in (before, after))

@@ -97,11 +97,13 @@ def test_each_strategy_learns_what_one_process_does(
         assert torch.isfinite(found[key]).all()
 
 
-@pytest.mark.parametrize(("tuner", "name"), [("Full", "ZeRO2"), ("LoRA", "ZeRO3")])
-def test_zero_computes_in_bfloat16_what_float32_gives_to_its_precision(
+@pytest.mark.parametrize(("tuner", "name"), [("Full", "ZeRO2"), ("LoRA", "ZeRO3"), ("Full", "FSDP2")])
+def test_what_is_split_computes_in_bfloat16_what_float32_gives_to_its_precision(
     make_plan: Make, tmp_path: Path, alone: dict[str, tuple[TrainPlan, Ending]], tuner: str, name: str
 ) -> None:
-    """DeepSpeed holds the weights in bfloat16, whose steps are 1/128, and float32 ones in its optimizer."""
+    """Whose steps are 1/128, with activations computed anew. DeepSpeed holds float32 weights in its optimizer; FSDP2
+    holds no others, and gathers them in bfloat16.
+    """
     import torch
 
     plan = over(
@@ -123,12 +125,13 @@ def report_parts(path: str) -> None:
     def checked(wrapped: Any, plan: TrainPlan) -> None:
         check(wrapped, plan)
         stage = strategy.STAGES[plan.distribution.strategy]
-        Path(path).write_text("{} {}".format(*strategy.held(wrapped, stage)))
+        parts = strategy.held(wrapped, stage) if stage else strategy.held_by_fsdp(wrapped)
+        Path(path).write_text("{} {}".format(*parts))
 
     strategy.check_engine = checked
 
 
-@pytest.mark.parametrize("name", ["ZeRO1", "ZeRO3"])
+@pytest.mark.parametrize("name", ["ZeRO1", "ZeRO3", "FSDP2"])
 def test_a_process_holds_its_part_only(make_plan: Make, tmp_path: Path, name: str) -> None:
     plan = over(make_plan(tuner=TUNERS["Full"], processes=2, **OPTIONS | {"max_steps": 1}), name)
     processes.run(plan, tmp_path, report_parts, (str(tmp_path / "held"),))
@@ -141,20 +144,23 @@ def plain_instead(*_: Any) -> None:
     """As accelerate does when it is told to use CPUs: DDP, without a word."""
     strategy.arguments = lambda plan, cuda: {"use_cpu": True, "ddp_backend": "gloo"}  # type: ignore[assignment]
     strategy._begin_deepspeed = lambda cuda: None
+    strategy._begin_fsdp_on_cpu = lambda: None
 
 
-def test_ddp_in_place_of_zero_is_refused(make_plan: Make, tmp_path: Path) -> None:
-    plan = over(make_plan(processes=2, **OPTIONS), "ZeRO2")
+@pytest.mark.parametrize("name", ["ZeRO2", "FSDP2"])
+def test_ddp_in_place_of_what_was_asked_for_is_refused(make_plan: Make, tmp_path: Path, name: str) -> None:
+    plan = over(make_plan(processes=2, **OPTIONS), name)
     ranks = processes.start(plan, tmp_path, plain_instead)
     assert processes.wait(ranks) == [64, 64]
     ending = ranks[0].ending()
     assert ending
-    assert "spec.distribution.strategy: ZeRO2, but the model is a DistributedDataParallel" in ending.message
+    assert f"spec.distribution.strategy: {name}, but the model is a DistributedDataParallel" in ending.message
 
 
 @pytest.mark.parametrize(
     ("name", "offload", "message"),
     [
+        ("FSDP2", "All", "strategy FSDP2 keeps all on the device: use ZeRO1"),
         ("DDP", "Optimizer", "strategy DDP keeps all on the device: use ZeRO1"),
         ("ZeRO2", "All", "ZeRO2 does not split: use strategy ZeRO3"),
     ],
@@ -162,6 +168,11 @@ def test_ddp_in_place_of_zero_is_refused(make_plan: Make, tmp_path: Path) -> Non
 def test_offloads_that_no_strategy_does_are_refused(make_plan: Make, name: str, offload: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         train(over(make_plan(), name, offload))
+
+
+def test_fsdp_in_one_process_is_refused(make_plan: Make) -> None:
+    with pytest.raises(ConfigError, match="FSDP2 shares the weights out among processes, and there is one: use DDP"):
+        train(over(make_plan(), "FSDP2"))
 
 
 def test_each_row_comes_once_in_an_epoch_and_steps_are_full() -> None:

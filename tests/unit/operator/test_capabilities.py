@@ -35,6 +35,7 @@ def spec_of(cell: Cell) -> FineTuneJobSpec:
             "tuner": {"type": cell.tuner},
             "training": {"microBatchSize": 2},
             "distribution": {"strategy": cell.strategy},
+            "processesPerNode": 2 if cell.strategy == "FSDP2" else 1,
             "nodes": 2 if cell.nodes == "SeveralNodes" else 1,
             "resources": GPU if cell.rollout != "Transformers" else {},
         }
@@ -74,6 +75,13 @@ def test_what_is_unverified_has_its_row_in_the_docs() -> None:
     ("parts", "words"),
     [
         ({"tuner": {"type": "QLoRA", "quantization": "Int8"}, "distribution": {"strategy": "ZeRO3"}}, "Int8 weights"),
+        ({"tuner": {"type": "QLoRA", "quantization": "Int8"}, "distribution": {"strategy": "FSDP2"}}, "Int8 weights"),
+        ({"distribution": {"strategy": "FSDP2"}}, "and there is one: use DDP, or more of processesPerNode or nodes"),
+        (
+            {"distribution": {"strategy": "FSDP2"}, "nodes": 2, "training": {"optimizer": "AdamW8bit"}},
+            "use AdamW, or strategy DDP or ZeRO3",
+        ),
+        ({"training": {"optimizer": "Adafactor"}, "distribution": {"strategy": "FSDP2"}}, "see whole"),
         ({"tuner": {"initialization": "PiSSA"}, "distribution": {"strategy": "ZeRO3"}}, "PiSSA is to decompose"),
         ({"tuner": {"type": "PEFT", "peft": {"type": "AdaLoRA"}}, "distribution": {"strategy": "ZeRO1"}}, "see whole"),
         (

@@ -113,6 +113,7 @@ def plan(tuner: dict[str, Any] = LORA, nodes: int = 1, processes: int = 1, **tra
 
 
 DDP = DistributionPlan()
+FSDP = DistributionPlan(strategy="FSDP2")
 
 
 def zero(stage: int, offload: str = "None") -> DistributionPlan:
@@ -228,6 +229,13 @@ def test_zero_takes_what_its_paper_says(distribution, size):
     assert (needs.weights + needs.gradients + needs.optimizer) / GB == pytest.approx(size, abs=0.05)
 
 
+def test_fsdp_shares_out_all_that_is_held():
+    """16 bytes a parameter (float32 weights, gradients and two moments), by the number of processes."""
+    needs = estimate(plan(FULL, nodes=8, processes=8), facts(LLAMA_7B), FSDP)
+    assert needs.weights + needs.gradients + needs.optimizer == pytest.approx(16 * 6_738_415_616 / 64, rel=1e-6)
+    assert needs.overhead > 2 * 2 * facts(LLAMA_7B).layer
+
+
 # Model, tuner, training, GB and the part by which an estimate may differ. See docs/memory.md for the sources.
 FIGURES = {
     "LLaMA-Factory, Full (AMP), 7B": (LLAMA_7B, FULL, {}, 120, 0.2),
@@ -267,6 +275,7 @@ def test_each_lever_takes_less():
     totals = [estimate(plan(t), found, DDP).total for t in (FULL, LORA, INT8, QLORA)]
     assert totals == sorted(totals, reverse=True)
     eight = plan(FULL, processes=8)
+    assert estimate(eight, found, FSDP).total < estimate(eight, found, zero(2)).total
     spread = (DDP, zero(1), zero(2), zero(3), zero(3, "Optimizer"), zero(3, "All"))
     totals = [estimate(eight, found, one).total for one in spread]
     assert totals == sorted(totals, reverse=True)

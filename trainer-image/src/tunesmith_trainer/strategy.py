@@ -56,8 +56,8 @@ def join(plan: TrainPlan, cuda: bool) -> None:
     sharded = plan.distribution.strategy == "FSDP2"
     if alone and sharded:
         raise ConfigError(
-            "spec.distribution.strategy: FSDP2 shares the weights out among processes, and there is one: use DDP, or more "
-            "of spec.processesPerNode or spec.nodes"
+            "spec.distribution.strategy: FSDP2 shares the weights out among processes, and there is one: use DDP, or "
+            "more of spec.processesPerNode or spec.nodes"
         )
     if alone and not stage:
         return

@@ -26,9 +26,9 @@ class Distribution(Model):
     )
     strategy: Literal["Auto", "DDP", "FSDP2", "ZeRO1", "ZeRO2", "ZeRO3"] = "Auto"
     """DDP (every process holds everything) or DeepSpeed's ZeRO (arXiv 1910.02054): the optimizer's state (ZeRO1), also
-    the gradients (ZeRO2), also the weights (ZeRO3) are shared out among the processes. FSDP2: torch's fully_shard, which
-    shares all three out (arXiv 2304.11277). Auto: the first of DDP, ZeRO2,
-    ZeRO3, ZeRO3 with offload that fits the memory by its estimate."""
+    the gradients (ZeRO2), also the weights (ZeRO3) are shared out among the processes. FSDP2: torch's fully_shard
+    (arXiv 2304.11277), which shares all three out. Auto: the first of DDP, ZeRO2, ZeRO3, ZeRO3 with offload that fits
+    the memory by its estimate."""
     offload: Literal["None", "Optimizer", "All"] = "None"
     """Keep the optimizer's state, or also the weights, in the host's memory."""
 

@@ -16,7 +16,7 @@ from tunesmith.client.checking import schema
 from tunesmith.kube.client import path_of
 from tunesmith.kube.connection import ApiError, Object
 from tunesmith.schema.crd import KINDS
-from tunesmith.training.planning import GPU_RESOURCES
+from tunesmith.training.matrix import GPUS
 
 OLDEST = (1, 29)
 STORE = "tunesmith-store"
@@ -191,7 +191,7 @@ async def accelerators(client: AsyncClient) -> list[Finding]:
     result = []
     for node in await _list(client, "/api/v1/nodes"):
         have = node.get("status", {}).get("allocatable", {})
-        for name in GPU_RESOURCES:
+        for name in GPUS:
             if int(have.get(name, 0)):
                 size = node["metadata"].get("labels", {}).get(GPU_MEMORY)
                 todo = "" if size else "install GPU feature discovery, or set spec.memory.perDevice"

@@ -8,13 +8,13 @@ from datetime import datetime
 from tunesmith.api.base import Resources
 from tunesmith.api.job import Accounting
 from tunesmith.api.quantity import amount
-from tunesmith.training.planning import GPU_RESOURCES
+from tunesmith.training.matrix import GPUS
 
 
 def devices(resources: Resources) -> tuple[str, float] | None:
     """(resource, number) of the devices of one pod: its GPUs, else its CPU cores. None: it asks for neither."""
     wanted = {**(resources.requests or {}), **(resources.limits or {})}
-    for name in (*GPU_RESOURCES, "cpu"):
+    for name in (*GPUS, "cpu"):
         if name in wanted:
             return name, float(amount(wanted[name]))
     return None

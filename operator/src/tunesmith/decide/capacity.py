@@ -7,7 +7,7 @@ import re
 from tunesmith.api.modeldeployment import ModelDeploymentSpec, ServingMemory
 from tunesmith.api.quantity import amount
 from tunesmith.serving.contract import Footprint
-from tunesmith.training.planning import GPU_RESOURCES
+from tunesmith.training.matrix import GPUS
 
 GIB = 2**30
 # vLLM 0.32.0 on CPU is three processes with 0.9 GiB resident each, beside the model; part of it is shared libraries.
@@ -18,7 +18,7 @@ UTILIZATION = 0.92  # vLLM's default
 def gpus(spec: ModelDeploymentSpec) -> int:
     """GPUs of a pod."""
     limits = spec.resources.limits or {}
-    return next((int(amount(limits[name])) for name in GPU_RESOURCES if name in limits), 0)
+    return next((int(amount(limits[name])) for name in GPUS if name in limits), 0)
 
 
 def memory(spec: ModelDeploymentSpec, found: Footprint, gpu_memory: int | None) -> ServingMemory:

@@ -15,9 +15,9 @@ from tunesmith.children.meta import ROLE_LABEL, Object
 from tunesmith.decide import pods as pod_facts
 from tunesmith.decide.endings import Action, action
 from tunesmith.decide.jobstate import job_condition
+from tunesmith.training.matrix import GPUS
 from tunesmith.training.memory import Choice, choose
 from tunesmith.training.plan import TrainPlan
-from tunesmith.training.planning import GPU_RESOURCES
 from tunesmith.training.report import Inspection
 
 
@@ -80,4 +80,4 @@ def per_device(spec: FineTuneJobSpec, plan: TrainPlan, gpu_memory: int | None) -
 
 
 def _has_gpus(spec: FineTuneJobSpec) -> bool:
-    return any(name in (spec.resources.limits or {}) for name in GPU_RESOURCES)
+    return any(name in (spec.resources.limits or {}) for name in GPUS)

@@ -74,13 +74,13 @@ def estimate(plan: TrainPlan, facts: ModelFacts, distribution: DistributionPlan,
     """Memory of one device under `distribution`. With `cpu` the processes share the host's, without accelerators."""
     float32 = plan.training.dtype == "Float32" or (plan.training.dtype == "Auto" and cpu)
     compute, full = 4 if float32 else 2, plan.tuner.type == "Full"
-    sharded = distribution.strategy != "DDP"
+    sharded = distribution.strategy.startswith("ZeRO")
     # Full, unsharded: float32 weights under autocast, whose casts live as long as the forward pass.
     held = 4 if full and not sharded else compute
     widths = Widths(compute, held if full else compute)
     number = trained(plan, facts)
     passing = peak(plan, facts, widths, cpu)
-    if full and not sharded and compute == 2:
+    if full and distribution.strategy == "DDP" and compute == 2:
         passing += 2 * (facts.linear + facts.experts)
     if plan.tuner.quantization:  # one layer's weights at a time, as they were
         passing += compute * facts.hidden * max(facts.intermediate, facts.heads * facts.head_dim)
@@ -91,12 +91,35 @@ def estimate(plan: TrainPlan, facts: ModelFacts, distribution: DistributionPlan,
     adapters = 0 if full else number
     if sharded:
         return _zero(plan, facts, distribution, cpu, compute, number, adapters, passing)
+    if distribution.strategy == "FSDP2":
+        return _fsdp(plan, facts, cpu, compute, held, number, adapters, passing)
     # AdamW over lists of tensors makes one more of their size (torch.optim: foreach). On CPU it goes one by one.
     temporary = 4 * (facts.largest if full else 0) if cpu else 4 * number
     buckets = 4 * number if plan.world_size > 1 else 0  # DistributedDataParallel without gradient_as_bucket_view
     weights, gradients = base_bytes(plan, facts, held) + 4 * adapters, 4 * number
     optimizer = state_bytes(plan, facts, number)
     return _estimate(plan, cpu, weights, gradients, optimizer, max(passing, temporary), buckets)
+
+
+def _fsdp(
+    plan: TrainPlan,
+    facts: ModelFacts,
+    cpu: bool,
+    compute: int,
+    held: int,
+    number: int,
+    adapters: int,
+    passing: int,
+) -> Estimate:
+    """FSDP2: each process keeps its part of everything, float32 where it is trained (arXiv 2304.11277, section 3)."""
+    world = plan.world_size
+    weights = (base_bytes(plan, facts, held) + 4 * adapters) // world
+    gradients, optimizer = 4 * number // world, state_bytes(plan, facts, number) // world
+    # Gathered at a time: the ends, and a layer with the next one; and the gradients of a layer on their way.
+    trained_part = min(1.0, number / facts.parameters)
+    layer, ends = facts.layer, facts.embeddings + facts.head
+    buckets = compute * (2 * layer + ends) + int(4 * trained_part * (layer + ends))
+    return _estimate(plan, cpu, weights, gradients, optimizer, max(passing, 4 * number // world), buckets)
 
 
 def _zero(

@@ -78,11 +78,10 @@ def unsplit(job: FineTuneJobSpec | TrainPlan) -> tuple[str, ...]:
     return ("ZeRO3",) if job.tuner.initialization == "PiSSA" else ()
 
 
-def processes(spec: FineTuneJobSpec) -> int:
-    """Training processes of all nodes."""
+def processes_per_node(spec: FineTuneJobSpec) -> int:
+    """Training processes of a pod: as asked, else one per GPU, else one."""
     limits = spec.resources.limits or {}
-    each = spec.processes_per_node or next((int(limits[name]) for name in GPUS if name in limits), 1)
-    return spec.nodes * each
+    return spec.processes_per_node or next((int(limits[name]) for name in GPUS if name in limits), 1)
 
 
 RULES = (
@@ -105,7 +104,7 @@ RULES = (
         "use Auto or DDP, or another tuner or optimizer",
     ),
     Rule(
-        lambda spec: spec.distribution.strategy == "FSDP2" and processes(spec) == 1,
+        lambda spec: spec.distribution.strategy == "FSDP2" and spec.nodes * processes_per_node(spec) == 1,
         "spec.distribution.strategy",
         "FSDP2 shares the weights out among processes, and there is one",
         "use DDP, or more of processesPerNode or nodes",

@@ -13,7 +13,7 @@ from tunesmith.api.mergejob import MergeJobSpec
 from tunesmith.api.methods import Method, attribute
 from tunesmith.api.tuner import Tuner
 from tunesmith.training.location import join, locate
-from tunesmith.training.matrix import PlanError, refuse
+from tunesmith.training.matrix import PlanError, processes_per_node, refuse
 from tunesmith.training.plan import (
     CheckpointPlan,
     DatasetPlan,
@@ -31,7 +31,6 @@ from tunesmith.training.plan import (
     place,
 )
 
-GPU_RESOURCES = ("nvidia.com/gpu", "amd.com/gpu")
 RANK = 8
 """Of adapters, where the spec names none."""
 Resolved = Mapping[tuple[str, str], str]
@@ -41,14 +40,6 @@ Resolved = Mapping[tuple[str, str], str]
 def address(source: Source, resolved: Resolved) -> str:
     """The address of a source whose reference, if it is one, is resolved."""
     return resolved[source.reference] if source.reference else (source.uri or "")
-
-
-def processes_per_node(spec: FineTuneJobSpec) -> int:
-    """Training processes of a pod: as asked, else one per GPU, else one."""
-    if spec.processes_per_node:
-        return spec.processes_per_node
-    limits = spec.resources.limits or {}
-    return next((int(limits[name]) for name in GPU_RESOURCES if name in limits), 1)
 
 
 def run_folder(job: Job, store: str) -> str:
