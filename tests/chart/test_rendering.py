@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -13,6 +14,8 @@ from chart.support import CHART, NAMESPACE, Refused, Render, one, read
 from chart.values_matrix import DIGEST, MATRIX, REFUSED
 from tunesmith.children.meta import KIND_LABEL, Owner
 from tunesmith.children.serving import pod_labels
+from tunesmith.openai_api import catalog
+from tunesmith.openai_api import settings as openai_settings
 from tunesmith.serving.contract import AGENT_PORT, ENGINE_PORT
 from tunesmith.settings import load
 from tunesmith.training.report import PORT
@@ -121,7 +124,9 @@ def test_restricted_security_context(render: Render) -> None:
 
 
 def environment(manifests: list[dict[str, Any]]) -> dict[str, str]:
-    (container,) = one(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
+    component = "app.kubernetes.io/component"
+    operator = [m for m in manifests if m["metadata"].get("labels", {}).get(component) == "operator"]
+    (container,) = one(operator, "Deployment")["spec"]["template"]["spec"]["containers"]
     return {item["name"]: item.get("value", "from-the-pod") for item in container["env"]}
 
 
@@ -277,3 +282,37 @@ def test_pod_monitors_select_the_pods_that_the_operator_makes(render: Render) ->
         if m["kind"] == "PodMonitor"
     }
     assert only == ("team-a",)
+
+
+def test_the_openai_api_is_restricted_has_no_rights_and_understands_its_environment(
+    render: Render, tmp_path: Path
+) -> None:
+    manifests = render(MATRIX["openai-api"])
+    assert {m["metadata"]["name"] for m in manifests if "Role" in m["kind"]} == {
+        m["metadata"]["name"] for m in render() if "Role" in m["kind"]
+    }
+    for namespace in ("team-a", "team-b"):
+        own = [
+            m for m in manifests if m["metadata"].get("namespace") == namespace and "openai" in m["metadata"]["name"]
+        ]
+        assert {m["kind"] for m in own} == {"Deployment", "ConfigMap", "Service", "NetworkPolicy"}
+        pod = one(own, "Deployment")["spec"]["template"]["spec"]
+        assert pod["automountServiceAccountToken"] is False
+        assert "serviceAccountName" not in pod
+        (container,) = pod["containers"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        given = {item["name"]: item["value"] for item in container["env"]}
+        settings = openai_settings.load({"KUBERNETES_SERVICE_HOST": "10.0.0.1", **given})
+        assert (settings.namespace, settings.store) == (namespace, "pvc://tunesmith-store/openai")
+        mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
+        folders = {
+            str(folder) for folder in (settings.models.parent, settings.folder.parent, settings.authority.parent)
+        }
+        assert folders <= mounts
+        (tmp_path / "models.yaml").write_text(one(own, "ConfigMap")["data"]["models.yaml"])
+        assert catalog.load(tmp_path / "models.yaml")["small"].spec["nodes"] == 2

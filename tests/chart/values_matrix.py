@@ -79,6 +79,15 @@ MATRIX: dict[str, dict[str, Any]] = {
             {"maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "ScheduleAnyway"}
         ],
     },
+    "openai-api": {
+        "pods": {"imagePullSecrets": ["regcred"]},
+        "networkPolicy": {"enabled": True, "servingFrom": [{"podSelector": {}}]},
+        "openaiApi": {
+            "enabled": True,
+            "namespaces": ["team-a", "team-b"],
+            "models": {"small": {"uri": "hf://org/small", "secret": "hub", "spec": {"tuner": {"rank": 4}, "nodes": 2}}},
+        },
+    },
     "marked-pods": {"podLabels": {"team": "a"}, "podAnnotations": {"note": "b"}},
     "subchart": {"global": {"imageRegistry": "other"}},
 }
@@ -94,6 +103,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a store that is no claim": ({"defaultStore": "s3://bucket/path"}, "defaultStore"),
     "half a digest": ({"trainerImage": {"digest": "sha256:12"}}, "digest"),
     "a pull secret as an object": ({"pods": {"imagePullSecrets": [{"name": "x"}]}}, "imagePullSecrets"),
+    "an API nowhere": ({"openaiApi": {"enabled": True}}, "openaiApi.namespaces"),
+    "a model without an address": ({"openaiApi": {"models": {"x": {}}}}, "uri"),
+    "what each request decides": (
+        {"openaiApi": {"models": {"x": {"uri": "hf://a/b", "spec": {"method": {}}}}}},
+        "method",
+    ),
     "a peer that is none": ({"networkPolicy": {"metricsFrom": [{}]}}, "metricsFrom"),
     "a misspelt affinity": ({"affinity": {"nodeAffinity": {"required": {}}}}, "nodeAffinity"),
     "a key reference without a key": (

@@ -47,6 +47,15 @@ class Connection:
         self.namespace = "default"
         """Of the kubeconfig's context, or the pod's own."""
 
+    @classmethod
+    def of_token(cls, server: str, authority: str, token: str) -> Self:
+        """As whoever the token is of, and with no credentials of this process. `authority`: file of the server's CA."""
+        configuration = Configuration(host=server, ssl_ca_cert=authority)
+        configuration.api_key["BearerToken"] = f"Bearer {token}"
+        connection = cls()
+        connection._api = ApiClient(configuration)
+        return connection
+
     async def __aenter__(self) -> Self:
         await self.open()
         return self
@@ -56,6 +65,8 @@ class Connection:
 
     async def open(self) -> None:
         """Read the credentials: the ones asked for, else KUBECONFIG's, else the pod's, else the user's file's."""
+        if self._api:
+            return
         named, context = self._wanted
         path = named or os.environ.get("KUBECONFIG")
         configuration = Configuration()

@@ -1,0 +1,140 @@
+"""Files over HTTP, by the official client. The API server's answer to `may I?` is the only thing that is stood in for:
+tests/integration/test_openai_api.py asks a real one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import openai
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from tunesmith.openai_api.catalog import Catalog
+from tunesmith.openai_api.files import Files
+from tunesmith.openai_api.server import Server
+from tunesmith.openai_api.settings import Settings
+
+CHAT = json.dumps({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "ä"}]}).encode()
+PREFERENCE = json.dumps(
+    {
+        "input": {"messages": [{"role": "user", "content": "q"}]},
+        "preferred_output": [{"role": "assistant", "content": "good"}],
+        "non_preferred_output": [{"role": "assistant", "content": "bad"}],
+    }
+).encode()
+
+
+async def review(request: web.Request) -> web.Response:
+    token = request.headers["Authorization"].removeprefix("Bearer ")
+    if token == "stranger":
+        return web.json_response({"message": "Unauthorized"}, status=401)
+    wanted = (await request.json())["spec"]["resourceAttributes"]
+    assert wanted == {"namespace": "team", "group": "tunesmith.io", "resource": "finetunejobs", "verb": "create"}
+    return web.json_response({"status": {"allowed": token == "trainer"}})
+
+
+async def no_jobs(_: web.Request) -> web.Response:
+    return web.json_response({"items": []})
+
+
+@pytest.fixture
+async def address(tmp_path: Path) -> AsyncIterator[str]:
+    api = web.Application()
+    api.router.add_post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)
+    api.router.add_get("/apis/tunesmith.io/v1alpha1/namespaces/team/finetunejobs", no_jobs)
+    async with TestServer(api) as kubernetes:
+        settings = Settings(namespace="team", server=str(kubernetes.make_url("")).rstrip("/"), max_file_mib=1)
+        own = Server(settings.model_copy(update={"authority": ""}), Catalog({}), Files(tmp_path / "openai"))
+        async with TestServer(own.application()) as server:
+            yield str(server.make_url("/v1"))
+
+
+@pytest.fixture
+async def client(address: str) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(base_url=address, api_key="trainer", max_retries=0) as client:
+        yield client
+
+
+async def test_a_file_is_kept_listed_read_and_deleted(client: openai.AsyncOpenAI, tmp_path: Path) -> None:
+    made = await client.files.create(file=("rows.jsonl", CHAT), purpose="fine-tune")
+    assert (made.filename, made.bytes, made.status) == ("rows.jsonl", len(CHAT), "processed")
+    same = await client.files.create(file=("again.jsonl", CHAT), purpose="fine-tune")
+    assert {one.id async for one in await client.files.list(limit=1)} == {made.id, same.id}
+    assert [one async for one in await client.files.list(purpose="batch")] == []
+    assert (await client.files.retrieve(made.id)).filename == "rows.jsonl"
+    assert (await client.files.content(made.id)).content == CHAT
+    assert (await client.files.delete(made.id)).deleted
+    # The other upload of the same content still has it.
+    assert (await client.files.content(same.id)).content == CHAT
+    await client.files.delete(same.id)
+    with pytest.raises(openai.NotFoundError, match="No such File object"):
+        await client.files.retrieve(same.id)
+    assert [path.name for path in (tmp_path / "openai").rglob("*") if path.is_file()] == []
+
+
+async def test_what_jobs_read_of_a_preference_file_is_in_the_trainers_form(
+    client: openai.AsyncOpenAI, tmp_path: Path
+) -> None:
+    made = await client.files.create(file=("pairs.jsonl", PREFERENCE), purpose="fine-tune")
+    record = Files(tmp_path / "openai").get(made.id)
+    row = json.loads((tmp_path / "openai" / record.data).read_text())
+    assert [row[side][-1]["content"] for side in ("chosen", "rejected")] == ["good", "bad"]
+    assert (await client.files.content(made.id)).content == PREFERENCE
+    await client.files.delete(made.id)
+    assert not (tmp_path / "openai" / record.data).exists()
+
+
+async def test_a_bad_file_is_refused_and_leaves_nothing(client: openai.AsyncOpenAI, tmp_path: Path) -> None:
+    with pytest.raises(openai.BadRequestError, match="Line 2 is not a dictionary") as caught:
+        await client.files.create(file=("rows.jsonl", CHAT + b"\nnonsense"), purpose="fine-tune")
+    assert (caught.value.type, caught.value.param, caught.value.code) == (
+        "invalid_request_error", "file", "invalid_file",
+    )  # fmt: skip
+    with pytest.raises(openai.BadRequestError, match="Files here are for 'fine-tune'"):
+        await client.files.create(file=("rows.jsonl", CHAT), purpose="batch")
+    with pytest.raises(openai.APIStatusError, match="larger than 1 MiB") as large:
+        await client.files.create(file=("rows.jsonl", b"x" * (2**20 + 1)), purpose="fine-tune")
+    assert large.value.status_code == 413
+    assert [path for path in (tmp_path / "openai").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("token", "error"), [("stranger", openai.AuthenticationError), ("reader", openai.PermissionDeniedError)]
+)
+async def test_files_are_for_who_may_make_jobs(
+    client: openai.AsyncOpenAI, token: str, error: type[openai.APIStatusError]
+) -> None:
+    made = await client.files.create(file=("rows.jsonl", CHAT), purpose="fine-tune")
+    other = client.with_options(api_key=token)
+    for attempt in (
+        lambda: other.files.retrieve(made.id),
+        lambda: other.files.content(made.id),
+        lambda: other.files.delete(made.id),
+        lambda: other.files.create(file=("x", CHAT), purpose="fine-tune"),
+        lambda: other.fine_tuning.jobs.create(model="x", training_file=made.id),
+    ):
+        with pytest.raises(error):
+            await attempt()
+    assert (await client.files.retrieve(made.id)).id == made.id
+
+
+@pytest.mark.parametrize("path", ["files/file-..%2F..%2Fx", "files/file-a%2Fb/content", "fine_tuning/jobs/a%2Fb"])
+async def test_no_path_leaves_the_folder(address: str, path: str) -> None:
+    async with aiohttp.ClientSession(headers={"Authorization": "Bearer trainer"}) as http:
+        from yarl import URL
+
+        async with http.get(URL(f"{address}/{path}", encoded=True)) as answer:
+            assert answer.status == 404
+            assert "No such" in (await answer.json())["error"]["message"]
+
+
+async def test_everything_else_is_an_error_in_openais_shape(address: str) -> None:
+    async with aiohttp.ClientSession() as http:
+        for method, path, status in (("GET", "nowhere", 404), ("PUT", "files", 405), ("GET", "files", 401)):
+            async with http.request(method, f"{address}/{path}") as answer:
+                assert answer.status == status
+                assert (await answer.json())["error"].keys() == {"message", "type", "param", "code"}
