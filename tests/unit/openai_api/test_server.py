@@ -1,4 +1,4 @@
-"""Files over HTTP, by the official client. The API server's answer to `may I?` is the only thing that is stood in for:
+"""The HTTP, by the official client, with the few answers of an API server that it needs:
 tests/integration/test_openai_api.py asks a real one.
 """
 
@@ -7,13 +7,14 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import openai
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from tunesmith.openai_api.catalog import Catalog
+from tunesmith.openai_api.catalog import Base, Catalog
 from tunesmith.openai_api.files import Files
 from tunesmith.openai_api.server import Server
 from tunesmith.openai_api.settings import Settings
@@ -26,6 +27,7 @@ PREFERENCE = json.dumps(
         "non_preferred_output": [{"role": "assistant", "content": "bad"}],
     }
 ).encode()
+TABLE = {"small": Base(uri="hf://org/small")}
 
 
 async def review(request: web.Request) -> web.Response:
@@ -37,18 +39,50 @@ async def review(request: web.Request) -> web.Response:
     return web.json_response({"status": {"allowed": token == "trainer"}})
 
 
-async def no_jobs(_: web.Request) -> web.Response:
-    return web.json_response({"items": []})
+class Jobs:
+    """FineTuneJobs, as the API server would keep them."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, dict[str, Any]] = {}
+
+    async def create(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        stamp = f"2026-01-01T00:00:0{len(self.kept)}Z"
+        body["metadata"] |= {"uid": "u", "namespace": "team", "resourceVersion": "1", "creationTimestamp": stamp}
+        self.kept[body["metadata"]["name"]] = body
+        return web.json_response(body)
+
+    async def list(self, request: web.Request) -> web.Response:
+        assert request.query["labelSelector"] == "tunesmith.io/openai-api=true"
+        return web.json_response({"items": list(self.kept.values())})
+
+    async def get(self, request: web.Request) -> web.Response:
+        found = self.kept.get(request.match_info["name"])
+        return web.json_response(found or {"message": "not found"}, status=200 if found else 404)
+
+    async def patch(self, request: web.Request) -> web.Response:
+        change, body = await request.json(), self.kept[request.match_info["name"]]
+        assert change["metadata"]["resourceVersion"] == body["metadata"]["resourceVersion"]
+        body["metadata"]["annotations"] |= change["metadata"].get("annotations", {})
+        body["spec"] |= change["spec"]
+        return web.json_response(body)
 
 
 @pytest.fixture
-async def address(tmp_path: Path) -> AsyncIterator[str]:
+def jobs() -> Jobs:
+    return Jobs()
+
+
+@pytest.fixture
+async def address(tmp_path: Path, jobs: Jobs) -> AsyncIterator[str]:
     api = web.Application()
     api.router.add_post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)
-    api.router.add_get("/apis/tunesmith.io/v1alpha1/namespaces/team/finetunejobs", no_jobs)
+    path = "/apis/tunesmith.io/v1alpha1/namespaces/team/finetunejobs"
+    api.add_routes([web.get(path, jobs.list), web.post(path, jobs.create)])
+    api.add_routes([web.get(path + "/{name}", jobs.get), web.patch(path + "/{name}", jobs.patch)])
     async with TestServer(api) as kubernetes:
         settings = Settings(namespace="team", server=str(kubernetes.make_url("")).rstrip("/"), max_file_mib=1)
-        own = Server(settings.model_copy(update={"authority": ""}), Catalog({}), Files(tmp_path / "openai"))
+        own = Server(settings.model_copy(update={"authority": ""}), Catalog(TABLE), Files(tmp_path / "openai"))
         async with TestServer(own.application()) as server:
             yield str(server.make_url("/v1"))
 
@@ -138,3 +172,48 @@ async def test_everything_else_is_an_error_in_openais_shape(address: str) -> Non
             async with http.request(method, f"{address}/{path}") as answer:
                 assert answer.status == status
                 assert (await answer.json())["error"].keys() == {"message", "type", "param", "code"}
+
+
+async def test_a_jobs_life(client: openai.AsyncOpenAI, jobs: Jobs, tmp_path: Path) -> None:
+    rows = await client.files.create(file=("rows.jsonl", CHAT), purpose="fine-tune")
+    api = client.fine_tuning.jobs
+    one = await api.create(model="small", training_file=rows.id, suffix="One", metadata={"n": "1"})
+    two = await api.create(model="small", training_file=rows.id, seed=3, metadata={"n": "2"})
+    assert one.id.endswith("-one")
+    assert two.seed == 3
+    [dataset] = jobs.kept[one.id]["spec"]["datasets"]
+    assert (tmp_path / "openai" / dataset["uri"].removeprefix("pvc://tunesmith-store/openai/")).read_bytes() == CHAT
+    assert [job.id async for job in await api.list(limit=1)] == [two.id, one.id]
+    assert [job.id async for job in await api.list(metadata={"n": "1"})] == [one.id]
+    await api.pause(one.id)
+    assert jobs.kept[one.id]["spec"]["suspend"] is True
+    await api.resume(one.id)
+    assert jobs.kept[one.id]["spec"]["suspend"] is False
+    with pytest.raises(openai.ConflictError, match=f"is used by {two.id}|is used by {one.id}"):
+        await client.files.delete(rows.id)
+    for job in (one, two):
+        assert (await api.cancel(job.id)).status == "cancelled"
+        with pytest.raises(openai.BadRequestError, match="its status is cancelled"):
+            await api.resume(job.id)
+    assert (await api.list_events(one.id, limit=1)).data[0].message == "The job was cancelled"
+    assert [checkpoint async for checkpoint in await api.checkpoints.list(one.id)] == []
+    assert (await client.files.delete(rows.id)).deleted
+    assert [model.id async for model in await client.models.list()] == ["small"]
+
+
+async def test_a_reinforcement_job_reads_its_grader_from_the_claim(
+    client: openai.AsyncOpenAI, jobs: Jobs, tmp_path: Path
+) -> None:
+    row = json.dumps({"messages": [{"role": "user", "content": "2+2?"}], "solution": "4"}).encode()
+    rows = await client.files.create(file=("rows.jsonl", row), purpose="fine-tune")
+    source = "def grade(sample, item): return 1.0"
+    grader: Any = {"type": "python", "name": "own", "source": source}
+    method: Any = {"type": "reinforcement", "reinforcement": {"grader": grader}}
+    job = await client.fine_tuning.jobs.create(model="small", training_file=rows.id, method=method)
+    [reward] = jobs.kept[job.id]["spec"]["method"]["grpo"]["rewards"]
+    name = reward["python"]["uri"].removeprefix("pvc://tunesmith-store/openai/")
+    assert (tmp_path / "openai" / name).read_text().startswith(source)
+    with pytest.raises(openai.BadRequestError, match="does not fit method dpo"):
+        await client.fine_tuning.jobs.create(model="small", training_file=rows.id, method={"type": "dpo"})
+    with pytest.raises(openai.BadRequestError, match="Available: small"):
+        await client.fine_tuning.jobs.create(model="other", training_file=rows.id)
