@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from tunesmith.api.methods import MethodType
 from tunesmith.training.plan import DatasetPlan, ValidationPlan
-from tunesmith_trainer.data import Row, read_datasets
+from tunesmith_trainer.data import Row
 from tunesmith_trainer.errors import DataError
+from tunesmith_trainer.reading import read_datasets
 
 pytestmark = pytest.mark.trainer
 
@@ -163,10 +164,10 @@ GOOD = '{"query": "Q", "response": "A"}\n'
         ),
         ("d.jsonl", "", ["datasets[0] pvc://c/d.jsonl: there are no rows"]),
         ("d.jsonl", b"\xff\xfe{", ["cannot be read as .jsonl", "utf-8"]),
-        ("d.json", '{"rows": []}', ["found an object; expected a list of objects", "name the file .jsonl"]),
+        ("d.json", '{\n"rows": []}', ["found an object; expected a list of objects", "or one object on each line"]),
         ("d.csv", "query,response\nQ,A\nQ,\n", ["row 3: response is empty"]),
         ("d.parquet", "nope", ["cannot be read as .parquet"]),
-        ("d.txt", "hello", ["unknown type of file '.txt'", ".jsonl, .ndjson, .json, .csv, .parquet"]),
+        ("d.txt", "hello", ["unknown type of file '.txt'", ".jsonl, .ndjson, .json, .csv, .tsv, .parquet"]),
     ],
 )
 def test_a_bad_row_is_named_with_what_was_found_and_what_to_do(

@@ -243,9 +243,9 @@ def test_the_reward_models_loss_equals_a_plain_computation(make_plan: Make, toke
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_tokens_are_those_that_supervised_training_learns(make_plan: Make, tokenizer: Any, name: str) -> None:
-    from tunesmith_trainer.data import read_datasets
     from tunesmith_trainer.masks import tokenize
     from tunesmith_trainer.methods import recipe
+    from tunesmith_trainer.reading import read_datasets
 
     plan = make_plan(rows=rows_of(name), method=METHODS[name])
     rows = read_datasets(plan.datasets, plan.method.type, 0).rows

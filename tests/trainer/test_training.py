@@ -29,10 +29,10 @@ def make_trainer(plan: TrainPlan, *callbacks: Any) -> Any:
     """The trainer of a plan, not yet run."""
     from tunesmith_trainer.build import build
     from tunesmith_trainer.checkpoint import Checkpoints
-    from tunesmith_trainer.data import read_datasets
     from tunesmith_trainer.fencing import Fence
     from tunesmith_trainer.methods import recipe
     from tunesmith_trainer.model import load_tokenizer
+    from tunesmith_trainer.reading import read_datasets
 
     rows = read_datasets(plan.datasets, plan.method.type, 0).rows
     prepared = recipe(plan.method.type).prepare(plan, rows, load_tokenizer(plan.model))

@@ -16,8 +16,8 @@ from tunesmith.api.base import Artifact
 from tunesmith.training.location import join
 from tunesmith.training.plan import MergePlan, TrainPlan, digest
 
-from tunesmith_trainer.data import SourceFile
 from tunesmith_trainer.model import manifest_of
+from tunesmith_trainer.reading import SourceFile
 
 if TYPE_CHECKING:
     import torch

@@ -1,24 +1,22 @@
-"""Datasets: files -> rows in one form, by method (forms.py). Every error names file, row, what was found and what
-was expected. Nothing of torch is needed here.
+"""Columns of a file -> rows in one form, by method (forms.py). Every error names file, row, what was found and what was
+expected.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
 from tunesmith.api.methods import MethodType
-from tunesmith.training.plan import DatasetPlan, ValidationPlan
+from tunesmith.training.plan import DatasetPlan
 
+from tunesmith_trainer.agents import normal, parsed
 from tunesmith_trainer.errors import DataError
-from tunesmith_trainer.files import Split, data_files, kind_of, read_file
+from tunesmith_trainer.files import kind_of
 from tunesmith_trainer.media import attach, parts_of
 
 # Names that people give their columns, the commonest first.
@@ -34,6 +32,10 @@ ROLES = {
     "system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant",
     "bot": "assistant", "model": "assistant", "tool": "tool", "tool_response": "tool", "observation": "tool",
 }  # fmt: skip
+
+COLUMNS = ("messages", "query", "response", "system", "text", "rejected", "label", "tools")
+RENAMED = {"rejected": "rejected_response", "label": "label", "tools": "tools"}
+"""Columns that are looked for under one name only."""
 
 Message = dict[str, Any]
 Content = str | tuple[Message, ...]
@@ -64,14 +66,6 @@ class Row:
 
 
 @dataclass(frozen=True)
-class SourceFile:
-    """A file that rows came from, for the artefact's manifest."""
-
-    uri: str
-    digest: str
-
-
-@dataclass(frozen=True)
 class Reader:
     """Turns the rows of one dataset into Rows."""
 
@@ -88,12 +82,27 @@ class Reader:
         """One Row from the columns of one row; paths of its media are relative to `folder`."""
         from tunesmith_trainer.forms import FORMS
 
-        for name in ("messages", "query", "response", "system", "text"):
+        for name in COLUMNS:
             column = getattr(self.dataset.columns, name)
             if column is not None and column not in found:
                 self.fail(where, f"no column {column!r}", found, f"it, as {self.label}.columns.{name} names it")
+        for name, usual in RENAMED.items():
+            if column := getattr(self.dataset.columns, name):
+                worse = "rejected_messages" if name == "rejected" and isinstance(found[column], list) else usual
+                found = {**{k: v for k, v in found.items() if k != column}, worse: found[column]}
+        if found.get("tools"):
+            found = {**found, "tools": self.tools(where, found)}
         form: Callable[[Reader, str, dict[str, Any]], Row] = FORMS.get(self.method, Reader.conversation)
         return attach(self, form(self, where, found), found, folder)
+
+    def tools(self, where: str, found: dict[str, Any]) -> list[Any]:
+        """The tools of a row, which may be JSON, as a whole or each of them."""
+        tools = parsed(found["tools"])
+        if isinstance(tools, str) and not tools.strip():
+            return []
+        if not isinstance(tools, list) or any(not isinstance(one, dict) for one in map(parsed, tools)):
+            self.fail(where, f"tools is {kind_of(tools)}", found, "a list of tools, each an object with its function")
+        return [parsed(one) for one in tools]
 
     def conversation(self, where: str, found: dict[str, Any], answer: bool = True) -> Row:
         """A conversation or a text; without `answer`, a question may stand alone."""
@@ -104,11 +113,6 @@ class Reader:
         if columns.text or (text and not columns.query and not messages and (self.plain or not query)):
             return Row(where, text=self.string(where, found, text or "", "text"))
         tools = found.get("tools")
-        if isinstance(tools, str):
-            try:
-                tools = json.loads(tools) if tools.strip() else None
-            except ValueError:
-                self.fail(where, "tools is no JSON", found, "a list of tools")
         if messages and not columns.query:
             turns = self.turns(where, found[messages], messages, found)
             return Row(where, messages=(*self.system(where, found, turns), *turns), tools=tools or None)
@@ -134,10 +138,21 @@ class Reader:
         asked = self.string(where, found, query, "question")
         if query == "instruction" and found.get("input"):
             asked += "\n" + self.string(where, found, "input", "input")
-        turns = [{"role": "user", "content": asked}]
+        turns = self.history(where, found)
+        turns.append({"role": "user", "content": asked})
         if response:
             turns.append({"role": "assistant", "content": self.string(where, found, response, "answer")})
         return Row(where, messages=(*self.system(where, found, turns), *turns), tools=tools or None)
+
+    def history(self, where: str, found: dict[str, Any]) -> list[Message]:
+        """Earlier turns: pairs of a question and an answer."""
+        turns: list[Message] = []
+        for pair in parsed(found.get("history")) or []:
+            if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(one, str) for one in pair):
+                self.fail(where, "history has what is no pair", found, "pairs of a question and its answer")
+            for role, content in zip(("user", "assistant"), pair, strict=True):
+                turns.append({"role": role, "content": self.fill(content)})
+        return turns
 
     def system(self, where: str, found: dict[str, Any], turns: Sequence[Message]) -> list[Message]:
         """The system prompt of a row's own column, unless the conversation begins with one."""
@@ -156,16 +171,19 @@ class Reader:
         if not isinstance(value, list) or not value:
             self.fail(where, f"{column} is {'empty' if value == [] else kind_of(value)}", found, "a list of messages")
         turns: list[Message] = []
-        for number, item in enumerate(value):
-            at = f"{column}[{number}]"
-            if not isinstance(item, dict) or not ({"role", "from"} & item.keys()):
-                self.fail(where, f"{at} is no message", found, 'an object like {"role": "user", "content": "…"}')
-            named = item.get("role", item.get("from"))
-            role = ROLES.get(str(named))
+        spoken = [self.spoken(where, item, f"{column}[{number}]", found) for number, item in enumerate(value)]
+        for number, item in enumerate(normal(spoken)):
+            at, named = f"{column}[{number}]", item.get("role")
+            role = (self.dataset.columns.roles or {}).get(str(named)) or ROLES.get(str(named))
             if role is None:
-                self.fail(where, f"{at} has the role {named!r}", found, f"one of {sorted(ROLES)}")
-            more = {k: v for k, v in item.items() if k not in ("role", "from", "content", "value") and v is not None}
-            content = item.get("content", item.get("value"))
+                expected = f"one of {sorted(ROLES)}; or map it with {self.label}.columns.roles"
+                self.fail(where, f"{at} has the role {named!r}", found, expected)
+            more = {k: v for k, v in item.items() if k not in ("role", "content") and v is not None}
+            if (loss := learned(more)) is not None:
+                if role != "assistant" or loss not in (0, 1):
+                    self.fail(where, f"{at} has the loss {loss!r}", found, "true or false, at an assistant's turn")
+                more["loss"] = bool(loss)
+            content = item.get("content")
             if isinstance(content, list):
                 parts = parts_of(content)
                 if isinstance(parts, str):
@@ -184,6 +202,18 @@ class Reader:
                 self.fail(where, f"{at} has no content", found, "text in content")
             turns.append({"role": role, "content": self.fill(content), **more})
         return turns
+
+    def spoken(self, where: str, item: object, at: str, found: dict[str, Any]) -> Message:
+        """A message under the keys `role` and `content`."""
+        columns = self.dataset.columns
+        roles, contents = (columns.role or "role", "from"), (columns.content or "content", "value")
+        if not isinstance(item, dict) or not item.keys() & set(roles):
+            expected = f'an object like {{"{roles[0]}": "user", "{contents[0]}": "…"}}'
+            self.fail(where, f"{at} is no message", found, expected)
+        role = next(key for key in roles if key in item)
+        content = next((key for key in contents if item.get(key) is not None), contents[0])
+        others = {key: value for key, value in item.items() if key not in (*roles, *contents)}
+        return {**others, "role": item[role], "content": item.get(content)}
 
     def string(self, where: str, found: dict[str, Any], column: str, what: str) -> str:
         """A column's text, with the dataset's variables filled in."""
@@ -209,91 +239,16 @@ class Reader:
         raise DataError(f"{where}: {problem}: found columns {list(found)}; expected {expected}")
 
 
+def learned(message: Message) -> Any:
+    """What a message says of whether it is learned from, taken out of it: `loss`, or OpenAI's `weight`; else None."""
+    said = [message.pop(key) for key in ("loss", "loss_scale", "weight") if key in message]
+    return said[0] if said else None
+
+
 def first(names: Sequence[str], found: dict[str, Any]) -> str | None:
     """The first of `names` that is a column with a value; else the first that is a column."""
     there = [name for name in names if name in found]
     return next((name for name in there if found[name] is not None), there[0] if there else None)
-
-
-def draw(rows: list[Row], sample: int | None, seed: str) -> list[Row]:
-    """`sample` rows without repetition; where there are fewer, all of them as often as it takes."""
-    if sample is None:
-        return rows
-    order = random.Random(seed)
-    drawn: list[Row] = []
-    while len(drawn) < sample:
-        drawn += order.sample(rows, min(len(rows), sample - len(drawn)))
-    return drawn
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a plan's datasets hold."""
-
-    rows: Sequence[Row]
-    """To learn from, one dataset after the other."""
-    validation: Sequence[Row]
-    """To evaluate on; empty where the plan keeps nothing aside."""
-    sources: list[SourceFile]
-
-
-def read_datasets(
-    datasets: Sequence[DatasetPlan], method: MethodType, seed: int, validation: ValidationPlan | None = None
-) -> Data:
-    """All rows of a plan's datasets."""
-    kept = validation or ValidationPlan()
-    sources: list[SourceFile] = []
-    every = [read_dataset(d, f"datasets[{i}]", method, "train", sources) for i, d in enumerate(datasets)]
-    held = apart([len(rows) for rows in every], kept.split, seed)
-    learned: list[Row] = []
-    for i, (dataset, rows) in enumerate(zip(datasets, every, strict=True)):
-        left = [row for number, row in enumerate(rows) if number not in held[i]]
-        learned += draw(left, dataset.sample, f"{seed}:{i}")
-    measured = [rows[number] for rows, numbers in zip(every, held, strict=True) for number in sorted(numbers)]
-    for i, dataset in enumerate(kept.datasets):
-        rows = read_dataset(dataset, f"validation.datasets[{i}]", method, "validation", sources)
-        measured += draw(rows, dataset.sample, f"{seed}:{i}")
-    return Data(learned, measured, sources)
-
-
-def read_dataset(
-    dataset: DatasetPlan, label: str, method: MethodType, split: Split, sources: list[SourceFile]
-) -> list[Row]:
-    """The rows of one dataset. Its files are added to `sources`."""
-    reader = Reader(label, dataset, method)
-    rows: list[Row] = []
-    for path, uri in data_files(dataset, label, split):
-        rows += [
-            reader.row(f"{label} {uri} row {n}", found, path.parent)
-            for n, found in read_file(path, f"{label} {uri}", uri)
-        ]
-        with path.open("rb") as file:
-            sources.append(SourceFile(uri, "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()))
-    if not rows:
-        raise DataError(f"{label} {dataset.uri}: there are no rows. Give a dataset with at least one row")
-    for name in unfilled(rows):
-        print(f"{label} {dataset.uri}: rows hold {{{{{name}}}}}; to fill it set {label}.variables.{name}")
-    return rows
-
-
-def apart(counts: Sequence[int], split: float | None, seed: int) -> list[set[int]]:
-    """The rows of each dataset that are kept aside: a part of each, or so many in all, drawn by the seed. Something is
-    left to learn from.
-    """
-    if not split:
-        return [set() for _ in counts]
-    if split < 1:
-        sizes = [min(max(1, round(count * split)), count - 1) for count in counts]
-        return [
-            set(random.Random(f"split:{seed}:{i}").sample(range(count), size))
-            for i, (count, size) in enumerate(zip(counts, sizes, strict=True))
-        ]
-    total, size = sum(counts), int(split)
-    if size >= total:
-        raise DataError(f"spec.validation.split: {size} of {total} rows leave none to learn from: use fewer")
-    drawn = random.Random(f"split:{seed}").sample(range(total), size)
-    bounds = [sum(counts[:i]) for i in range(len(counts) + 1)]
-    return [{number - begin for number in drawn if begin <= number < end} for begin, end in pairwise(bounds)]
 
 
 def unfilled(rows: Sequence[Row]) -> list[str]:

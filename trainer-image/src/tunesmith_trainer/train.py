@@ -10,10 +10,10 @@ from tunesmith.training.plan import TrainPlan
 from tunesmith.training.report import Ending
 
 from tunesmith_trainer import strategy
-from tunesmith_trainer.data import SourceFile, read_datasets
 from tunesmith_trainer.ending import classify
 from tunesmith_trainer.errors import ConfigError, Interrupted
 from tunesmith_trainer.model import check_files
+from tunesmith_trainer.reading import SourceFile, read_plan, write_dropped
 from tunesmith_trainer.server import PORT
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def train(plan: TrainPlan) -> Ending:
     check_world(plan)
     strategy.check(plan.distribution)
     check_files(plan.model)
-    data = read_datasets(plan.datasets, plan.method.type, plan.training.seed, plan.validation)
+    data = read_plan(plan)
 
     from tunesmith_trainer.build import build
     from tunesmith_trainer.checkpoint import Checkpoints
@@ -42,6 +42,7 @@ def train(plan: TrainPlan) -> Ending:
         Path(plan.checkpoint.path).mkdir(parents=True, exist_ok=True)
         (run / "plan.json").write_text(plan.model_dump_json(by_alias=True, indent=2) + "\n")
         print(prepared.summary)
+        write_dropped(run, data.dropped)
     kept = plan.checkpoint
     checkpoints = Checkpoints(Path(kept.path), kept.keep, plan.attempt, plan.world_size, plan.distribution.strategy)
     fence = Fence(Path(kept.path), plan.attempt)
@@ -54,6 +55,9 @@ def train(plan: TrainPlan) -> Ending:
         if pace.stopped:
             raise Interrupted(f"stopped by SIGTERM at step {trainer.state.global_step}, after a checkpoint of it")
         ending = finish(plan, trainer, data.sources)
+        if left_out := len(data.dropped):
+            told = f"{ending.message}; {left_out} rows left out, see dropped.jsonl"
+            ending = ending.model_copy(update={"message": told})
     except Exception as error:
         failure = classify(error)
         failure.step, failure.checkpoint_step = trainer.state.global_step, trainer.checkpoint_step

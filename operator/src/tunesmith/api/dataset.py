@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -11,8 +11,12 @@ from tunesmith.api.base import ATOMIC, Model, SecretRef, Uri, rule, rules
 ColumnName = Annotated[str, Field(min_length=1, max_length=128)]
 
 
+Role = Literal["system", "user", "assistant", "tool"]
+GlobPattern = Annotated[str, Field(min_length=1, max_length=256)]
+
+
 class Columns(Model):
-    """Names of a dataset's columns, where they are not the usual ones."""
+    """Names of a dataset's columns, where they are not the usual ones, and of the parts of a message."""
 
     messages: ColumnName | None = None
     """Column with the list of messages, each a role and a content."""
@@ -24,21 +28,45 @@ class Columns(Model):
     """Column with the system prompt."""
     text: ColumnName | None = None
     """Column with plain text, for pre-training."""
+    rejected: ColumnName | None = None
+    """Column with the worse answer."""
+    label: ColumnName | None = None
+    """Column with the label."""
+    tools: ColumnName | None = None
+    """Column with the tools that the model may call."""
+    role: ColumnName | None = None
+    """Key of a message with who speaks. Default: `role`, else `from`."""
+    content: ColumnName | None = None
+    """Key of a message with what is said. Default: `content`, else `value`."""
+    roles: Annotated[dict[str, Role], Field(max_length=16)] | None = None
+    """What the dataset's own names of roles stand for, for example `Customer: user`."""
 
 
 class Dataset(Model):
-    """Rows to learn from: JSONL with `messages`, alpaca (`instruction`, `input`, `output`), `query` and
-    `response`, or `text` rows. Which of them it is, is found out from the first row.
+    """Rows to learn from: JSONL, JSON, CSV, TSV, Parquet or Arrow with `messages`, alpaca (`instruction`, `input`,
+    `output`), `query` and `response`, or `text`. Which of them it is, is found out from each row.
     """
 
     uri: Uri
     """Address of a file, or of a folder of files, as in spec.model.uri."""
     secret_ref: SecretRef | None = None
     """Credentials for `uri`."""
+    subset: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """Of a repository with several sets: the name of one, which its README's `configs` declare, or a folder."""
+    split: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    """Split of a folder or repository: files under a name that begins with it are taken. Default: `train`, and for
+    validation the first of `validation`, `val`, `dev`, `eval` and `test`, if there is such a name; else all files."""
+    files: Annotated[list[GlobPattern], Field(min_length=1, max_length=32, json_schema_extra=ATOMIC)] | None = None
+    """Files of a folder, as patterns: `2024/*.parquet`, `**/part-*.jsonl`. Then `split` is not looked for."""
     columns: Columns | None = None
     """Names of columns, where they are not found by themselves."""
     sample: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
     """Use this many rows, drawn with training.seed. More than there are repeats rows. Default: all."""
+    weight: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
+    """How often its rows are drawn, against the weights of the other datasets (default 1). Where any dataset has one,
+    datasets are mixed as training.stoppingStrategy says; else they are put one after the other."""
+    strict: bool = True
+    """false: rows that cannot be read or rendered are left out, counted, and listed in the run's `dropped.jsonl`."""
     variables: Annotated[dict[str, Annotated[str, Field(max_length=1024)]], Field(max_length=32)] | None = None
     """Texts that replace `{{KEY}}` in every row."""
 

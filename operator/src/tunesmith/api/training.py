@@ -29,7 +29,7 @@ class Training(Model):
             rule(
                 "self.globalBatchSize % self.microBatchSize == 0",
                 "globalBatchSize must be a multiple of microBatchSize",
-            )
+            ),
         )
     )
     epochs: Annotated[float, Field(gt=0, le=10000)] = 1
@@ -50,6 +50,12 @@ class Training(Model):
     """Rows that one process holds at a time."""
     max_length: Annotated[int, Field(ge=8, le=10_000_000)] = 2048
     """Tokens of one row; longer ones are cut at the end."""
+    data_cache: Literal["Store", "Local"] = "Store"
+    """Where rows are kept once they are read. Store: under `cache` of the artefacts' store, for all jobs and nodes.
+    Local: in each pod, for its processes and no longer."""
+    stopping_strategy: Literal["FirstExhausted", "AllExhausted"] = "FirstExhausted"
+    """When mixing by weights ends. FirstExhausted: with the last row of the first dataset that ends. AllExhausted: when
+    every row was drawn once at least; shorter datasets repeat."""
     packing: Literal["Auto", "Always", "Never"] = "Auto"
     """Put several short rows into one sequence, with attention kept apart. Auto: for PreTraining."""
     scheduler: Literal["Cosine", "Linear", "Constant"] = "Cosine"

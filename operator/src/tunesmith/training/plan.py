@@ -33,8 +33,13 @@ class Place(Model):
 class DatasetPlan(Place):
     """One dataset."""
 
+    subset: str | None = None
+    split: str | None = None
+    files: list[str] = []
     columns: Columns = Columns()
     sample: int | None = None
+    weight: float | None = None
+    strict: bool = True
     variables: dict[str, str] = {}
 
 
@@ -112,6 +117,8 @@ class TrainingPlan(Model):
     micro_batch_size: int
     gradient_accumulation_steps: int
     max_length: int
+    data_cache: Literal["Store", "Local"] = "Store"
+    stopping_strategy: Literal["FirstExhausted", "AllExhausted"] = "FirstExhausted"
     packing: bool
     scheduler: Literal["Cosine", "Linear", "Constant"]
     warmup_ratio: float

@@ -117,8 +117,9 @@ def dataset_plan(dataset: Dataset) -> DatasetPlan:
     return DatasetPlan(
         **place(dataset.uri).model_dump(),
         columns=dataset.columns or Columns(),
-        sample=dataset.sample,
+        files=dataset.files or [],
         variables=dataset.variables or {},
+        **dataset.model_dump(include={"subset", "split", "sample", "weight", "strict"}),
     )
 
 

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerFast, TrainingArguments
 
-    from tunesmith_trainer.data import Data, Row
+    from tunesmith_trainer.data import Row
     from tunesmith_trainer.lifecycle import Lifecycle
+    from tunesmith_trainer.reading import Data
 
 MODULES: dict[MethodType, str] = {
     "PreTraining": "supervised",
