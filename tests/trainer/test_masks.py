@@ -168,3 +168,11 @@ def test_a_model_without_a_template_is_refused(with_template: Any) -> None:
 def test_plain_text_has_no_assistant(with_template: Any) -> None:
     with pytest.raises(DataError, match=r"use spec\.method\.type PreTraining"):
         Masker(with_template(CHATML), "Assistant").spans(Row("r", text="x"))
+
+
+@pytest.mark.parametrize(
+    ("excluded", "expected"), [(1, ["I am Xiao Huang.\n<|im_end|>"]), (3, ["hello world<|im_end|>"])]
+)
+def test_a_turn_with_loss_false_is_read_and_not_learned(with_template: Any, excluded: int, expected: list[str]) -> None:
+    messages = tuple(m | ({"loss": False} if i == excluded else {}) for i, m in enumerate(TALK.messages))
+    assert learned(with_template(CHATML), Row("r", messages=messages), "Assistant") == expected

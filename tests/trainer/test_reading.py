@@ -235,3 +235,11 @@ def test_a_row_with_media_is_the_same_from_the_table(tmp_path: Path) -> None:
     parts = [{"type": "text", "text": "Q"}, {"type": "video", "medium": video}]
     row = Row("r", messages=({"role": "user", "content": parts}, ASSISTANT), extra={"raw": b"1"}, positives=((USER,),))
     assert decode(encode(row)) == row
+
+
+@pytest.mark.parametrize(("said", "expected"), [({"loss": False}, False), ({"weight": 1}, True)])
+def test_messages_say_whether_they_are_learned(tmp_path: Path, said: dict[str, Any], expected: bool) -> None:
+    row = read(tmp_path / "d.jsonl", json.dumps({"messages": [USER, ASSISTANT | said]}))[0]
+    assert row.messages[1] == ASSISTANT | {"loss": expected}
+    with pytest.raises(DataError, match=r"messages\[1\] has the loss 0.5.*true or false"):
+        read(tmp_path / "d.jsonl", json.dumps({"messages": [USER, ASSISTANT | {"loss": 0.5}]}))

@@ -182,7 +182,8 @@ class Reader:
             if (loss := learned(more)) is not None:
                 if role != "assistant" or loss not in (0, 1):
                     self.fail(where, f"{at} has the loss {loss!r}", found, "true or false, at an assistant's turn")
-                more["loss"] = bool(loss)
+                if self.method == "SFT":
+                    more["loss"] = bool(loss)
             content = item.get("content")
             if isinstance(content, list):
                 parts = parts_of(content)

@@ -97,7 +97,8 @@ class Masker:
                 if self.loss_on == "All":
                     return self.ended(whole, [(0, len(whole))])
                 chosen = turns[-1:] if self.loss_on == "LastAssistant" else turns
-                return self.ended(whole, [self.span(row, whole, turn) for turn in chosen])
+                text, spans = self.ended(whole, [self.span(row, whole, turn) for turn in chosen])
+                return text, wanted(row, chosen, spans)
         except HistoryRewritten:
             return self.marked(row)
 
@@ -133,7 +134,9 @@ class Masker:
             **self.tokenizer.special_tokens_map,
         )
         spans = [(int(start), int(end)) for start, end in marks[0]]
-        return self.ended(texts[0], spans[-1:] if self.loss_on == "LastAssistant" else spans)
+        text, spans = self.ended(texts[0], spans[-1:] if self.loss_on == "LastAssistant" else spans)
+        turns = [i for i, message in enumerate(row.messages) if message["role"] == "assistant"][-len(spans) :]
+        return text, wanted(row, turns, spans)
 
     def ends_turn(self, text: str) -> bool:
         """Whether `text` ends with a special token."""
@@ -166,6 +169,17 @@ class Masker:
             ):
                 if bool(row.text) == special:
                     yield mask(ids, offsets, spans)
+
+
+def wanted(row: Row, turns: Sequence[int], spans: list[Span]) -> list[Span]:
+    """The spans of those turns that the row does not exclude by `loss: false`."""
+    if all(row.messages[turn].get("loss", True) for turn in turns):
+        return spans
+    if len(turns) != len(spans):
+        raise DataError(
+            f"{row.where}: the chat template joins assistant's turns, so that `loss` cannot tell them apart"
+        )
+    return [span for turn, span in zip(turns, spans, strict=True) if row.messages[turn].get("loss", True)]
 
 
 def mask(ids: list[int], offsets: list[Span], spans: list[Span]) -> tuple[Ids, Ids]:
