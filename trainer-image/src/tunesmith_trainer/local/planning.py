@@ -19,10 +19,10 @@ from tunesmith.api.quantity import amount
 from tunesmith.inspecting.files import open_files
 from tunesmith.inspecting.model import inspect
 from tunesmith.inspecting.refusal import Refusal
-from tunesmith.training.matrix import PlanError
+from tunesmith.training.matrix import GPUS, PlanError
 from tunesmith.training.memory import Choice, choose
 from tunesmith.training.plan import Job, TrainPlan, place
-from tunesmith.training.planning import GPU_RESOURCES, run_folder, train_plan
+from tunesmith.training.planning import run_folder, train_plan
 from tunesmith.training.report import Ending
 
 from tunesmith_trainer.errors import BY_REASON, ConfigError
@@ -111,7 +111,7 @@ def plan_for(source: Source, claims: Path) -> tuple[TrainPlan, Choice | None]:
     here.localize(body)
     gpus = gpu_memory()
     if gpus and job.spec.processes_per_node is None and not any(
-        gpu in (job.spec.resources.limits or {}) for gpu in GPU_RESOURCES
+        gpu in (job.spec.resources.limits or {}) for gpu in GPUS
     ):  # fmt: skip
         body["processesPerNode"] = len(gpus)
     spec = FineTuneJobSpec.model_validate(body)
