@@ -153,11 +153,12 @@ def test_pause_resume_cancel_pages_and_failures(service: Service, kubectl: Kubec
         kubectl.wait("ftj", slow.id, "Suspended")
         assert jobs.retrieve(slow.id).status == "queued"
         assert any("paused" in one.message for one in jobs.list_events(slow.id, limit=5))
-        [checkpoint] = list(jobs.checkpoints.list(slow.id))
-        assert checkpoint.step_number > 0
-        assert checkpoint.fine_tuning_job_id == slow.id
         jobs.resume(slow.id)
         until(client, slow.id, "running")
+        # The checkpoint that the pause made is known once a pod has told of it.
+        [checkpoint] = eventually(lambda: list(jobs.checkpoints.list(slow.id)), lambda: "no checkpoint")
+        assert checkpoint.step_number > 0
+        assert checkpoint.fine_tuning_job_id == slow.id
 
         assert {one.id for one in jobs.list(limit=1)} == {slow.id, bad.id}  # page after page
         assert [one.id for one in reader.fine_tuning.jobs.list(metadata={"team": "b"})] == [slow.id]
@@ -174,7 +175,7 @@ def test_pause_resume_cancel_pages_and_failures(service: Service, kubectl: Kubec
             jobs.resume(slow.id)
         with pytest.raises(openai.NotFoundError, match="No such fine-tuning job"):
             jobs.retrieve("not-ours")
-        with pytest.raises(openai.BadRequestError, match="Available: small, slow, bad"):
+        with pytest.raises(openai.BadRequestError, match="Available: bad, slow, small"):
             jobs.create(model="gpt-4o-mini", training_file=rows.id)
         with pytest.raises(openai.BadRequestError, match="does not fit method dpo"):
             jobs.create(model="small", training_file=rows.id, method={"type": "dpo"})

@@ -70,7 +70,13 @@ def test_ctrl_c_makes_a_checkpoint_from_which_the_same_run_goes_on(
     training = {"maxSteps": 200, "loggingSteps": 1, "globalBatchSize": 4, "microBatchSize": 2, "maxLength": 64}
     path = write(folder, job(training=training, processesPerNode=2, tuner={"type": "LoRA", "dropout": 0}))
     process = subprocess.Popen(
-        [*PROGRAM, str(path)], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*PROGRAM, str(path)],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # Of a shell's background job, as tests may be, it would be ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     log = "tunesmith-store/jobs/local/here-*/logging.jsonl"
     end = time.monotonic() + 200
