@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
-from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,18 +14,10 @@ from pydantic.alias_generators import to_camel
 
 from tunesmith.api.base import API_VERSION, Model
 from tunesmith.client.errors import Invalid
-from tunesmith.schema.crd import KINDS, crd
+from tunesmith.schema.crd import KINDS
+from tunesmith.schema.walk import schema_of, unknown
 
 MODELS = {kind.name: kind.model for kind in KINDS}
-
-
-@cache
-def schema(kind: str) -> dict[str, Any]:
-    """The structural schema of a kind, as in its CRD."""
-    found = next(one for one in KINDS if one.name == kind)
-    versions = crd(found)["spec"]["versions"]
-    result: dict[str, Any] = versions[0]["schema"]["openAPIV3Schema"]
-    return result
 
 
 def check(body: Mapping[str, Any]) -> None:
@@ -38,42 +29,25 @@ def check(body: Mapping[str, Any]) -> None:
         raise Invalid(f"{version} {kind} is no kind of tunesmith", f"{API_VERSION} has {', '.join(MODELS)}")
     if not name:
         raise Invalid(f"a {kind} has no name", "set metadata.name")
-    found = [*unknown(body, schema(kind)), *wrong(body)]
+    found = [*unknown_fields(body), *wrong(body)]
     if found:
         raise Invalid.fields(what, found)
 
 
-def unknown(body: Mapping[str, Any], schema: Mapping[str, Any]) -> list[str]:
+def unknown_fields(body: Mapping[str, Any]) -> Iterator[str]:
     """Fields that the kind does not have, with the name that was meant."""
-    own = {key: body[key] for key in body if key not in {"apiVersion", "kind", "metadata", "status"}}
-    top = {key: value for key, value in schema["properties"].items() if key not in {"metadata", "status"}}
-    return list(_unknown(own, {"type": "object", "properties": top}, ""))
-
-
-def _unknown(value: Any, schema: Mapping[str, Any], path: str) -> Iterator[str]:
-    if schema.get("x-kubernetes-preserve-unknown-fields"):
-        return
-    if isinstance(value, list) and "items" in schema:
-        for number, item in enumerate(value):
-            yield from _unknown(item, schema["items"], f"{path}[{number}]")
-    if not isinstance(value, Mapping):
-        return
-    properties, more = schema.get("properties"), schema.get("additionalProperties")
-    for key, inner in value.items():
-        here = f"{path}.{key}".lstrip(".")
-        if properties and key in properties:
-            yield from _unknown(inner, properties[key], here)
-        elif isinstance(more, Mapping):
-            yield from _unknown(inner, more, here)
-        elif properties is not None:
-            close = difflib.get_close_matches(str(key), properties, 1, 0.6)
-            meant = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(properties))}"
-            yield f"{here}: unknown field; {meant}"
+    others = {"apiVersion", "kind", "metadata", "status"}
+    own = {key: value for key, value in body.items() if key not in others}
+    known = {key: value for key, value in schema_of(body["kind"])["properties"].items() if key not in others}
+    for path, name, names in unknown({"properties": known}, own):
+        close = difflib.get_close_matches(name, names, 1, 0.6)
+        meant = f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}"
+        yield f"{path}: unknown field; {meant}"
 
 
 def spelled(kind: str, spec: Mapping[str, Any]) -> Any:
     """The spec with fields in the API's spelling (learningRate) where they are in Python's (learning_rate)."""
-    return _spelled(spec, schema(kind)["properties"]["spec"])
+    return _spelled(spec, schema_of(kind)["properties"]["spec"])
 
 
 def _spelled(value: Any, schema: Mapping[str, Any]) -> Any:

@@ -12,10 +12,10 @@ from tunesmith import __version__
 from tunesmith.api.base import GROUP, VERSION
 from tunesmith.client.aio import AsyncClient
 from tunesmith.client.answers import INSTALL
-from tunesmith.client.checking import schema
 from tunesmith.kube.client import path_of
 from tunesmith.kube.connection import ApiError, Object
 from tunesmith.schema.crd import KINDS
+from tunesmith.schema.walk import schema_of
 from tunesmith.training.matrix import GPUS
 
 OLDEST = (1, 29)
@@ -92,7 +92,7 @@ async def definitions(client: AsyncClient) -> list[Finding]:
         if VERSION not in served:
             result.append(Finding(f"CRD {name}", "error", f"serves {', '.join(served)}", f"{VERSION} is needed"))
             continue
-        lacks = missing(schema(kind.name), served[VERSION]["schema"]["openAPIV3Schema"])
+        lacks = missing(schema_of(kind.name), served[VERSION]["schema"]["openAPIV3Schema"])
         todo = f"upgrade the chart: this client ({__version__}) is newer" if lacks else ""
         found = f"{VERSION}, without {', '.join(lacks[:5])}" if lacks else VERSION
         result.append(Finding(f"CRD {name}", "warning" if lacks else "ok", found, todo))

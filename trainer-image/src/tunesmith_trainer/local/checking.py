@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
 from tunesmith.api.finetunejob import FineTuneJob
-from tunesmith.schema.crd import KINDS, crd
+from tunesmith.schema.walk import Node, inner, schema_of, unknown
 from tunesmith.training.matrix import PlanError, refuse
 
 from tunesmith_trainer.errors import ConfigError
@@ -17,22 +16,18 @@ MOST = 5
 """Problems that are told at once."""
 
 
-@cache
-def schema(kind: str) -> dict[str, Any]:
-    """The schema of a kind's resources."""
-    [found] = [crd(one) for one in KINDS if one.name == kind]
-    return dict(found["spec"]["versions"][0]["schema"]["openAPIV3Schema"])
-
-
 def check(resource: dict[str, Any]) -> FineTuneJob:
     """The job that `resource` describes. Raises ConfigError for what the API server or the operator would refuse."""
-    problems = list(unknown(schema("FineTuneJob"), resource, ""))
+    schema = schema_of("FineTuneJob")
+    problems = [
+        f"{path}: there is no such field; known are {', '.join(known)}" for path, _, known in unknown(schema, resource)
+    ]
     try:
         job = FineTuneJob.model_validate(resource)
     except ValidationError as error:
         problems += [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
         raise ConfigError("; ".join(problems[:MOST])) from None
-    problems += broken_rules(schema("FineTuneJob"), defaulted(schema("FineTuneJob"), resource), "")
+    problems += broken_rules(schema, defaulted(schema, resource), "")
     if problems:
         raise ConfigError("; ".join(problems[:MOST]))
     try:
@@ -42,28 +37,7 @@ def check(resource: dict[str, Any]) -> FineTuneJob:
     return job
 
 
-def inner(node: dict[str, Any], value: Any, path: str) -> Iterator[tuple[dict[str, Any], Any, str]]:
-    """(schema, value, path) of what is directly in a value."""
-    if isinstance(value, list):
-        yield from ((node.get("items", {}), one, f"{path}[{number}]") for number, one in enumerate(value))
-    elif isinstance(value, dict):
-        named, others = node.get("properties", {}), node.get("additionalProperties", {})
-        for name, one in value.items():
-            yield named.get(name, others if isinstance(others, dict) else {}), one, f"{path}.{name}".removeprefix(".")
-
-
-def unknown(node: dict[str, Any], value: Any, path: str) -> Iterator[str]:
-    """Fields that the schema does not have."""
-    known = node.get("properties")
-    if isinstance(value, dict) and known and not node.get("x-kubernetes-preserve-unknown-fields"):
-        for name in value.keys() - known.keys():
-            where = f"{path}.{name}".removeprefix(".")
-            yield f"{where}: there is no such field; known are {', '.join(sorted(known))}"
-    for below in inner(node, value, path):
-        yield from unknown(*below)
-
-
-def defaulted(node: dict[str, Any], value: Any) -> Any:
+def defaulted(node: Node, value: Any) -> Any:
     """`value` with the schema's defaults, as the API server stores it."""
     if isinstance(value, list):
         return [defaulted(node.get("items", {}), one) for one in value]
@@ -74,7 +48,7 @@ def defaulted(node: dict[str, Any], value: Any) -> Any:
     return {name: defaulted(named.get(name, {}), one) for name, one in (missing | value).items()}
 
 
-def broken_rules(node: dict[str, Any], value: Any, path: str) -> Iterator[str]:
+def broken_rules(node: Node, value: Any, path: str) -> Iterator[str]:
     """Messages of the CEL rules that a value breaks, but for those that compare it with an earlier one."""
     import cel
 

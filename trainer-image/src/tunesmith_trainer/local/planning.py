@@ -116,7 +116,7 @@ def plan_for(source: Source, claims: Path) -> tuple[TrainPlan, Choice | None]:
         body["processesPerNode"] = len(gpus)
     spec = FineTuneJobSpec.model_validate(body)
     try:
-        plan = train_plan(identity, spec, finished(body, output, identity.namespace), f"file://{output}")
+        plan = train_plan(identity, spec, finished(spec, output, identity.namespace), f"file://{output}")
     except PlanError as error:
         raise ConfigError(str(error)) from None
     folder = place(run_folder(identity, f"file://{kept}"))
@@ -134,10 +134,13 @@ def plan_for(source: Source, claims: Path) -> tuple[TrainPlan, Choice | None]:
     return TrainPlan.model_validate(here.restored(plan.body())), choice
 
 
-def finished(spec: dict[str, Any], store: Path, namespace: str) -> dict[tuple[str, str], str]:
+def finished(spec: FineTuneJobSpec, store: Path, namespace: str) -> dict[tuple[str, str], str]:
     """Artefacts of the jobs that a spec refers to, of runs in the same store."""
     found: dict[tuple[str, str], str] = {}
-    for name, kind in references(spec):
+    for source in (spec.model, *(source for _, source in spec.method.sources())):
+        if source.reference is None:
+            continue
+        kind, name = source.reference
         if kind == "MergeJob":
             raise ConfigError(f"mergeJobRef: {name}: MergeJobs run in a cluster only: give the model by its uri")
         endings = sorted(
@@ -150,20 +153,6 @@ def finished(spec: dict[str, Any], store: Path, namespace: str) -> dict[tuple[st
             raise ConfigError(f"fineTuneJobRef: {name}: no run of it has finished in {store}: run it first")
         found[kind, name] = made[-1].uri
     return found
-
-
-def references(value: Any) -> list[tuple[str, str]]:
-    """(name, kind) of all jobs that are referred to."""
-    if isinstance(value, list):
-        return [one for item in value for one in references(item)]
-    if not isinstance(value, dict):
-        return []
-    own = [
-        (value[field]["name"], kind)
-        for field, kind in (("fineTuneJobRef", "FineTuneJob"), ("mergeJobRef", "MergeJob"))
-        if field in value
-    ]
-    return own + [one for item in value.values() for one in references(item)]
 
 
 def estimated(spec: FineTuneJobSpec, plan: TrainPlan, gpus: list[int]) -> Choice | None:
