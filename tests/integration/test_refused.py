@@ -90,7 +90,8 @@ def test_the_spec_of_a_job_cannot_be_changed(
 def test_every_default_is_visible_in_the_stored_resource(kubectl: Kubectl) -> None:
     kubectl.apply(train("x"))
     spec = kubectl.get("finetunejob", "x")["spec"]
-    assert spec["tuner"] == {"type": "LoRA"}
+    assert spec["tuner"]["type"] == "LoRA"
+    assert spec["tuner"]["freeze"] == {"languageModel": False, "towers": True, "aligner": True}
     assert spec["training"]["globalBatchSize"] == 16
     assert spec["nodes"] == 1
 
