@@ -45,16 +45,17 @@ def with_template(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def learned(tokenizer: Any, row: Row, loss_on: LossOn, max_length: int = 512) -> list[str]:
-    """The learned pieces of a row's text: one string per run of learned tokens."""
-    tokens = tokenize([row], tokenizer, loss_on, max_length)
+    """The learned pieces of a row's texts: one string per run of learned tokens."""
+    tokens = tokenize([row], Masker(tokenizer, loss_on), max_length)
     pieces: list[list[int]] = []
-    previous = False
-    for token, label in zip(tokens.input_ids[0].tolist(), tokens.labels[0].tolist(), strict=True):
-        assert label in (token, IGNORED)
-        if label != IGNORED:
-            pieces.append([]) if not previous else None
-            pieces[-1].append(token)
-        previous = label != IGNORED
+    for ids, labels in zip(tokens.input_ids, tokens.labels, strict=True):
+        previous = False
+        for token, label in zip(ids.tolist(), labels.tolist(), strict=True):
+            assert label in (token, IGNORED)
+            if label != IGNORED:
+                pieces.append([]) if not previous else None
+                pieces[-1].append(token)
+            previous = label != IGNORED
     return [tokenizer.decode(piece) for piece in pieces]
 
 
@@ -94,22 +95,26 @@ def test_learned_text_is_what_the_model_would_write(
     assert learned(with_template(template), TALK, loss_on) == expected
 
 
-def test_a_template_that_rewrites_history_is_refused(with_template: Any) -> None:
-    row = Row(
-        "datasets[0] d row 5",
-        messages=(TALK.messages[0], {"role": "assistant", "content": "<think>x</think>hello"}, *TALK.messages[2:]),
+def test_a_turn_that_is_rewritten_is_learned_in_a_text_of_its_own(with_template: Any) -> None:
+    thought = {"role": "assistant", "content": "<think>x</think>hello"}
+    row = Row("r", messages=(TALK.messages[0], thought, *TALK.messages[2:]))
+    tokenizer = with_template(REWRITING)
+    assert learned(tokenizer, row, "Assistant") == [
+        "I am Xiao Huang.\n<|im_end|>",
+        "<think>x</think>hello<|im_end|>",
+    ]
+    texts = Masker(tokenizer, "Assistant").texts(row)
+    assert ["<think>" in one.text for one in texts] == [False, True]
+    assert (
+        texts[1].text == "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n<think>x</think>hello<|im_end|>\n"
     )
-    with pytest.raises(DataError, match=r"datasets\[0\] d row 5: .*split the conversation.*LastAssistant"):
-        learned(with_template(REWRITING), row, "Assistant")
 
 
-def test_a_known_template_that_rewrites_history_is_replaced_by_its_training_variant(with_template: Any) -> None:
-    from trl.chat_template_utils import qwen3_chat_template
-
-    pieces = learned(with_template(qwen3_chat_template), TALK, "Assistant")
-    assert len(pieces) == 2
-    assert pieces[0].rstrip().endswith("hello world<|im_end|>")
-    assert pieces[1].rstrip().endswith("I am Xiao Huang.\n<|im_end|>")
+def test_a_template_that_renders_the_question_otherwise_is_refused(with_template: Any) -> None:
+    template = "{{ messages | length }}{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}"
+    row = Row("datasets[0] d row 5", messages=TALK.messages)
+    with pytest.raises(DataError, match=r"datasets\[0\] d row 5: .*not exact which tokens.*lossOn to All"):
+        learned(with_template(template), row, "Assistant")
 
 
 def test_a_conversation_that_ends_with_a_user_keeps_the_question_unlearned(with_template: Any) -> None:
@@ -122,7 +127,7 @@ def test_text_is_learned_whole_and_ends_with_eos(with_template: Any) -> None:
 
 
 def test_the_first_token_is_never_a_label(with_template: Any) -> None:
-    assert tokenize([TALK], with_template(CHATML), "All", 512).labels[0][0] == IGNORED
+    assert tokenize([TALK], Masker(with_template(CHATML), "All"), 512).labels[0][0] == IGNORED
 
 
 def test_rows_are_cut_at_the_end_and_left_out_when_nothing_remains(with_template: Any) -> None:
@@ -130,13 +135,12 @@ def test_rows_are_cut_at_the_end_and_left_out_when_nothing_remains(with_template
     short = Row("r", messages=TALK.messages[:2])
     tokens = tokenize(
         [short, Row("r", messages=({"role": "user", "content": "hello " * 50}, TALK.messages[1]))],
-        tokenizer,
-        "Assistant",
+        Masker(tokenizer, "Assistant"),
         24,
     )
     assert (len(tokens.input_ids), tokens.cut, tokens.dropped) == (1, 1, 1)
     with pytest.raises(DataError, match=r"nothing to learn is left of 1 rows within spec.training.maxLength 4"):
-        tokenize([short], tokenizer, "Assistant", 4)
+        tokenize([short], Masker(tokenizer, "Assistant"), 4)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +171,7 @@ def test_a_model_without_a_template_is_refused(with_template: Any) -> None:
 
 def test_plain_text_has_no_assistant(with_template: Any) -> None:
     with pytest.raises(DataError, match=r"use spec\.method\.type PreTraining"):
-        Masker(with_template(CHATML), "Assistant").spans(Row("r", text="x"))
+        Masker(with_template(CHATML), "Assistant").texts(Row("r", text="x"))
 
 
 @pytest.mark.parametrize(

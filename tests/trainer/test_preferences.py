@@ -243,14 +243,14 @@ def test_the_reward_models_loss_equals_a_plain_computation(make_plan: Make, toke
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_tokens_are_those_that_supervised_training_learns(make_plan: Make, tokenizer: Any, name: str) -> None:
-    from tunesmith_trainer.masks import tokenize
+    from tunesmith_trainer.masks import Masker, tokenize
     from tunesmith_trainer.methods import recipe
     from tunesmith_trainer.reading import read_datasets
 
     plan = make_plan(rows=rows_of(name), method=METHODS[name])
     rows = read_datasets(plan.datasets, plan.method.type, 0).rows
     dataset = recipe(plan.method.type).prepare(plan, rows, tokenizer).dataset
-    learned = tokenize(rows, tokenizer, "LastAssistant", 128)
+    learned = tokenize(rows, Masker(tokenizer, "LastAssistant"), 128)
     for row, ids, labels in zip(dataset, learned.input_ids, learned.labels, strict=True):
         if name == "RewardModel":
             assert row["chosen_ids"] == ids.tolist()

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,6 +28,7 @@ RESPONSE = (
 )  # fmt: skip
 SYSTEM = ("system", "system_prompt")
 TEXT = ("text", "content")
+TOLD = "chat_template_kwargs"
 ROLES = {
     "system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant",
     "bot": "assistant", "model": "assistant", "tool": "tool", "tool_response": "tool", "observation": "tool",
@@ -53,6 +54,8 @@ class Row:
     parts: tuple[Message, ...] = ()
     """Of a text with media: the text and the media in their order (media.py)."""
     tools: list[Any] | None = None
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """What the row tells the chat template beside its messages."""
     extra: dict[str, Any] = field(default_factory=dict)
     """The row's other columns."""
     rejected: tuple[Message, ...] = ()
@@ -92,8 +95,12 @@ class Reader:
                 found = {**{k: v for k, v in found.items() if k != column}, worse: found[column]}
         if found.get("tools"):
             found = {**found, "tools": self.tools(where, found)}
+        told = parsed(found.get(TOLD)) or {}
+        if not isinstance(told, dict):
+            self.fail(where, f"{TOLD} is {kind_of(told)}", found, "an object with the template's arguments")
+        found = {name: value for name, value in found.items() if name != TOLD}
         form: Callable[[Reader, str, dict[str, Any]], Row] = FORMS.get(self.method, Reader.conversation)
-        return attach(self, form(self, where, found), found, folder)
+        return replace(attach(self, form(self, where, found), found, folder), chat_template_kwargs=told)
 
     def tools(self, where: str, found: dict[str, Any]) -> list[Any]:
         """The tools of a row, which may be JSON, as a whole or each of them."""

@@ -1,24 +1,27 @@
 """Rows -> token ids and labels. What is learned is exact: the tokens that the model itself would write.
 
 An assistant's turn begins where the model's chat template, asked for a generation prompt over the turns before it,
-ends; and it ends with the end-of-turn token. Both are found by rendering prefixes of the conversation. Where the
-whole rendering does not begin with the rendering of a prefix, the template rewrites history (some drop earlier
-reasoning); then TRL's training variant of that template is used, which marks the assistant's turns, and where there
-is none the row is refused.
+ends; and it ends with the end-of-turn token. Both are found by rendering prefixes of the conversation. Some templates
+render a turn differently once others follow: they drop its reasoning, or close it otherwise. Where all that the model
+would write still stands in the whole rendering, it is learned there; else the conversation up to that turn becomes a
+text of its own, in which that turn alone is learned.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from tunesmith_trainer.data import Message, Row
-from tunesmith_trainer.errors import DataError, ModelError
-from tunesmith_trainer.media import media_of, text_of
+from tunesmith_trainer import chat
+from tunesmith_trainer.chat import ANSWER, THINK, need_template, template_errors
+from tunesmith_trainer.data import Row
+from tunesmith_trainer.errors import DataError
+from tunesmith_trainer.media import media_of
 from tunesmith_trainer.multimodal import processor_of
 
 if TYPE_CHECKING:
@@ -28,6 +31,9 @@ LossOn = Literal["Assistant", "LastAssistant", "All"]
 Span = tuple[int, int]
 IGNORED = -100
 BATCH = 256
+PROBE = "\u2063probe\u2063"
+NO_REASONING = re.compile(rf"\s*({THINK})?\s*{ANSWER}\n{{0,2}}")
+"""What a template writes where a turn has no reasoning."""
 
 Ids = np.ndarray[tuple[int], np.dtype[np.int32]]
 
@@ -48,8 +54,15 @@ class Tokens:
     """The numbers of each row's media, where there are any."""
 
 
-class HistoryRewritten(Exception):
-    """The template renders a turn differently once others follow."""
+@dataclass(frozen=True)
+class Learned:
+    """A text to learn from."""
+
+    row: Row
+    """What is rendered in it: a row, or the beginning of one."""
+    text: str
+    spans: list[Span]
+    """The character ranges that are learned."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +71,17 @@ class Masker:
 
     tokenizer: PreTrainedTokenizerFast
     loss_on: LossOn
+    empty_reasoning: bool = True
+    """Whether it is learned that a turn has no reasoning, where the template writes so."""
 
     def render(self, row: Row, count: int, prompt: bool = False) -> str:
         """The first `count` messages as the model sees them; with `prompt`, up to where it would begin to answer."""
-        text = self.tokenizer.apply_chat_template(
-            readable(row.messages[:count], self.tokenizer), tools=row.tools, tokenize=False,
-            add_generation_prompt=prompt,
-        )  # fmt: skip
-        return str(text)
+        return chat.render(self.tokenizer, row, row.messages[:count], prompt)
 
-    def spans(self, row: Row) -> tuple[str, list[Span]]:
-        """The row's text and the character ranges in it that are learned."""
+    def texts(self, row: Row) -> list[Learned]:
+        """What is learned of a row: one text, or several where the template renders turns differently once others
+        follow.
+        """
         if not row.messages:
             if self.loss_on != "All":
                 raise DataError(
@@ -76,110 +89,158 @@ class Masker:
                 )
             text, eos = raw(row, self.tokenizer), str(self.tokenizer.eos_token)
             text = text if text.endswith(eos) else text + eos
-            return text, [(0, len(text))]
-        turns = [i for i, message in enumerate(row.messages) if message["role"] == "assistant"]
-        if self.loss_on != "All":
-            roles = [message["role"] for message in row.messages]
-            if not turns:
-                raise DataError(f"{row.where}: no assistant's turn to learn from; found the roles {roles}")
-            if media_of([row.messages[turn] for turn in turns]):
-                raise DataError(
-                    f"{row.where}: an assistant's turn has media, which a model can be trained to read, but not to "
-                    "write: move them to the user's turns"
-                )
-            if turns[0] == 0:
-                raise DataError(
-                    f"{row.where}: the assistant begins; expected a user's turn before it; found the roles {roles}"
-                )
-        try:
+            return [Learned(row, text, [(0, len(text))])]
+        if self.loss_on == "All":
             with template_errors(row):
-                whole = self.render(row, len(row.messages))
-                if self.loss_on == "All":
-                    return self.ended(whole, [(0, len(whole))])
-                chosen = turns[-1:] if self.loss_on == "LastAssistant" else turns
-                text, spans = self.ended(whole, [self.span(row, whole, turn) for turn in chosen])
-                return text, wanted(row, chosen, spans)
-        except HistoryRewritten:
-            return self.marked(row)
+                text = self.render(row, len(row.messages))
+            return [self.ended(Learned(row, text, [(0, len(text))]))]
+        turns = answers_of(row)
+        chosen = [turn for turn in turns if row.messages[turn].get("loss", True)]
+        if self.loss_on == "LastAssistant":
+            chosen = [turn for turn in chosen if turn == turns[-1]]
+        with template_errors(row):
+            return [self.ended(one) for one in self.found(row, chosen)]
 
-    def span(self, row: Row, whole: str, turn: int) -> Span:
-        """The range of one assistant's turn in `whole`."""
-        before = self.render(row, turn, prompt=True)
-        after = self.render(row, turn + 1)
-        if not (whole.startswith(after) and after.startswith(before)):
-            raise HistoryRewritten
-        # White space after the end-of-turn token is the template's, not the model's.
-        stripped = after.rstrip()
-        return len(before), len(stripped) if self.ends_turn(stripped) and len(stripped) > len(before) else len(after)
+    def found(self, row: Row, turns: list[int]) -> Iterator[Learned]:
+        """The texts in which these turns are learned."""
+        whole = self.render(row, len(row.messages))
+        spans = {turn: self.within(row, whole, turn) for turn in turns}
+        here = [span for span in spans.values() if span]
+        if here or not turns:
+            yield Learned(row, whole, here)
+        left = [turn for turn, span in spans.items() if span is None]
+        if left and left[-1] == len(row.messages) - 1:  # the template never renders it as the model would write it
+            text, span = self.alone(row, left.pop())
+            yield Learned(row, text, [span])
+        if left:
+            yield from self.found(replace(row, messages=row.messages[: left[-1] + 1]), left)
 
-    def marked(self, row: Row) -> tuple[str, list[Span]]:
-        """As `spans`, by a training variant of the template that marks the assistant's turns."""
-        from transformers.utils.chat_template_utils import render_jinja_template
-        from trl.chat_template_utils import get_training_chat_template
+    def within(self, row: Row, whole: str, turn: int) -> Span | None:
+        """The range of what the model would write as this turn in the rendering of all; None where it is not there."""
+        text, (start, end) = self.alone(row, turn)
+        if whole.startswith(text[:end]):
+            following = (stop for stop in chat.chat_of(self.tokenizer).stops if whole.startswith(stop, end))
+            return start, end if self.ends_turn(text[start:end]) else end + len(next(following, ""))
+        there, own = self.located(row, whole, turn, len(row.messages)), self.located(row, text, turn, turn + 1)
+        if there is None or own is None or not start <= own[0] < own[1] or whole[slice(*there)] != text[slice(*own)]:
+            return None
+        opening, closing = NO_REASONING.sub("", text[start : own[0]], count=1), text[own[1] : end]
+        if not whole[: there[0]].endswith(opening):
+            return None
+        # How the turn ends is learned where it stands as the model would write it.
+        return there[0] - len(opening), there[1] + (len(closing) if whole.startswith(closing, there[1]) else 0)
 
-        try:
-            template = get_training_chat_template(self.tokenizer) or self.tokenizer.chat_template
-        except ValueError:
+    def alone(self, row: Row, turn: int) -> tuple[str, Span]:
+        """The text up to the end of a turn, nothing after it, and the range that the model would write."""
+        before, after = self.render(row, turn, prompt=True), self.render(row, turn + 1)
+        if not after.startswith(before):
+            before, after = self.reasoned(row, turn, before, after)
+        # White space after the end-of-turn token is the template's, not the model's; and so is what it closes the whole
+        # text with.
+        stripped, start = after.rstrip(), len(before)
+        end = len(stripped) if self.ends_turn(stripped) and len(stripped) > start else len(after)
+        if closed := self.closed_twice.search(after, start):
+            end = closed.end(1)
+        if not self.empty_reasoning and (nothing := NO_REASONING.match(after, start)):
+            start = nothing.end()
+        return after, (start, end)
+
+    def reasoned(self, row: Row, turn: int, before: str, after: str) -> tuple[str, str]:
+        """(prompt, the text with the answer) where the prompt opens a reasoning that the rendering of the turn does not
+        have: the turn's own reasoning is put there; where it has none, the prompt ends before it.
+        """
+        message, opened = row.messages[turn], before.rstrip()
+        reasoning, closed, answer = str(message["content"]).partition(ANSWER)
+        if kept := message.get("reasoning_content"):
+            reasoning, closed, answer = f"{kept}\n", ANSWER, f"\n\n{message['content']}"
+        _, there, ending = self.probed(row, turn, turn + 1).partition(PROBE)
+        if closed and there and opened.endswith(THINK):
+            reasoning = reasoning.partition(THINK)[2] if THINK in reasoning else reasoning
+            # The line's end is the prompt's.
+            return before, before + reasoning.removeprefix(before[len(opened) :]) + closed + answer + ending
+        shared = len(common([before, after]))
+        least = len(common([self.render(row, turn), after]))
+        while shared > least and not after[:shared].endswith(("\n", *self.tokenizer.get_added_vocab())):
+            shared -= 1
+        if not after[:shared].strip() or least < len(self.render(row, turn).rstrip()):
             raise DataError(
-                f"{row.where}: the model's chat template renders earlier turns differently once others follow, so that "
-                "it is not exact which tokens are learned; split the conversation into single turns, or set "
-                "spec.method.sft.lossOn to LastAssistant or All"
-            ) from None
-        render: Any = render_jinja_template
-        texts, marks = render(
-            [readable(row.messages, self.tokenizer)],
-            tools=row.tools,
-            chat_template=template,
-            return_assistant_tokens_mask=True,
-            **self.tokenizer.special_tokens_map,
-        )
-        spans = [(int(start), int(end)) for start, end in marks[0]]
-        text, spans = self.ended(texts[0], spans[-1:] if self.loss_on == "LastAssistant" else spans)
-        turns = [i for i, message in enumerate(row.messages) if message["role"] == "assistant"][-len(spans) :]
-        return text, wanted(row, turns, spans)
+                f"{row.where}: the model's chat template renders the turns before the answer differently once it is "
+                "there, so that it is not exact which tokens are learned; set spec.method.sft.lossOn to All"
+            )
+        return after[:shared], after
+
+    def located(self, row: Row, text: str, turn: int, count: int) -> Span | None:
+        """Where a turn's content stands in `text`, the rendering of the first `count` messages; None where that is more
+        than its content.
+        """
+        before, there, after = self.probed(row, turn, count).partition(PROBE)
+        fits = there and len(before) + len(after) <= len(text) and text.startswith(before) and text.endswith(after)
+        return (len(before), len(text) - len(after)) if fits else None
+
+    def probed(self, row: Row, turn: int, count: int) -> str:
+        """The rendering of the first `count` messages with PROBE in the place of a turn's content."""
+        probe = {k: v for k, v in row.messages[turn].items() if k not in ("reasoning_content", "thinking")}
+        messages = (*row.messages[:turn], {**probe, "content": PROBE}, *row.messages[turn + 1 : count])
+        return chat.render(self.tokenizer, row, messages)
+
+    @cached_property
+    def closed_twice(self) -> re.Pattern[str]:
+        """Two special tokens apart at the end of a text; the first is a group."""
+        known = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        special = "|".join(map(re.escape, known)) or "(?!)"
+        return re.compile(rf"({special})\s+(?:{special})\s*$")
 
     def ends_turn(self, text: str) -> bool:
         """Whether `text` ends with a special token."""
         return text.endswith((*self.tokenizer.get_added_vocab(), str(self.tokenizer.eos_token)))
 
-    def ended(self, text: str, spans: list[Span]) -> tuple[str, list[Span]]:
-        """`text` and `spans`, with the end-of-sequence token added where a template leaves the last turn open: the
-        model must learn to stop.
+    def ended(self, one: Learned) -> Learned:
+        """With the end-of-sequence token added where a template leaves the last turn open: the model must learn to
+        stop.
         """
-        start, end = spans[-1]
-        if end < len(text.rstrip()) or self.ends_turn(text.rstrip()):
-            return text, spans
+        if not one.spans:
+            return one
+        start, end = one.spans[-1]
+        if end < len(one.text.rstrip()) or self.ends_turn(one.text.rstrip()):
+            return one
         eos = str(self.tokenizer.eos_token)
-        return text + eos, [*spans[:-1], (start, len(text) + len(eos))]
+        return replace(one, text=one.text + eos, spans=[*one.spans[:-1], (start, len(one.text) + len(eos))])
 
-    def tokens(self, rows: Sequence[Row]) -> Iterator[tuple[Ids, Ids]]:
-        """(ids, labels) of each row. Conversations carry the template's special tokens, text the tokenizer's own."""
-        found = [expanded(row, *self.spans(row), self.tokenizer) for row in rows]
+    def tokens(self, rows: Sequence[Row]) -> Iterator[tuple[Row, Ids, Ids]]:
+        """(what is rendered, ids, labels) of each row's texts. Conversations carry the template's special tokens, text
+        the tokenizer's own.
+        """
+        found = [expanded(one, self.tokenizer) for row in rows for one in self.texts(row)]
+        coded: list[tuple[Ids, Ids]] = [(np.empty(0, np.int32),) * 2] * len(found)
         for special in (False, True):
-            if not any(bool(row.text) == special for row in rows):
+            chosen = [at for at, one in enumerate(found) if bool(one.row.text) == special]
+            if not chosen:
                 continue
-            coded = self.tokenizer(
-                [text for text, _ in found],
+            made = self.tokenizer(
+                [found[at].text for at in chosen],
                 add_special_tokens=special,
                 return_offsets_mapping=True,
                 return_attention_mask=False,
             )
-            for row, (_, spans), ids, offsets in zip(
-                rows, found, coded["input_ids"], coded["offset_mapping"], strict=True
-            ):
-                if bool(row.text) == special:
-                    yield mask(ids, offsets, spans)
+            for at, ids, offsets in zip(chosen, made["input_ids"], made["offset_mapping"], strict=True):
+                coded[at] = mask(ids, offsets, found[at].spans)
+        return ((one.row, ids, labels) for one, (ids, labels) in zip(found, coded, strict=True))
 
 
-def wanted(row: Row, turns: Sequence[int], spans: list[Span]) -> list[Span]:
-    """The spans of those turns that the row does not exclude by `loss: false`."""
-    if all(row.messages[turn].get("loss", True) for turn in turns):
-        return spans
-    if len(turns) != len(spans):
+def answers_of(row: Row) -> list[int]:
+    """The places of the assistant's turns of a conversation that can be learned from."""
+    turns = [i for i, message in enumerate(row.messages) if message["role"] == "assistant"]
+    roles = [message["role"] for message in row.messages]
+    if not turns:
+        raise DataError(f"{row.where}: no assistant's turn to learn from; found the roles {roles}")
+    if media_of([row.messages[turn] for turn in turns]):
         raise DataError(
-            f"{row.where}: the chat template joins assistant's turns, so that `loss` cannot tell them apart"
+            f"{row.where}: an assistant's turn has media, which a model can be trained to read, but not to "
+            "write: move them to the user's turns"
         )
-    return [span for turn, span in zip(turns, spans, strict=True) if row.messages[turn].get("loss", True)]
+    if turns[0] == 0:
+        raise DataError(f"{row.where}: the assistant begins; expected a user's turn before it; found the roles {roles}")
+    return turns
 
 
 def mask(ids: list[int], offsets: list[Span], spans: list[Span]) -> tuple[Ids, Ids]:
@@ -194,25 +255,19 @@ def mask(ids: list[int], offsets: list[Span], spans: list[Span]) -> tuple[Ids, I
     return tokens, np.where(learned, tokens, IGNORED).astype(np.int32)
 
 
-def readable(messages: Sequence[Message], tokenizer: PreTrainedTokenizerFast) -> list[Message]:
-    """Messages as the tokenizer's chat template wants them."""
-    if multimodal := processor_of(tokenizer):
-        return list(multimodal.messages(messages))
-    return [m if isinstance(m["content"], str) else {**m, "content": text_of(m["content"])} for m in messages]
-
-
 def raw(row: Row, tokenizer: PreTrainedTokenizerFast) -> str:
     """A row of plain text, with placeholders for its media."""
     multimodal = processor_of(tokenizer, row, media_of("", row.parts))
     return str(multimodal.raw(row.parts)) if row.parts and multimodal else row.text
 
 
-def expanded(row: Row, text: str, spans: list[Span], tokenizer: PreTrainedTokenizerFast) -> tuple[str, list[Span]]:
-    """A row's text and spans with as many placeholders as its media take."""
-    media = media_of(row.messages, row.parts)
-    multimodal = processor_of(tokenizer, row, media)
-    found: tuple[str, list[Span]] = multimodal.expand(text, spans, media, row.where) if media else (text, spans)
-    return found
+def expanded(one: Learned, tokenizer: PreTrainedTokenizerFast) -> Learned:
+    """A text and its spans with as many placeholders as its media take."""
+    media = media_of(one.row.messages, one.row.parts)
+    if not media:
+        return one
+    text, spans = processor_of(tokenizer).expand(one.text, one.spans, media, one.row.where)
+    return replace(one, text=text, spans=spans)
 
 
 def numbers_of(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> list[list[int]] | None:
@@ -262,11 +317,14 @@ def split_answers(
     """
     need_template(rows, tokenizer)
     masker, result = Masker(tokenizer, "LastAssistant"), Answers()
+    rendered: list[Row] = []
     for begin in range(0, len(rows), BATCH):
         batch = rows[begin : begin + BATCH]
-        sides = [[last_turn(*one) for one in masker.tokens(batch)]]
+        coded = list(masker.tokens(batch))
+        sides = [[last_turn(ids, labels) for _, ids, labels in coded]]
         if rejected:
-            sides.append([last_turn(*one) for one in masker.tokens([replace(r, messages=r.rejected) for r in batch])])
+            worse = masker.tokens([replace(row, messages=row.rejected) for row in batch])
+            sides.append([last_turn(ids, labels) for _, ids, labels in worse])
         for number, row in enumerate(zip(*sides, strict=True), begin):
             # Tokens may merge across the prompt's end: the prompt is what is the same on all sides.
             prompt = common([before for before, _ in row])
@@ -278,16 +336,17 @@ def split_answers(
                 result.prompts.append(prompt)
                 result.answers.append(tuple(answers))
                 result.kept.append(number)
+                rendered.append(coded[number - begin][0])
             else:
                 result.dropped += 1
     if not result.kept:
         raise DataError(f"no answer is left of {len(rows)} rows within spec.training.maxLength {max_length}: raise it")
-    if numbers := numbers_of([rows[number] for number in result.kept], tokenizer):
+    if numbers := numbers_of(rendered, tokenizer):
         result.media = {"media": numbers}
     return result
 
 
-def common(sides: list[list[int]]) -> list[int]:
+def common(sides: Sequence[Any]) -> Any:
     """The longest beginning that all have."""
     length = 0
     for tokens in zip(*sides, strict=False):
@@ -297,33 +356,12 @@ def common(sides: list[list[int]]) -> list[int]:
     return sides[0][:length]
 
 
-@contextmanager
-def template_errors(row: Row) -> Iterator[None]:
-    """What a chat template raises, jinja's own or whatever it does with a row it did not expect, is the row's error."""
-    try:
-        yield
-    except (DataError, ModelError, HistoryRewritten):
-        raise
-    except Exception as error:
-        raise DataError(f"{row.where}: the model's chat template refuses it: {error}") from error
-
-
-def need_template(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> None:
-    """See that conversations can be rendered."""
-    if any(row.messages for row in rows) and not tokenizer.chat_template:
-        raise ModelError(
-            "the model's tokenizer has no chat template, so that conversations cannot be rendered: use an instruction-"
-            "tuned model, add a chat_template.jinja to it, or train on text rows"
-        )
-
-
-def tokenize(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, loss_on: LossOn, max_length: int) -> Tokens:
+def tokenize(rows: Sequence[Row], masker: Masker, max_length: int) -> Tokens:
     """Ids and labels of `rows`, cut at the end to `max_length` tokens. Rows without labels are left out."""
-    need_template(rows, tokenizer)
-    masker, result, kept = Masker(tokenizer, loss_on), Tokens(), []
+    need_template(rows, masker.tokenizer)
+    result, kept = Tokens(), []
     for begin in range(0, len(rows), BATCH):
-        batch = rows[begin : begin + BATCH]
-        for row, (ids, labels) in zip(batch, masker.tokens(batch), strict=True):
+        for row, ids, labels in masker.tokens(rows[begin : begin + BATCH]):
             result.cut += len(ids) > max_length
             whole = len(ids) <= max_length or not media_of(row.messages, row.parts)
             ids, labels = ids[:max_length], labels[:max_length]
@@ -338,7 +376,7 @@ def tokenize(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, loss_on: L
             f"nothing to learn is left of {len(rows)} rows within spec.training.maxLength {max_length} "
             f"({result.cut} of them are longer): raise it"
         )
-    result.media = numbers_of(kept, tokenizer)
+    result.media = numbers_of(kept, masker.tokenizer)
     return result
 
 

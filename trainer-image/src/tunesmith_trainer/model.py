@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tunesmith.artifacts import MANIFEST
-from tunesmith.training.plan import Place
+from tunesmith.training.plan import ChatPlan, Place
 
 from tunesmith_trainer.errors import ModelError
 
@@ -83,8 +83,8 @@ def own_dtype(place: Place) -> torch.dtype:
     return dtype
 
 
-def load_tokenizer(place: Place) -> PreTrainedTokenizerFast:
-    """The model's own tokenizer, with its chat template."""
+def load_tokenizer(place: Place, chat: ChatPlan | None = None) -> PreTrainedTokenizerFast:
+    """The model's own tokenizer, with its chat template or what `chat` says."""
     from transformers import AutoTokenizer
 
     try:
@@ -97,10 +97,19 @@ def load_tokenizer(place: Place) -> PreTrainedTokenizerFast:
         )
     if tokenizer.eos_token is None:
         raise ModelError(f"model {place.uri}: its tokenizer has no eos_token, so the model could not learn to stop")
+    from tunesmith_trainer.chat import set_up
     from tunesmith_trainer.multimodal import load_processor
 
     tokenizer.multimodal = load_processor(place, config_of(place))
+    set_up(tokenizer, chat or ChatPlan(), ends_of(place))
     return tokenizer  # type: ignore[no-any-return]
+
+
+def ends_of(place: Place) -> list[int]:
+    """The tokens at which the model's generation ends, by its generation_config.json."""
+    path = Path(place.path) / "generation_config.json"
+    found = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
+    return [found] if isinstance(found, int) else list(found or [])
 
 
 def config_of(place: Place) -> dict[str, Any]:

@@ -361,15 +361,15 @@ class Model:
 
     def text(self, row: Row, prompt: str, completion: str) -> str:
         """A prompt and an answer to it, as the reward model reads them: with the row's media, if it reads those."""
-        from tunesmith_trainer.masks import expanded, readable
+        from tunesmith_trainer import chat
+        from tunesmith_trainer.masks import Learned, expanded
         from tunesmith_trainer.rollouts import asked
 
         if not row.messages or not self.tokenizer.chat_template:
             return prompt + completion
         turns = [*asked(row), {"role": "assistant", "content": completion}]
-        messages: Any = readable(turns, self.tokenizer)
-        text = str(self.tokenizer.apply_chat_template(messages, tools=row.tools, tokenize=False))
-        return expanded(row, text, [], self.tokenizer)[0] if self.tokenizer.multimodal else text
+        text = chat.render(self.tokenizer, row, turns)
+        return expanded(Learned(row, text, []), self.tokenizer).text if self.tokenizer.multimodal else text
 
     def __call__(self, answers: Answers) -> Scores:
         """Its logits."""

@@ -13,12 +13,13 @@ from datasets import Dataset
 from torch.utils.data import Sampler
 from tunesmith.api.methods import Rollout
 
-from tunesmith_trainer import group
+from tunesmith_trainer import chat, group
+from tunesmith_trainer.chat import need_template, template_errors
 from tunesmith_trainer.collate import Injection
 from tunesmith_trainer.data import Message, Row
 from tunesmith_trainer.errors import ConfigError, DataError
 from tunesmith_trainer.lifecycle import Lifecycle
-from tunesmith_trainer.masks import expanded, need_template, numbers_of, raw, readable, template_errors
+from tunesmith_trainer.masks import Learned, expanded, numbers_of, raw
 from tunesmith_trainer.multimodal import processor_of
 from tunesmith_trainer.order import Order
 
@@ -64,18 +65,15 @@ def render(row: Row, tokenizer: PreTrainedTokenizerFast) -> str:
         raise DataError(f"{row.where}: there is nothing to answer: found only an assistant's turn")
     need_template([row], tokenizer)
     with template_errors(row):
-        return str(
-            tokenizer.apply_chat_template(
-                readable(turns, tokenizer), tools=row.tools, tokenize=False, add_generation_prompt=True
-            )  # type: ignore[arg-type]
-        )
+        return chat.render(tokenizer, row, turns, prompt=True)
 
 
 def prompts(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, max_length: int, answer: int) -> Prompts:
     """The prompts of `rows`, each of which leaves room for `answer` tokens within `max_length`."""
     found = Prompts()
     for row in rows:
-        text, _ = expanded(replace(row, messages=tuple(asked(row))), render(row, tokenizer), [], tokenizer)
+        turns = replace(row, messages=tuple(asked(row)))
+        text = expanded(Learned(turns, render(row, tokenizer), []), tokenizer).text
         # A template writes the special tokens itself.
         ids: Any = tokenizer(text, add_special_tokens=not row.messages)["input_ids"]
         if len(ids) + answer > max_length or not ids:

@@ -36,7 +36,7 @@ def train(plan: TrainPlan) -> Ending:
     from tunesmith_trainer.stopping import Pace
 
     run = Path(plan.output.run)
-    prepared = prepare(plan, data, load_tokenizer(plan.model))
+    prepared = prepare(plan, data, load_tokenizer(plan.model, plan.chat_template))
     if os.environ.get("RANK", "0") == "0":
         run.mkdir(parents=True, exist_ok=True)
         Path(plan.checkpoint.path).mkdir(parents=True, exist_ok=True)
@@ -111,6 +111,7 @@ def check_world(plan: TrainPlan) -> None:
 def finish(plan: TrainPlan, trainer: Lifecycle, sources: list[SourceFile]) -> Ending:
     """Publish what was trained; rank 0 writes, the others wait."""
     from tunesmith_trainer import artifact, curves, group
+    from tunesmith_trainer.chat import DEFAULT
     from tunesmith_trainer.model import own_dtype, save_model
 
     step = trainer.state.global_step
@@ -134,6 +135,8 @@ def finish(plan: TrainPlan, trainer: Lifecycle, sources: list[SourceFile]) -> En
                 initial = artifact.initial_adapter(plan) if pissa else None
                 artifact.save_adapter(model, plan.model.uri, folder, state, initial)
             artifact.write_files(folder, others)
+            if plan.chat_template.type == "Default":
+                (folder / "chat_template.jinja").write_text(DEFAULT)
             made = artifact.publish(folder, plan, kind, sources)
         print(f"artefact {made.uri}")
         done = done.model_copy(update={"artifact": made})

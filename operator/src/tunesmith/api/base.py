@@ -54,7 +54,7 @@ ATOMIC: dict[str, Any] = {"x-kubernetes-list-type": "atomic"}
 DnsLabel = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
 
 URI_PATTERN = (
-    r"^(hf://[\w.-]+/[\w.-]+(@[\w./-]+)?"
+    r"^((hf|ms)://[\w.-]+/[\w.-]+(@[\w./-]+)?"
     r"|pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[^\x00-\x1f]*)?"
     r"|configmap://[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[-._a-zA-Z0-9]+"
     r"|(s3|gs)://[a-z0-9][a-z0-9._-]+/[^\x00-\x1f]+"
@@ -93,8 +93,8 @@ class SecretRef(Model):
     """The Secret with the credentials of a source. It is mounted into the one container that fetches."""
 
     name: Annotated[str, Field(min_length=1, max_length=253)]
-    """Name of the Secret, in the same namespace. Keys: `token` for hf://; `accessKeyId`, `secretAccessKey` and
-    optionally `endpoint`, `region` for s3:// and gs:// (HMAC keys); `authorization` (the header's value) for https://;
+    """Name of the Secret, in the same namespace. Keys: `token` for hf:// and ms://; `accessKeyId`, `secretAccessKey`
+    and optionally `endpoint`, `region` for s3:// and gs:// (HMAC keys); `authorization` (the header's value) for https://;
     `username` and `password`, or `.dockerconfigjson`, for oci://."""
 
 
@@ -112,8 +112,8 @@ class Source(Model):
     """Where an artefact comes from: an address, or the outcome of another job."""
 
     uri: Uri | None = None
-    """Address: `hf://org/name@revision`, `pvc://claim/path`, `s3://bucket/path`, `gs://bucket/path`,
-    `oci://registry/repository:tag` (or `@sha256:digest`), `https://host/path#sha256=digest`,
+    """Address: `hf://org/name@revision`, `ms://org/name@revision` (ModelScope), `pvc://claim/path`,
+    `s3://bucket/path`, `gs://bucket/path`, `oci://registry/repository:tag` (or `@sha256:digest`), `https://host/path#sha256=digest`,
     `configmap://name/key` or `file:///path` (in the image)."""
 
     fine_tune_job_ref: NameRef | None = None

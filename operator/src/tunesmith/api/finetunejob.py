@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from tunesmith.api.base import ATOMIC, Model, ModelSource, Output, Resources, Time, rule, rules
+from tunesmith.api.chat import ChatTemplate
 from tunesmith.api.dataset import Dataset, Validation
 from tunesmith.api.distribution import Distribution, Elastic, Memory
 from tunesmith.api.job import JobSpec, JobStatus
@@ -32,6 +33,8 @@ class FineTuneJobSpec(JobSpec):
     """What to learn from. Several are put one after the other and shuffled together."""
     validation: Validation | None = None
     """What to evaluate on. Default: nothing is kept aside."""
+    chat_template: ChatTemplate = ChatTemplate()
+    """How conversations become text."""
     method: Method
     """How to learn."""
     tuner: Tuner = Tuner()

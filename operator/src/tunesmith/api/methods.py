@@ -34,6 +34,9 @@ class SFT(Model):
 
     loss_on: Literal["Assistant", "LastAssistant", "All"] = "Assistant"
     """Which tokens are learned: every assistant turn, the last one, or the whole conversation."""
+    empty_reasoning: Literal["Learned", "Ignored"] = "Learned"
+    """Where the template of a thinking model writes that a turn has no reasoning: whether that is learned. Ignored
+    keeps a model's thinking through training on answers without it."""
 
 
 class PreTraining(Model):

@@ -1,4 +1,5 @@
-"""Fetches what an address names into a folder: `hf://`, `https://` with a digest, `s3://`, `gs://` and `oci://`.
+"""Fetches what an address names into a folder: `hf://`, `ms://`, `s3://`, `gs://`, `oci://`, and `https://` with a
+digest.
 
 The folder appears by rename, so what is there is whole. A fetch that was interrupted goes on where it was.
 A single file lies in the folder under its own name.
@@ -52,6 +53,10 @@ def fetch(uri: str, to: Path, secret: Path | None = None, kind: Kind = "auto", p
                 from tunesmith.fetching import hub
 
                 hub.fetch(uri, partial, keys, kind, progress)
+            case "ms":
+                from tunesmith.fetching import modelscope
+
+                modelscope.fetch(uri, partial, keys, kind, progress)
             case "https":
                 from tunesmith.fetching import web
 
@@ -65,7 +70,7 @@ def fetch(uri: str, to: Path, secret: Path | None = None, kind: Kind = "auto", p
 
                 s3.fetch(uri, partial, keys, progress)
             case scheme:
-                raise FetchError(f"{scheme}:// cannot be fetched: use hf://, https://, s3://, gs:// or oci://")
+                raise FetchError(f"{scheme}:// cannot be fetched: use hf://, ms://, https://, s3://, gs:// or oci://")
     except FetchError as error:
         raise FetchError(f"{uri}: {error}", error.code) from None
     except OSError as error:

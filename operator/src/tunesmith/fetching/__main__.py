@@ -21,10 +21,14 @@ def report(path: Path, error: FetchError, kind: str) -> None:
 def main() -> int:
     """Entry point. Exit codes are those of `tunesmith.fetching`."""
     parser = argparse.ArgumentParser(prog="python -m tunesmith.fetching", description="Fetch an artefact.")
-    parser.add_argument("--uri", required=True, help="hf://org/name@revision, https://…#sha256=…, s3://bucket/path")
+    parser.add_argument(
+        "--uri", required=True, help="hf://org/name@revision, ms://org/name, https://…#sha256=…, s3://bucket/path"
+    )
     parser.add_argument("--to", required=True, type=Path, help="the folder to make; it must be an absolute path")
     parser.add_argument("--secret", type=Path, help="folder of the mounted Secret with the credentials")
-    parser.add_argument("--kind", choices=("auto", "model", "dataset"), default="auto", help="what hf:// names")
+    parser.add_argument(
+        "--kind", choices=("auto", "model", "dataset"), default="auto", help="what hf:// or ms:// names"
+    )
     parser.add_argument("--termination-log", type=Path, help="where to write why it failed, as JSON")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

@@ -36,6 +36,7 @@ class Redirects(urllib.request.HTTPRedirectHandler):
         request = super().redirect_request(req, fp, code, msg, headers, newurl)
         if request is not None and new.netloc != old.netloc:
             request.remove_header("Authorization")
+            request.remove_header("Cookie")
         return request
 
 

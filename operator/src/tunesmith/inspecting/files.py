@@ -31,6 +31,14 @@ def open_files(uri: str, keys: Credentials) -> Files | None:
             return Files(
                 "it", hub.names(uri, keys), lambda name, start, length: hub.read(uri, name, start, length, keys)
             )
+        case "ms":
+            from tunesmith.fetching import modelscope
+
+            return Files(
+                "it",
+                modelscope.names(uri, keys),
+                lambda name, start, length: modelscope.read(uri, name, start, length, keys),
+            )
         case "s3":
             from tunesmith.fetching import s3
 

@@ -7,6 +7,7 @@ import json
 from typing import Literal
 
 from tunesmith.api.base import Model
+from tunesmith.api.chat import ChatTemplate
 from tunesmith.api.dataset import Columns
 from tunesmith.api.mergejob import Combine
 from tunesmith.api.methods import Method
@@ -48,6 +49,10 @@ class ValidationPlan(Model):
 
     datasets: list[DatasetPlan] = []
     split: float | None = None
+
+
+class ChatPlan(ChatTemplate):
+    """How conversations become text."""
 
 
 class MethodPlan(Method):
@@ -162,6 +167,7 @@ class TrainPlan(Model):
     model: Place
     datasets: list[DatasetPlan]
     validation: ValidationPlan = ValidationPlan()
+    chat_template: ChatPlan = ChatPlan()
     method: MethodPlan
     tuner: TunerPlan
     training: TrainingPlan

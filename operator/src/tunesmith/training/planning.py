@@ -15,6 +15,7 @@ from tunesmith.api.tuner import Tuner
 from tunesmith.training.location import join, locate
 from tunesmith.training.matrix import PlanError, processes_per_node, refuse
 from tunesmith.training.plan import (
+    ChatPlan,
     CheckpointPlan,
     DatasetPlan,
     DistributionPlan,
@@ -82,6 +83,7 @@ def train_plan(job: Job, spec: FineTuneJobSpec, resolved: Resolved, default_stor
         )
         if spec.validation
         else ValidationPlan(),
+        chat_template=ChatPlan(**spec.chat_template.model_dump()),
         method=method_plan(method, resolved),
         tuner=tuner_plan(tuner),
         training=TrainingPlan(

@@ -4,7 +4,7 @@
 |---|---|
 | `path`, `./path` | beside the job's file |
 | `file:///path` | as it stands |
-| `hf://`, `s3://`, `https://…#sha256=` | fetched, into `<claims>/.tunesmith/fetched` |
+| `hf://`, `ms://`, `s3://`, `https://…#sha256=` | fetched, into `<claims>/.tunesmith/fetched` |
 | `pvc://claim/path` | `<claims>/claim/path` |
 | `configmap://name/key` | the ConfigMap in the same file |
 """
@@ -29,6 +29,7 @@ DATA = ("datasets", "validation")
 OWN = ".tunesmith"
 CREDENTIALS = {
     "hf": {"token": "HF_TOKEN"},
+    "ms": {"token": "MODELSCOPE_API_TOKEN"},
     "s3": {
         "accessKeyId": "AWS_ACCESS_KEY_ID", "secretAccessKey": "AWS_SECRET_ACCESS_KEY",
         "endpoint": "AWS_ENDPOINT_URL", "region": "AWS_REGION",

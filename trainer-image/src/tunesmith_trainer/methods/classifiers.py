@@ -9,11 +9,12 @@ import torch
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerFast
 from tunesmith.training.plan import TrainPlan
 
+from tunesmith_trainer import chat
+from tunesmith_trainer.chat import template_errors
 from tunesmith_trainer.collate import COLUMN
 from tunesmith_trainer.data import Content, Row
 from tunesmith_trainer.errors import DataError
 from tunesmith_trainer.lifecycle import Lifecycle
-from tunesmith_trainer.masks import readable, template_errors
 from tunesmith_trainer.media import media_of, spelled, text_of
 from tunesmith_trainer.methods.preferences import padded
 from tunesmith_trainer.model import load_model, load_tokenizer
@@ -69,8 +70,7 @@ def written(content: Content, tokenizer: PreTrainedTokenizerFast, row: Row) -> t
     if not tokenizer.chat_template:
         return plain(content, tokenizer), True
     with template_errors(row):
-        messages: Any = readable(content, tokenizer)
-        return str(tokenizer.apply_chat_template(messages, tools=row.tools, tokenize=False)), False
+        return chat.render(tokenizer, row, content), False
 
 
 def plain(content: Content, tokenizer: PreTrainedTokenizerFast) -> str:

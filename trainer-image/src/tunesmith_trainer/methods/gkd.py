@@ -68,7 +68,7 @@ def answers(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizer
                 "spec.method.gkd.onPolicy 1, which needs prompts only"
             )
     coded = Masker(tokenizer, "LastAssistant").tokens(rows)
-    return [ids[labels != IGNORED].tolist() for ids, labels in coded]
+    return [ids[labels != IGNORED].tolist() for _, ids, labels in coded]
 
 
 def vocabulary(config: dict[str, Any]) -> int | None:

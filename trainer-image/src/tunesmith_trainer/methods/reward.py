@@ -12,10 +12,10 @@ from trl.trainer.reward_trainer import DataCollatorForPreference
 from tunesmith.api.methods import RewardModel
 from tunesmith.training.plan import TrainPlan
 
+from tunesmith_trainer.chat import need_template
 from tunesmith_trainer.collate import COLUMN, adding
 from tunesmith_trainer.data import Row
 from tunesmith_trainer.errors import DataError
-from tunesmith_trainer.masks import need_template
 from tunesmith_trainer.media import media_of
 from tunesmith_trainer.methods import Prepared
 from tunesmith_trainer.methods.classifiers import Classifier, column, encode, load

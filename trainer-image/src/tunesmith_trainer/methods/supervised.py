@@ -15,7 +15,7 @@ from tunesmith.training.plan import TrainPlan
 from tunesmith_trainer.collate import adding
 from tunesmith_trainer.data import Row
 from tunesmith_trainer.lifecycle import Lifecycle
-from tunesmith_trainer.masks import columns, tokenize
+from tunesmith_trainer.masks import Masker, columns, tokenize
 from tunesmith_trainer.methods import Prepared
 from tunesmith_trainer.methods.causal import TASK, load
 from tunesmith_trainer.methods.preferences import padded
@@ -32,7 +32,8 @@ class TRAINER(Lifecycle, SFTTrainer):
 def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> Prepared:
     """Ids and labels, with exactly the tokens to be learned in the labels."""
     training = plan.training
-    tokens = tokenize(rows, tokenizer, plan.method.loss_on, training.max_length)
+    empty = not plan.method.sft or plan.method.sft.empty_reasoning == "Learned"
+    tokens = tokenize(rows, Masker(tokenizer, plan.method.loss_on, empty), training.max_length)
     arguments: dict[str, Any] = {
         "max_length": training.max_length,
         "packing": training.packing,
