@@ -139,6 +139,8 @@ def use(installed: Installation) -> None:
         lambda: tenant("describe", "ftj", "refused"),
     )
     tenant("delete", "quota", "none")
+    # The attempt after the one whose pod was deleted: between two of them there is no Job to delete.
+    tenant.wait("ftj", "slow", "Running")
     tenant("patch", "ftj", "slow", "--type=merge", "-p", '{"spec": {"suspend": true}}')
     tenant.wait("ftj", "slow", "Suspended")
     eventually(
