@@ -20,13 +20,14 @@ from tunesmith.children.autoscaling import KINDS as SCALERS
 from tunesmith.children.inspect import ROLE, inspect_name
 from tunesmith.children.job import QUEUE_LABEL
 from tunesmith.children.meta import ATTEMPT_LABEL, ROLE_LABEL, Object, Owner, job_name
-from tunesmith.children.serving import ADAPTER_LABEL, adapters_name, admin_name, deployment_name
-from tunesmith.decide import attempts, capacity, lifecycle, preflight
+from tunesmith.children.serving import ADAPTER_LABEL, WORKER, adapters_name, admin_name, deployment_name
+from tunesmith.decide import attempts, lifecycle, preflight
 from tunesmith.decide import pods as pod_facts
 from tunesmith.decide.references import sources
 from tunesmith.decide.world import Ref, World
 from tunesmith.kube.client import ApiError, Client
 from tunesmith.serving.contract import AGENT_PORT, AgentStatus
+from tunesmith.serving.parallel import gpus
 from tunesmith.settings import Settings
 from tunesmith.training.location import locate
 from tunesmith.training.report import PORT, Report
@@ -120,6 +121,8 @@ class Observer:
                 ("Secret", admin_name(owner)),
                 ("PodDisruptionBudget", owner.name),
             ]
+            if max(resource.spec.engine.nodes, resource.status.nodes or 1) > 1:
+                names += [("LeaderWorkerSet", deployment_name(owner)), ("NetworkPolicy", deployment_name(owner))]
             wanted = resource.spec.autoscaling.scaler if resource.spec.autoscaling else None
             scalers = dict.fromkeys((wanted, resource.status.autoscaler))
             names += [(SCALERS[scaler], owner.name) for scaler in scalers if scaler]
@@ -185,7 +188,7 @@ class Observer:
         discovery. None: not told, or not needed.
         """
         if isinstance(resource, ModelDeployment):
-            if not capacity.gpus(resource.spec):
+            if not gpus(resource.spec):
                 return None
             selector = ""
         elif isinstance(resource, FineTuneJob) and preflight.needs_gpu_memory(resource):
@@ -228,7 +231,11 @@ class Observer:
 
     async def _agents(self, pods: list[Object]) -> dict[str, AgentStatus]:
         asked = [
-            pod for pod in pods if pod.get("status", {}).get("podIP") and "deletionTimestamp" not in pod["metadata"]
+            pod
+            for pod in pods
+            if pod.get("status", {}).get("podIP")
+            and "deletionTimestamp" not in pod["metadata"]
+            and pod["metadata"]["labels"].get(ROLE_LABEL) != WORKER
         ]
         bodies = await asyncio.gather(*(self._ask(pod, AGENT_PORT, "/status") for pod in asked))
         return {

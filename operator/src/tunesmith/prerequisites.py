@@ -58,6 +58,10 @@ def wanted(resource: Resource, default_store: str) -> Iterator[Wanted]:
     if isinstance(resource, ModelDeployment):
         if keys := resource.spec.api_key_secret_ref:
             yield Wanted("spec.apiKeySecretRef", "Secret", keys.name)
+        if (cache := resource.spec.model_cache) and cache.claim:
+            yield Wanted(
+                "spec.modelCache.claim", CLAIM, cache.claim.name, pods=resource.spec.engine.nodes, writable=True
+            )
         return
     field = "spec.output.uri" if resource.spec.output.uri else "the default store"
     claim = locate(resource.spec.output.uri or default_store).claim or ""

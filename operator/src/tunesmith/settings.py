@@ -34,6 +34,8 @@ class Settings(BaseModel):
     """Price of one device for one hour, by resource name, as JSON: {"nvidia.com/gpu": 2.5}."""
     watch_namespaces: str = ""
     """Comma-separated. Empty: the whole cluster."""
+    policy_namespaces: str = ""
+    """Comma-separated. Namespaces whose serving pods the chart's NetworkPolicies cover."""
     namespace: str = "default"
     """The operator's own, for its Lease."""
     pod_name: str = "tunesmith"
@@ -64,6 +66,11 @@ class Settings(BaseModel):
     def namespaces(self) -> tuple[str, ...]:
         """The namespaces that are watched; empty: all."""
         return _names(self.watch_namespaces)
+
+    @property
+    def covered_namespaces(self) -> tuple[str, ...]:
+        """Namespaces whose serving pods the chart's NetworkPolicies cover."""
+        return _names(self.policy_namespaces)
 
 
 def load(environment: Mapping[str, str] = os.environ) -> Settings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
@@ -10,6 +11,9 @@ import ssl
 import subprocess
 import sys
 import tarfile
+import threading
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -21,10 +25,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from tunesmith import fetching
-from tunesmith.fetching import NOT_FOUND, PERMANENT, TRANSIENT, FetchError, fetch, s3, web
+from tunesmith.fetching import NOT_FOUND, PERMANENT, TRANSIENT, FetchError, fetch, s3, shared, web
 from unit.agent.servers import Handler, Server, s3_store
 
 CONTENT = bytes(range(256)) * 40_000
+REAL_SLEEP = time.sleep
 SHA = hashlib.sha256(CONTENT).hexdigest()
 
 
@@ -68,6 +73,13 @@ def secret(folder: Path, **keys: str) -> Path:
     for name, value in keys.items():
         (folder / name).write_text(value + "\n")
     return folder
+
+
+def until(what: Callable[[], object], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        REAL_SLEEP(0.02)
 
 
 def uri(server: Server, path: str = "/data/train.jsonl", sha: str = SHA) -> str:
@@ -555,3 +567,79 @@ def test_the_folder_must_be_named_absolutely():
     done = run("--uri", "hf://a/b", "--to", "relative")
     assert done.returncode == PERMANENT
     assert "not an absolute path" in done.stderr
+
+
+# --- a claim that many pods fetch to ---------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("tls")
+class TestShared:
+    def claim(self, root: Path) -> Path:
+        return root / ".tunesmith" / "models" / "one"
+
+    def start(self, server, to: Path, keep_days: float = 14) -> subprocess.Popen[str]:
+        environment = {**os.environ, "PYTHONPATH": str(Path(fetching.__file__).parents[2])}
+        command = [*(sys.executable, "-m", "tunesmith.fetching", "--uri", uri(server), "--to", str(to), "--shared")]
+        command += ["--keep-days", str(keep_days)]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def test_one_of_many_pods_fetches_and_the_others_wait_for_it(self, server, tmp_path):
+        all_there = threading.Event()
+        server.answer = lambda h: (all_there.wait(20), h.file(CONTENT))
+        pods = [self.start(server, self.claim(tmp_path)) for _ in range(4)]
+        until(lambda: len(server.seen) == 1)
+        REAL_SLEEP(1)  # the others have come to the lock, too
+        all_there.set()
+        said = [pod.communicate(timeout=30)[0] for pod in pods]
+        assert [pod.returncode for pod in pods] == [0] * 4
+        assert len(server.seen) == 1
+        assert (self.claim(tmp_path) / "train.jsonl").read_bytes() == CONTENT
+        assert sum("already" in text for text in said) == 3
+
+    def test_where_the_pod_that_fetches_dies_another_one_goes_on(self, server, tmp_path):
+        half = threading.Event()
+
+        def slowly(handler) -> None:
+            if len(server.seen) == 1:
+                handler.send_response(200)
+                handler.send_header("Content-Length", str(len(CONTENT)))
+                handler.end_headers()
+                handler.wfile.write(CONTENT[: 8 * 1024 * 1024])
+                handler.wfile.flush()
+                half.wait(20)
+            else:
+                handler.file(CONTENT)
+
+        server.answer = slowly
+        first = self.start(server, self.claim(tmp_path))
+        part = self.claim(tmp_path).with_name("one.partial") / "train.jsonl.part"
+        until(lambda: part.exists() and part.stat().st_size > 1_000_000)
+        second = self.start(server, self.claim(tmp_path))
+        REAL_SLEEP(1)
+        assert len(server.seen) == 1
+        first.kill()
+        half.set()
+        first.communicate()
+        assert second.communicate(timeout=30)
+        assert second.returncode == 0
+        assert int(server.seen[1][1]["range"].removeprefix("bytes=").rstrip("-")) > 1_000_000
+        assert (self.claim(tmp_path) / "train.jsonl").read_bytes() == CONTENT
+
+    def test_only_what_nobody_has_used_for_so_long_is_removed(self, server, tmp_path):
+        server.answer = lambda h: h.file(CONTENT)
+        folder = self.claim(tmp_path).parent
+        group = tmp_path / ".tunesmith" / "adapters" / "uid"
+        for path in (folder / "old", folder / "used", folder / "held", group):
+            path.mkdir(parents=True)
+            shared.mark(path)
+            os.utime(shared.used(path), (0, 0))
+        shared.mark(folder / "used")
+        (folder / "unknown").mkdir()  # somebody else's
+        with open(folder / ".held.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            pod = self.start(server, self.claim(tmp_path), keep_days=1)
+            out, errors = pod.communicate(timeout=30)
+            assert pod.returncode == 0, errors
+        assert {path.name for path in folder.iterdir() if path.is_dir()} == {"one", "used", "held", "unknown"}
+        assert not group.exists()
+        assert f"{folder}/old was not used for 1 days: removed" in out

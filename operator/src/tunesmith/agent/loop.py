@@ -21,13 +21,16 @@ from tunesmith.agent.report import refusal, report
 from tunesmith.agent.settings import Settings
 from tunesmith.agent.smoke import SmokeError, alias, smoke
 from tunesmith.agent.store import Source, Store
+from tunesmith.fetching.shared import mark
 from tunesmith.serving.contract import AgentStatus, Footprint, State
+from tunesmith.training.location import CLAIMS
 
 log = logging.getLogger(__name__)
 
 MAX_DELAY = 60.0
 PROBE_DOWN, PROBE_UP, POLL = 0.5, 1.0, 1.0
 MAX_SILENT = 3
+MARK_SECONDS = 3600.0
 
 
 def delay(attempts: int) -> float:
@@ -61,7 +64,8 @@ class Agent:
     async def run(self) -> None:
         """Run until cancelled."""
         watchers = [
-            asyncio.create_task(one) for one in (self._watch_engine(), self._watch_file(), self._measure_base())
+            asyncio.create_task(one)
+            for one in (self._watch_engine(), self._watch_file(), self._measure_base(), self._mark_use())
         ]
         try:
             while True:
@@ -110,6 +114,17 @@ class Agent:
                     base = await asyncio.to_thread(self.preparer.base, state.model_path)
                     self.footprint = await asyncio.to_thread(measure, Path(state.model_path), base, *sizes)
             await asyncio.sleep(self.settings.resync_seconds)
+
+    async def _mark_use(self) -> None:
+        """Say of what lies on shared claims that this pod uses it."""
+        folder = self.settings.adapters_folder
+        shared = [Path(self.settings.in_use)] if self.settings.in_use else []
+        while True:
+            # A group's folder is <claim>/.tunesmith/adapters/<uid>/<group>.
+            for path in [*shared, *([folder.parent] if folder.is_relative_to(CLAIMS) else [])]:
+                with contextlib.suppress(OSError):  # a volume that is full or away for now
+                    await asyncio.to_thread(mark, path)
+            await asyncio.sleep(MARK_SECONDS)
 
     def _rest(self) -> float:
         """Seconds to the next pass: the resync, or a retry that is due before."""

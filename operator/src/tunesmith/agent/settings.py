@@ -37,6 +37,8 @@ class Settings:
     """Adapters in a batch of this pod's engine."""
     engine_dtype: str = "auto"
     """Type of its weights."""
+    in_use: str = ""
+    """The model that was fetched to a claim, which this pod uses: `tunesmith.fetching.shared` does not remove it."""
     grace_seconds: float = 10.0
     """How long files outlive the last request that could use them."""
     blind_grace_seconds: float = 300.0

@@ -125,6 +125,14 @@ class Engine(Model):
     first. Never: the condition `Sized` says what is needed."""
     args: Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=64, json_schema_extra=ATOMIC)] = []
     """More arguments of vLLM's server, for example `--enforce-eager`."""
+    nodes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Pods over which one copy of the model is spread, for a model that does not fit one node. More than 1 needs the
+    controller of LeaderWorkerSets in the cluster, and a `modelCache` on a claim."""
+    tensor_parallel: Annotated[int, Field(ge=1, le=512)] | None = None
+    """Devices that share each layer (vLLM's `--tensor-parallel-size`). Default: the GPUs of a pod."""
+    pipeline_parallel: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Stages into which the layers are divided (`--pipeline-parallel-size`). Default: `nodes`, or 1 where
+    tensorParallel is given and goes over all of them."""
     startup_timeout_seconds: Annotated[int, Field(ge=30, le=86400)] = 1800
     """How long a pod may take to load the model."""
     drain_seconds: Annotated[int, Field(ge=0, le=300)] = 5
@@ -133,19 +141,53 @@ class Engine(Model):
     """How long requests that are being answered get after that. The pod's grace period follows from both."""
 
 
+class CacheClaim(Model):
+    """A claim that keeps models which were fetched."""
+
+    name: Annotated[str, Field(min_length=1, max_length=253)]
+    """Name of the PersistentVolumeClaim. For pods on several nodes it must allow ReadWriteMany."""
+    keep_days: Annotated[int, Field(ge=1, le=3650)] = 14
+    """A model that no pod has used for this long is removed when another one is fetched."""
+
+
+class ModelCache(Model):
+    """Where the model comes from when a pod starts."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(rule("(self.type == 'Claim') == has(self.claim)", "claim must be set for Claim only"))
+    )
+    type: Literal["Claim", "ImageVolume"]
+    """Claim: one pod fetches the model onto the claim, the others wait for it, and later ones find it there.
+    ImageVolume: the kubelet pulls an `oci://` image and mounts it (Kubernetes 1.33 and containerd 2.1, or later)."""
+    claim: CacheClaim | None = None
+    """The claim."""
+
+
 class ModelDeploymentSpec(Model):
     """Which model to serve, with which adapters."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
+                "!has(self.modelCache) || self.modelCache.type != 'ImageVolume' || "
+                "(has(self.model.uri) && self.model.uri.startsWith('oci://'))",
+                "modelCache.type ImageVolume mounts images: model.uri must begin with oci://",
+            ),
+            rule(
+                "!has(self.engine) || !has(self.engine.nodes) || self.engine.nodes == 1 || "
+                "(has(self.modelCache) && self.modelCache.type == 'Claim')",
+                "engine.nodes above 1 needs modelCache.type Claim: all pods of a group read the same files there",
+            ),
+            rule(
                 "!has(self.adapters) || self.adapters.all(a, a.name != self.modelName)",
                 "an adapter cannot have the name of the model itself (modelName)",
-            )
+            ),
         )
     )
     model: ModelSource
     """The model to serve. A change restarts the pods."""
+    model_cache: ModelCache | None = None
+    """Keep the fetched model, so that a pod that starts need not fetch it. Default: each pod fetches its own copy."""
     model_name: ServedName = "base"
     """The name under which clients ask for the model itself."""
     adapters: Annotated[list[Adapter], Field(max_length=128, json_schema_extra=list_map("name"))] = []
@@ -253,6 +295,8 @@ class ModelDeploymentStatus(Model):
     """Number of pods that serve."""
     autoscaler: Literal["HPA", "KEDA"] | None = None
     """The autoscaler that was made."""
+    nodes: int | None = None
+    """Pods of each replica, where it is a group."""
     selector: Annotated[str, Field(max_length=1024)] | None = None
     """Label selector of the pods, for autoscalers."""
     url: Annotated[str, Field(max_length=512)] | None = None

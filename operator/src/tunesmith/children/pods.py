@@ -8,7 +8,7 @@ from typing import Literal
 
 from tunesmith.children.meta import Object
 from tunesmith.settings import Settings
-from tunesmith.training.location import CLAIMS, CONFIG_MAPS, FETCHED, locate
+from tunesmith.training.location import CLAIMS, CONFIG_MAPS, FETCHED, Location, locate
 from tunesmith.training.report import TERMINATION_LOG
 
 USER = 65532
@@ -40,6 +40,15 @@ class Input:
     kind: Literal["model", "dataset"] = "model"
     """What it is, for hubs that keep the two apart."""
     writable: bool = False
+    at: Location | None = None
+    """Where it is in the pod, if not where its address says."""
+    keep_days: int = 0
+    """How long others that were fetched to the same claim are kept unused."""
+
+    @property
+    def place(self) -> Location:
+        """Where it is in the pod."""
+        return self.at or locate(self.uri)
 
 
 @dataclass(frozen=True)
@@ -55,14 +64,14 @@ class Mounts:
 def mounts(inputs: Iterable[Input], settings: Settings) -> Mounts:
     """Volumes, mounts and fetchers for `inputs`, each claim and ConfigMap once."""
     inputs = list(inputs)
-    places = [(one, locate(one.uri)) for one in inputs]
+    places = [(one, one.place) for one in inputs]
     claims = {place.claim: False for _, place in places if place.claim}
     for one, place in places:
         if place.claim and one.writable:
             claims[place.claim] = True
     result = Mounts()
     for claim, writable in sorted(claims.items()):
-        name = f"claim-{claim}"[:63].rstrip("-.").replace(".", "-")
+        name = claim_volume(claim)
         result.volumes.append({"name": name, "persistentVolumeClaim": {"claimName": claim}})
         mount: Object = {"name": name, "mountPath": f"{CLAIMS}/{claim}"}
         if not writable:
@@ -72,14 +81,23 @@ def mounts(inputs: Iterable[Input], settings: Settings) -> Mounts:
         name = f"configmap-{config}"[:63].rstrip("-.").replace(".", "-")
         result.volumes.append({"name": name, "configMap": {"name": config}})
         result.mounts.append({"name": name, "mountPath": f"{CONFIG_MAPS}/{config}", "readOnly": True})
+    for place in {place.uri: place for _, place in places if place.image}.values():
+        image = {"reference": place.uri.removeprefix("oci://"), "pullPolicy": settings.image_pull_policy}
+        result.volumes.append({"name": "model-image", "image": image})
+        result.mounts.append({"name": "model-image", "mountPath": place.path, "readOnly": True})
     fetched = list({place.uri: (one, place) for one, place in places if place.fetch}.values())
-    if fetched:
+    if any(not place.claim for _, place in fetched):
         result.volumes.append({"name": "fetched", "emptyDir": {}})
         result.mounts.append({"name": "fetched", "mountPath": FETCHED, "readOnly": True})
     for number, (one, place) in enumerate(fetched):
         command = ["python", "-m", "tunesmith.fetching", "--uri", place.uri, "--to", place.path, "--kind", one.kind]
         command += ["--termination-log", TERMINATION_LOG]
-        own: list[Object] = [{"name": "fetched", "mountPath": FETCHED}, {"name": "tmp", "mountPath": "/tmp"}]
+        if place.claim:
+            command += ["--shared", "--keep-days", str(one.keep_days)]
+            onto = {"name": claim_volume(place.claim), "mountPath": f"{CLAIMS}/{place.claim}"}
+        else:
+            onto = {"name": "fetched", "mountPath": FETCHED}
+        own: list[Object] = [onto, {"name": "tmp", "mountPath": "/tmp"}]
         if one.secret:
             folder = f"{SECRETS}/{one.secret}"
             command += ["--secret", folder]
@@ -97,6 +115,11 @@ def mounts(inputs: Iterable[Input], settings: Settings) -> Mounts:
         )
     result.volumes.extend(secret_volumes(one.secret for one, _ in fetched))
     return result
+
+
+def claim_volume(claim: str) -> str:
+    """Name of the volume of a claim."""
+    return f"claim-{claim}"[:63].rstrip("-.").replace(".", "-")
 
 
 def secret_volume(secret: str) -> str:

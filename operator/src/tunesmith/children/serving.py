@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 
 from tunesmith.api.modeldeployment import ModelDeploymentSpec
 from tunesmith.children.meta import ROLE_LABEL, Object, Owner
@@ -32,6 +33,7 @@ from tunesmith.serving.contract import (
     TOKEN_FILE,
     State,
 )
+from tunesmith.serving.parallel import parallelism
 from tunesmith.settings import Settings
 
 DTYPES = {"Auto": "auto", "BFloat16": "bfloat16", "Float16": "float16", "Float32": "float32"}
@@ -41,6 +43,8 @@ SPARE_SECONDS = 10
 
 ROTATED = "tunesmith.io/rotated-at"
 ADAPTER_LABEL = "tunesmith.io/adapter"
+ENGINE, WORKER = "engine", "engine-worker"
+SERVER = ["python3", "-m", "vllm.entrypoints.openai.api_server"]
 
 
 def deployment_name(owner: Owner) -> str:
@@ -59,8 +63,8 @@ def admin_name(owner: Owner) -> str:
 
 
 def pod_labels(owner: Owner) -> dict[str, str]:
-    """Labels of the engine's pods."""
-    return {**owner.labels, ROLE_LABEL: "engine"}
+    """Labels of the pods that clients talk to."""
+    return {**owner.labels, ROLE_LABEL: ENGINE}
 
 
 def service_name(owner: Owner, adapter: str) -> str:
@@ -137,47 +141,82 @@ def adapter_endpoints(owner: Owner, adapter: str, pods: Iterable[Object]) -> Obj
 
 
 def disruption_budget(owner: Owner, replicas: int) -> Object | None:
-    """Keeps a drain from taking the last pods. None for a single pod, which a budget would make undrainable."""
+    """Keeps a drain from taking the last pods. None for a single pod, which a budget would make undrainable. A group
+    whose worker goes is of no use: its pods count, too.
+    """
     if replicas < 2:
         return None
+    roles = [{"key": ROLE_LABEL, "operator": "In", "values": [ENGINE, WORKER]}]
     return {
         **owner.child("policy/v1", "PodDisruptionBudget", owner.name),
-        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": pod_labels(owner)}},
+        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": owner.labels, "matchExpressions": roles}},
     }
 
 
-def engine_arguments(spec: ModelDeploymentSpec, state: State) -> list[str]:
-    """Arguments of vLLM's server. The user's own come last, so that they win."""
-    engine = spec.engine
+def model_arguments(spec: ModelDeploymentSpec, state: State) -> list[str]:
+    """Arguments that all processes of an engine have in common. The user's own come last, so that they win."""
+    engine, (tensor, pipeline) = spec.engine, parallelism(spec)
     arguments = [
         f"--model={state.model_path}",
         f"--served-model-name={spec.model_name}",
-        f"--port={ENGINE_PORT}",
         f"--dtype={DTYPES[engine.dtype]}",
         "--enable-lora",
         f"--max-loras={state.max_loras}",
         f"--max-lora-rank={state.max_lora_rank}",
         # Adapters that fall out of this cache are read from disk again at their next request.
         f"--max-cpu-loras={state.max_cpu_loras}",
-        "--middleware=tunesmith_guard.Guard",
-        "--disable-fastapi-docs",
-        f"--shutdown-timeout={engine.shutdown_timeout_seconds}",
+        *([f"--tensor-parallel-size={tensor}"] if tensor > 1 else []),
+        *([f"--pipeline-parallel-size={pipeline}"] if pipeline > 1 else []),
     ]
     if engine.max_model_len:
         arguments.append(f"--max-model-len={engine.max_model_len}")
     return [*arguments, *engine.args]
 
 
-def deployment(
-    owner: Owner, spec: ModelDeploymentSpec, state: State, model: Input, store: str | None, settings: Settings
+def server_arguments(spec: ModelDeploymentSpec, state: State) -> list[str]:
+    """Arguments of the process that clients talk to."""
+    return [
+        f"--port={ENGINE_PORT}",
+        "--middleware=tunesmith_guard.Guard",
+        "--disable-fastapi-docs",
+        f"--shutdown-timeout={spec.engine.shutdown_timeout_seconds}",
+        *model_arguments(spec, state),
+    ]
+
+
+def engine_environment() -> list[Object]:
+    """Of all processes of an engine."""
+    return [
+        *ENVIRONMENT,
+        {"name": "VLLM_ALLOW_RUNTIME_LORA_UPDATING", "value": "1"},
+        {"name": "VLLM_PLUGINS", "value": ""},  # no resolver: it loads whatever a model name points at
+        {"name": "VLLM_NO_USAGE_STATS", "value": "1"},
+        {"name": "DO_NOT_TRACK", "value": "1"},
+        {"name": "VLLM_CACHE_ROOT", "value": "/tmp/vllm"},
+    ]
+
+
+def template(
+    owner: Owner,
+    spec: ModelDeploymentSpec,
+    state: State,
+    model: Input,
+    store: str | None,
+    settings: Settings,
+    folder: Input | None = None,
 ) -> Object:
-    """The engine's pods. `store` is the address of the default store where its claim exists: it is mounted
-    always, so that an adapter that appears there later needs no restart.
+    """A pod of engine and agent, which also share `folder`, where the agent writes. `store` is the address of the
+    default store where its claim exists: it is mounted always, so that an adapter that appears there later needs no
+    restart.
     """
-    base = mounts([model], settings)
+    more = [folder] if folder else []
+    base = mounts([model, *more], settings)
     versions = [v for adapter in state.adapters for v in (adapter, adapter.previous) if v]
     shared = [Input(version.uri) for version in versions if not version.fetch]
-    reads = mounts([model, *shared, *([Input(store)] if store else [])], settings)
+    # The agent says on the cache's claim that the model is in use.
+    cached = model.place.fetch and model.place.claim is not None
+    known = [replace(model, writable=cached), *(replace(one, writable=True) for one in more)]
+    reads = mounts([*known, *shared, *([Input(store)] if store else [])], settings)
     secrets = sorted({version.secret.rsplit("/", 1)[1] for version in versions if version.secret})
     keys = spec.api_key_secret_ref
     folders = [
@@ -198,6 +237,7 @@ def deployment(
             {"name": "TUNESMITH_MAX_LORA_RANK", "value": str(state.max_lora_rank)},
             {"name": "TUNESMITH_MAX_LORAS", "value": str(state.max_loras)},
             {"name": "TUNESMITH_ENGINE_DTYPE", "value": DTYPES[spec.engine.dtype]},
+            *([{"name": "TUNESMITH_IN_USE", "value": model.place.path}] if cached else []),
         ],
         ports=[{"name": "agent", "containerPort": AGENT_PORT}],
         resources={"requests": {"cpu": "20m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}},
@@ -218,16 +258,11 @@ def deployment(
         "engine",
         settings.engine_image,
         settings,
-        command=["python3", "-m", "vllm.entrypoints.openai.api_server"],
-        args=engine_arguments(spec, state),
+        command=SERVER,
+        args=server_arguments(spec, state),
         env=[
-            *ENVIRONMENT,
+            *engine_environment(),
             {"name": "PYTHONPATH", "value": GUARD_FOLDER},
-            {"name": "VLLM_ALLOW_RUNTIME_LORA_UPDATING", "value": "1"},
-            {"name": "VLLM_PLUGINS", "value": ""},  # no resolver: it loads whatever a model name points at
-            {"name": "VLLM_NO_USAGE_STATS", "value": "1"},
-            {"name": "DO_NOT_TRACK", "value": "1"},
-            {"name": "VLLM_CACHE_ROOT", "value": "/tmp/vllm"},
             {"name": "TUNESMITH_ADMIN_TOKEN_FILE", "value": TOKEN_FILE},
             *([{"name": "TUNESMITH_API_KEYS_FOLDER", "value": API_KEYS_FOLDER}] if keys else []),
         ],
@@ -255,6 +290,46 @@ def deployment(
         *([{"name": "api-keys", "secret": {"secretName": keys.name, "defaultMode": 0o440}}] if keys else []),
         *{volume["name"]: volume for volume in [*reads.volumes, *secret_volumes(secrets)]}.values(),
     ]
+    return engine_pod(pod_labels(owner), spec, engine, [*base.fetchers, agent], volumes, model, settings)
+
+
+def engine_pod(
+    labels: dict[str, str],
+    spec: ModelDeploymentSpec,
+    engine: Object,
+    init: list[Object],
+    volumes: list[Object],
+    model: Input,
+    settings: Settings,
+) -> Object:
+    """The template of a pod with an engine."""
+    image_secret = [model.secret] if model.place.image and model.secret else []
+    return {
+        "metadata": {"labels": labels},
+        "spec": pod_spec(
+            [engine],
+            init,
+            volumes,
+            terminationGracePeriodSeconds=spec.engine.drain_seconds
+            + spec.engine.shutdown_timeout_seconds
+            + SPARE_SECONDS,
+            **pull_secrets(settings, image_secret),
+        ),
+    }
+
+
+def deployment(
+    owner: Owner, spec: ModelDeploymentSpec, state: State, model: Input, store: str | None, settings: Settings
+) -> Object:
+    """The engine's pods, where one pod holds a whole copy of the model."""
+    pod = template(owner, spec, state, model, store, settings)
+    spread = {
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": pod_labels(owner)},
+        "matchLabelKeys": ["pod-template-hash"],
+    }
     return {
         **owner.child("apps/v1", "Deployment", deployment_name(owner)),
         "spec": {
@@ -263,27 +338,7 @@ def deployment(
             # A new pod serves before an old one goes.
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "progressDeadlineSeconds": spec.engine.startup_timeout_seconds + 60,
-            "template": {
-                "metadata": {"labels": pod_labels(owner)},
-                "spec": pod_spec(
-                    [engine],
-                    [*base.fetchers, agent],
-                    volumes,
-                    terminationGracePeriodSeconds=spec.engine.drain_seconds
-                    + spec.engine.shutdown_timeout_seconds
-                    + SPARE_SECONDS,
-                    **pull_secrets(settings),
-                    topologySpreadConstraints=[
-                        {
-                            "maxSkew": 1,
-                            "topologyKey": "kubernetes.io/hostname",
-                            "whenUnsatisfiable": "ScheduleAnyway",
-                            "labelSelector": {"matchLabels": pod_labels(owner)},
-                            "matchLabelKeys": ["pod-template-hash"],
-                        }
-                    ],
-                ),
-            },
+            "template": {**pod, "spec": {**pod["spec"], "topologySpreadConstraints": [spread]}},
         },
     }
 

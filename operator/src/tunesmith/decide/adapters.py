@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from tunesmith.api.job import JobStatus
 from tunesmith.api.modeldeployment import Adapter, AdapterStatus, ModelDeployment, PodAdapter
+from tunesmith.children.meta import ROLE_LABEL
 from tunesmith.children.pods import SECRETS
-from tunesmith.children.serving import service_name
+from tunesmith.children.serving import WORKER, service_name
 from tunesmith.decide import pods as pod_facts
 from tunesmith.decide.references import References, succeeded_with, wrong_kind
 from tunesmith.decide.world import World
@@ -55,7 +56,7 @@ def pods(world: World) -> list[Pod]:
     """The pods that are there to stay. What an agent of another pod says under the same address does not count."""
     result = []
     for pod in world.pods:
-        if not pod_facts.running(pod):
+        if not pod_facts.running(pod) or pod["metadata"].get("labels", {}).get(ROLE_LABEL) == WORKER:
             continue
         name, uid = pod_facts.name(pod), str(pod["metadata"]["uid"])
         agent = world.agents.get(name)

@@ -7,7 +7,7 @@ import re
 from tunesmith.api.modeldeployment import ModelDeploymentSpec, ServingMemory
 from tunesmith.api.quantity import amount
 from tunesmith.serving.contract import Footprint
-from tunesmith.training.matrix import GPUS
+from tunesmith.serving.parallel import gpus
 
 GIB = 2**30
 # vLLM 0.32.0 on CPU is three processes with 0.9 GiB resident each, beside the model; part of it is shared libraries.
@@ -15,21 +15,15 @@ CPU_RUNTIME = int(2.5 * GIB)
 UTILIZATION = 0.92  # vLLM's default
 
 
-def gpus(spec: ModelDeploymentSpec) -> int:
-    """GPUs of a pod."""
-    limits = spec.resources.limits or {}
-    return next((int(amount(limits[name])) for name in GPUS if name in limits), 0)
-
-
 def memory(spec: ModelDeploymentSpec, found: Footprint, gpu_memory: int | None) -> ServingMemory:
     """The estimate. What is available is not known where neither a limit nor a node's label tells it."""
-    count, limit = gpus(spec), (spec.resources.limits or {}).get("memory")
+    count, limit = gpus(spec) * spec.engine.nodes, (spec.resources.limits or {}).get("memory")
     available: int | None = None
     if count:
         share = float(argument(spec, "gpu-memory-utilization") or UTILIZATION)
         available = int(gpu_memory * share * count) if gpu_memory else None
     elif limit is not None:
-        available = int(amount(limit)) - CPU_RUNTIME
+        available = (int(amount(limit)) - CPU_RUNTIME) * spec.engine.nodes
     length = spec.engine.max_model_len or found.max_model_len
     fixed = found.weights_bytes + found.adapters_bytes
     total = fixed + found.kv_bytes_per_token * length

@@ -11,8 +11,9 @@ from tunesmith.api.modeldeployment import AdapterStatus, ModelDeployment, ModelD
 from tunesmith.api.tuner import Tuner
 from tunesmith.children.autoscaling import KINDS as SCALERS
 from tunesmith.children.autoscaling import autoscaler
+from tunesmith.children.groups import group_policy, leader_worker_set
 from tunesmith.children.meta import Object
-from tunesmith.children.pods import Input
+from tunesmith.children.modelcache import model_input
 from tunesmith.children.serving import (
     ADAPTER_LABEL,
     ROTATED,
@@ -35,8 +36,8 @@ from tunesmith.decide.references import References, resolve, sources, wrong_kind
 from tunesmith.decide.sizing import Sizes, sizes
 from tunesmith.decide.world import Decision, Event, World, condition, deleting, foreign, held
 from tunesmith.serving.contract import State
+from tunesmith.serving.parallel import problem
 from tunesmith.settings import Settings
-from tunesmith.training.location import locate
 from tunesmith.training.planning import RANK, address
 
 WAIT_SECONDS = 15.0
@@ -52,7 +53,8 @@ def decide(world: World, settings: Settings) -> Decision | None:
     spec, owner = resource.spec, world.owner
     taken = [*(source for _, source, _ in sources(resource)), *adapters.wanted(world, resource)]
     found = resolve(world, taken)
-    live = world.children.get(("Deployment", deployment_name(owner)))
+    kind = "Deployment" if spec.engine.nodes == 1 else "LeaderWorkerSet"
+    live = world.children.get((kind, deployment_name(owner)))
 
     def stop(reason: str, message: str) -> Decision:
         return Decision(status=held(world, resource.status, reason, message), again=WAIT_SECONDS)
@@ -61,6 +63,8 @@ def decide(world: World, settings: Settings) -> Decision | None:
         # A model that was served goes on being served while the job that made it is made again.
         return stop("WaitingForReference", found.waiting[spec.model.reference])
     if message := wrong_kind(found, spec.model, "spec.model", "models"):
+        return stop("ConfigError", message)
+    if message := problem(spec):
         return stop("ConfigError", message)
     if world.missing:
         return stop("WaitingForInput", "; ".join(world.missing))
@@ -72,6 +76,8 @@ def decide(world: World, settings: Settings) -> Decision | None:
             ("ConfigMap", adapters_name(owner)),
             ("Secret", admin_name(owner)),
             ("PodDisruptionBudget", owner.name),
+            ("LeaderWorkerSet", deployment_name(owner)),
+            ("NetworkPolicy", deployment_name(owner)),
         ],
     ):
         return stop("NameTaken", message)
@@ -80,17 +86,21 @@ def decide(world: World, settings: Settings) -> Decision | None:
     old = stored_state(world)
     ranks = known_ranks(world, resource, old)
     size = sizes(spec.engine, ranks, len(adapters.wanted(world, resource)), old)
-    state = desired_state(world, resource, uri, found, old, size)
+    model = model_input(owner, spec, uri)
+    state = desired_state(world, resource, model.place.path, found, old, size)
     create, rotated = admin(world, settings)
     services, stale = own_services(world, resource, state)
-    model = Input(uri, spec.model.secret_ref.name if spec.model.secret_ref else None)
     store = settings.default_store if world.store_exists else None
     budget = disruption_budget(owner, spec.replicas)
     live_budget = world.children.get(("PodDisruptionBudget", owner.name))
     applied: list[Object] = [
         adapters_config_map(owner, state),
         service(owner),
-        deployment(owner, spec, state, model, store, settings),
+        *(
+            [deployment(owner, spec, state, model, store, settings)]
+            if spec.engine.nodes == 1
+            else [leader_worker_set(owner, spec, state, model, store, settings), group_policy(owner, settings)]
+        ),
         *([budget] if budget else []),
         *rotated,
         *services,
@@ -106,7 +116,8 @@ def decide(world: World, settings: Settings) -> Decision | None:
         apply=tuple(applied),
         delete=((live_budget,) if live_budget is not None and budget is None else ())
         + stale
-        + unwanted_scalers(world, resource),
+        + unwanted_scalers(world, resource)
+        + of_the_other_kind(world, kind, live, spec.replicas),
         push=tuple(
             (pod["status"]["podIP"], state)
             for pod in world.pods
@@ -142,7 +153,7 @@ def known_ranks(world: World, resource: ModelDeployment, old: State | None) -> d
 
 
 def desired_state(
-    world: World, resource: ModelDeployment, model_path_uri: str, found: References, old: State | None, size: Sizes
+    world: World, resource: ModelDeployment, model_path: str, found: References, old: State | None, size: Sizes
 ) -> State:
     """What the pods should serve. Its revision grows when its content differs from the stored state, past the
     clock and past what any agent has seen, so that a ConfigMap made anew does not fall behind them.
@@ -151,7 +162,7 @@ def desired_state(
     new = State(
         revision=0,
         model_name=resource.spec.model_name,
-        model_path=locate(model_path_uri).path,
+        model_path=model_path,
         max_lora_rank=size.max_lora_rank,
         max_loras=size.max_loras,
         max_cpu_loras=size.max_cpu_loras,
@@ -183,6 +194,15 @@ def unwanted_scalers(world: World, resource: ModelDeployment) -> tuple[Object, .
     wanted = resource.spec.autoscaling and resource.spec.autoscaling.scaler
     live = [world.children.get((kind, world.owner.name)) for name, kind in SCALERS.items() if name != wanted]
     return tuple(one for one in live if one is not None and world.owner.owns(one))
+
+
+def of_the_other_kind(world: World, kind: str, live: Object | None, replicas: int) -> tuple[Object, ...]:
+    """What held the pods before they became groups, or the reverse: it serves until the new ones do."""
+    if live is None or int((live.get("status") or {}).get("readyReplicas", 0)) < replicas:
+        return ()
+    others = {"Deployment": ("LeaderWorkerSet", "NetworkPolicy"), "LeaderWorkerSet": ("Deployment",)}[kind]
+    found = [world.children.get((other, deployment_name(world.owner))) for other in others]
+    return tuple(one for one in found if one is not None and world.owner.owns(one))
 
 
 def own_services(world: World, resource: ModelDeployment, state: State) -> tuple[list[Object], tuple[Object, ...]]:
@@ -236,12 +256,20 @@ def observed_status(
         replicas=int(counts.get("replicas", 0)),
         ready_replicas=ready,
         autoscaler=spec.autoscaling.scaler if spec.autoscaling else None,
+        nodes=_nodes(world, spec.engine.nodes),
         selector=",".join(f"{key}={value}" for key, value in sorted(pod_labels(owner).items())),
         url=f"http://{owner.name}.{owner.namespace}.svc/v1",
         memory=estimate,
         adapters=reported,
         adapters_summary=f"{served}/{len(reported)}",
     )
+
+
+def _nodes(world: World, wanted: int) -> int | None:
+    """Pods of a replica, also of one that is still to be removed."""
+    other = world.children.get(("LeaderWorkerSet", deployment_name(world.owner)))
+    before = int(other["spec"]["leaderWorkerTemplate"]["size"]) if other and world.owner.owns(other) else 1
+    return max(wanted, before) if max(wanted, before) > 1 else None
 
 
 def _ready_word(world: World, replicas: int, ready: int, counts: Object) -> Word:

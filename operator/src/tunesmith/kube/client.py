@@ -26,6 +26,8 @@ RESOURCES = {
     "ModelDeployment": (CUSTOM, "modeldeployments"),
     "Job": ("/apis/batch/v1", "jobs"),
     "Deployment": ("/apis/apps/v1", "deployments"),
+    "LeaderWorkerSet": ("/apis/leaderworkerset.x-k8s.io/v1", "leaderworkersets"),
+    "NetworkPolicy": ("/apis/networking.k8s.io/v1", "networkpolicies"),
     "PodDisruptionBudget": ("/apis/policy/v1", "poddisruptionbudgets"),
     "Lease": ("/apis/coordination.k8s.io/v1", "leases"),
     "Pod": ("/api/v1", "pods"),
@@ -107,7 +109,12 @@ class Client:
     async def apply(self, body: Object) -> Object:
         """Make or change the object by server-side apply."""
         meta = body["metadata"]
-        return await self._apply(path_of(body["kind"], meta["namespace"], meta["name"]), body, CHILDREN_MANAGER)
+        try:
+            return await self._apply(path_of(body["kind"], meta["namespace"], meta["name"]), body, CHILDREN_MANAGER)
+        except ApiError as error:
+            if error.status == 404 and "." in body["apiVersion"].split("/")[0]:
+                raise ApiError(404, f"the cluster has no {body['kind']} ({body['apiVersion']}): install it") from None
+            raise
 
     async def apply_status(self, resource: Object, status: Object) -> None:
         """Write the whole status of a custom resource. Fails where the resource has changed meanwhile; nothing is to be

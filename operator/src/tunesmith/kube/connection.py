@@ -34,8 +34,8 @@ class ApiError(Exception):
 
     @property
     def permanent(self) -> bool:
-        """Whether the same request will be refused again: what it asks is forbidden or invalid."""
-        return self.status in {400, 403, 422}
+        """Whether the same request will be refused again: what it asks is forbidden, invalid, or no kind at all."""
+        return self.status in {400, 403, 404, 422}
 
 
 class Connection:

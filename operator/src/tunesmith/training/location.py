@@ -9,6 +9,7 @@ from dataclasses import dataclass
 CLAIMS = "/mnt/claims"
 CONFIG_MAPS = "/mnt/configmaps"
 FETCHED = "/mnt/fetched"
+IMAGES = "/mnt/images"
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,9 @@ class Location:
     claim: str | None = None
     config_map: str | None = None
     fetch: bool = False
+    """Whether it is fetched: onto `claim` where that is set."""
+    image: bool = False
+    """Whether the kubelet mounts it as an image."""
 
 
 def locate(uri: str) -> Location:
