@@ -2,16 +2,109 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import socket
 import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
 
 from tunesmith_cluster.errors import ClusterError
 from tunesmith_cluster.paths import Paths
 
 PACKAGE = "prometheus"
+START_SECONDS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Prometheus:
+    """A server that runs."""
+
+    url: str
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """The vector that an expression is now: labels as `metric`, [time, value] as `value`."""
+        result: list[dict[str, Any]] = self._get("query", query=expression)["result"]
+        return result
+
+    def value(self, expression: str) -> float | None:
+        """The value of an expression that has one; None for one that has none, such as a series that is not there."""
+        found = self.query(expression)
+        if len(found) > 1:
+            raise ValueError(f"{expression} has {len(found)} values: {found}")
+        return float(found[0]["value"][1]) if found else None
+
+    def firing(self) -> dict[str, dict[str, str]]:
+        """The alerts that fire: name -> labels."""
+        alerts = self._get("alerts")["alerts"]
+        return {one["labels"]["alertname"]: one["labels"] for one in alerts if one["state"] == "firing"}
+
+    def targets(self) -> list[dict[str, Any]]:
+        """What is scraped, with `health` and `lastError`."""
+        result: list[dict[str, Any]] = self._get("targets", state="active")["activeTargets"]
+        return result
+
+    def _get(self, path: str, **parameters: str) -> Any:
+        url = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+        try:
+            with urllib.request.urlopen(url, timeout=10) as response:
+                return json.loads(response.read())["data"]
+        except urllib.error.HTTPError as error:
+            raise ValueError(f"Prometheus refuses {path} {parameters}: {error.read().decode()}") from None
+
+
+@contextmanager
+def serving(
+    paths: Paths,
+    folder: Path,
+    scrape_configs: Sequence[Mapping[str, Any]],
+    rules: Mapping[str, Any] | None = None,
+    interval: str = "1s",
+) -> Iterator[Prometheus]:
+    """A Prometheus on a port of the loopback, while the context lasts. Data and log are in `folder`. `rules`: the
+    content of a rules file.
+    """
+    settings = {"scrape_interval": interval, "scrape_timeout": interval, "evaluation_interval": interval}
+    body = {"global": settings, "scrape_configs": list(scrape_configs), "rule_files": [str(folder / "rules.yaml")]}
+    (folder / "rules.yaml").write_text(yaml.safe_dump(dict(rules or {"groups": []})), encoding="utf-8")
+    (folder / "prometheus.yaml").write_text(yaml.safe_dump(body), encoding="utf-8")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [str(program(paths, "prometheus")), f"--config.file={folder / 'prometheus.yaml'}"]
+    command += [f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address={address}"]
+    with (folder / "prometheus.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        _wait_ready(process, f"http://{address}/-/ready", folder / "prometheus.log")
+        yield Prometheus(f"http://{address}")
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _wait_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    end = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=1):
+                return
+        except OSError:
+            if process.poll() is not None or time.monotonic() > end:
+                raise ClusterError(
+                    f"Prometheus does not start; its log ends with:\n{log.read_text()[-2000:]}"
+                ) from None
+            time.sleep(0.1)
 
 
 def program(paths: Paths, name: str) -> Path:
