@@ -129,7 +129,9 @@ class TRAINER(Metered, Trainer):
                 "include_prompt": True,
             },
             "2_Normalize/config.json": {},
-            "sentence_bert_config.json": {"max_seq_length": self.plan.training.max_length, "do_lower_case": False},
+            "sentence_bert_config.json": {
+                "max_seq_length": self.plan.training.max_length, "do_lower_case": False, **self.read_as(),
+            },
             "config_sentence_transformers.json": {
                 "prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine",
                 "model_type": "SentenceTransformer",
@@ -137,6 +139,18 @@ class TRAINER(Metered, Trainer):
         }  # fmt: skip
         base = model.get_base_model() if hasattr(model, "peft_config") else model
         return {"architectures": [type(base).__name__]}, files
+
+    def read_as(self) -> dict[str, Any]:
+        """How texts become tokens: as they stand. Unless told, sentence-transformers renders them as a user's turn
+        where the tokenizer has a chat template. What else than text a model reads, it finds out by itself.
+        """
+        if getattr(self.processing_class, "multimodal", None):
+            return {}
+        return {
+            "transformer_task": "feature-extraction",
+            "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+            "module_output_name": "token_embeddings",
+        }
 
 
 def width(model: Any) -> int:
