@@ -11,7 +11,7 @@ DOCKERFILES := operator/Dockerfile trainer-image/Dockerfile cluster/kind/engine.
 SCRIPTS := hack/run hack/security .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check security generate verify unit chart install integration trainer memory matrix serving fleet queueing chaos \
+.PHONY: help quickstart test check docs security generate verify unit chart install integration trainer memory matrix serving fleet queueing chaos \
 	e2e teardown up cluster down clean quiet
 
 help: ## show this list
@@ -43,13 +43,16 @@ test: ## all tests, on a cluster of their own on this machine
 # Never on the cluster that a shell happens to point at.
 test quiet install fleet integration queueing chaos e2e teardown: export KUBECONFIG =
 
-check: verify ## formatting, lint, types, layers, Dockerfiles, scripts
+check: verify docs ## formatting, lint, types, layers, Dockerfiles, scripts
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
 	$(RUN) mypy $(TYPED)
 	$(RUN) lint-imports
 	$(RUN) hadolint $(DOCKERFILES)
 	$(RUN) shellcheck $(SCRIPTS)
+
+docs: ## the documentation as a site, in dist/site: every link leads somewhere, every page has its place
+	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs --quiet build --strict
 
 security: ## zizmor, bandit and checkov over the tree (docs/threat-model.md)
 	hack/security
@@ -59,7 +62,8 @@ generate: ## write the CRDs from the models, to crds/ and the chart, and tables 
 
 verify: ## fail if a generated file is not what `make generate` would write
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && $(PYTHON) -m tunesmith.schema "$$folder" && \
-	for generated in crds helm/tunesmith/templates/crds docs/reliability.md docs/capabilities.md docs/reasons.md docs/cli.md; do \
+	for generated in crds helm/tunesmith/templates/crds docs/reliability.md docs/capabilities.md docs/reasons.md docs/cli.md \
+	  docs/kinds docs/methods; do \
 	  diff -ru "$$generated" "$$folder/$$generated" || \
 	    { echo "$$generated does not fit operator/src/tunesmith: run \`make generate\`" >&2; exit 1; }; \
 	done

@@ -6,7 +6,7 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,9 +80,9 @@ class Installation:
         ]
 
 
-@pytest.fixture(scope="session")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """The previous chart's installation. All three namespaces refuse pods that are not restricted."""
+@contextmanager
+def installation(folder: Path) -> Iterator[Installation]:
+    """Nothing is installed yet; what was is removed. All three namespaces refuse pods that are not restricted."""
     cluster = Cluster()
     cluster.up()
     prepare(cluster)
@@ -98,9 +98,14 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation
         )
         release = Release(helm, cluster.kubeconfig, name, system.namespace)
         began = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
-        folder = tmp_path_factory.mktemp("chart")
-        own = Installation(cluster, release, system, tenant, stranger, images, folder, began)
-        own.install(PREVIOUS)
-        yield own
+        yield Installation(cluster, release, system, tenant, stranger, images, folder, began)
         release.uninstall()
         prepare(cluster)  # the CRDs are those of the checkout again, whatever went wrong
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """The previous chart's installation."""
+    with installation(tmp_path_factory.mktemp("chart")) as own:
+        own.install(PREVIOUS)
+        yield own

@@ -10,6 +10,7 @@ import yaml
 from tunesmith.cli import reference
 from tunesmith.schema import docs
 from tunesmith.schema.crd import KINDS, crd
+from tunesmith.schema.pages import kind_page
 
 HEADER = "# Generated from operator/src/tunesmith/api by `make generate`. Do not edit.\n"
 
@@ -20,10 +21,11 @@ class _Dumper(yaml.SafeDumper):
 
 
 def main(root: Path) -> None:
-    """Write one file per kind to both folders, and the pages of the documentation that hold tables."""
+    """Write one file per kind to both folders, and the pages of the documentation that are or hold tables."""
     docs.write(Path("."), root)
     _write(root / "docs" / "cli.md", reference.page())
     for kind in KINDS:
+        _write(root / "docs" / "kinds" / f"{kind.name.lower()}.md", kind_page(kind))
         body = crd(kind)
         name = f"{kind.plural}.yaml"
         _write(root / "crds" / name, HEADER + _yaml(body))

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from tunesmith.api.methods import MEMBERS, Method
 from tunesmith.decide import reasons
 from tunesmith.decide.endings import ENDINGS
+from tunesmith.schema.pages import fields_table, objects
+from tunesmith.schema.structural import structural
 from tunesmith.training.capabilities import AXES, REFUSED, UNVERIFIED, Cell, Refused, axes_of, verdict
+
+SOURCES = ("referenceModel", "teacher", "rewards[].model")
+"""Members of methods' options that are a model's source, as spec.model is."""
 
 
 def endings_table() -> str:
@@ -64,13 +71,43 @@ def reasons_table() -> str:
     return "\n".join(["| reason | what it means | what to do |", "|---|---|---|", *rows])
 
 
-TABLES = {
+def options_table(method: str) -> str:
+    """The options of a method, and of what is in them."""
+    schema = structural(Method)["properties"][MEMBERS[method]]
+    tables = [
+        (fields_table(node), path)
+        for path, node in objects(MEMBERS[method], schema)
+        if node.get("properties") and not path.startswith(tuple(f"{MEMBERS[method]}.{one}" for one in SOURCES))
+    ]
+    return "\n\n".join(f"`{path}`:\n\n{table}" if number else table for number, (table, path) in enumerate(tables)) or (
+        "There are none."
+    )
+
+
+def example(path: Path) -> str:
+    """A file, as it stands."""
+    return f"```yaml\n{path.read_text()}```"
+
+
+def slug(method: str) -> str:
+    """The name of a method's page and of its example."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", MEMBERS[method]).lower()
+
+
+TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/reasons.md": {"reasons": reasons_table},
     "docs/reliability.md": {"endings": endings_table},
     "docs/capabilities.md": {
         "capabilities": capabilities_table,
         "refused": refused_table,
         "unverified": unverified_table,
+    },
+    **{
+        f"docs/methods/{slug(method)}.md": {
+            "options": partial(options_table, method),
+            "example": partial(example, Path("examples/methods") / f"{slug(method)}.yaml"),
+        }
+        for method in MEMBERS
     },
 }
 
