@@ -38,6 +38,7 @@ MODELS: dict[str, type[FineTuneJob] | type[MergeJob] | type[ModelDeployment]] = 
     "ModelDeployment": ModelDeployment,
 }
 ASK_SECONDS = 2.0
+MAX_HEARD = 512
 # MiB. https://github.com/NVIDIA/k8s-device-plugin/tree/main/docs/gpu-feature-discovery
 GPU_MEMORY_LABEL = "nvidia.com/gpu.memory"
 
@@ -47,6 +48,8 @@ class Observer:
 
     def __init__(self, client: Client, http: aiohttp.ClientSession, settings: Settings) -> None:
         self._client, self._http, self._settings = client, http, settings
+        self._heard: dict[str, tuple[str, AgentStatus]] = {}
+        """Pod's UID -> (ETag, status) as its agent said last, the one that was asked longest ago first."""
 
     async def observe(self, kind: str, namespace: str, name: str) -> World | None:
         """The world around a resource. None: it is not there, or over, and nothing else was read."""
@@ -237,12 +240,28 @@ class Observer:
             and "deletionTimestamp" not in pod["metadata"]
             and pod["metadata"]["labels"].get(ROLE_LABEL) != WORKER
         ]
-        bodies = await asyncio.gather(*(self._ask(pod, AGENT_PORT, "/status") for pod in asked))
-        return {
-            pod_facts.name(pod): AgentStatus.model_validate(body)
-            for pod, body in zip(asked, bodies, strict=True)
-            if body
-        }
+        found = await asyncio.gather(*(self._agent(pod) for pod in asked))
+        return {pod_facts.name(pod): status for pod, status in zip(asked, found, strict=True) if status}
+
+    async def _agent(self, pod: Object) -> AgentStatus | None:
+        """What the pod's agent says, or None where it does not answer. Only what is new is transferred and parsed."""
+        uid = str(pod["metadata"]["uid"])
+        tag, known = self._heard.pop(uid, ("", None))
+        headers = {"If-None-Match": tag} if known else {}
+        url = f"http://{pod['status']['podIP']}:{AGENT_PORT}/status"
+        try:
+            async with self._http.get(url, headers=headers, timeout=aiohttp.ClientTimeout(total=ASK_SECONDS)) as answer:
+                if answer.status == 200:
+                    tag, known = answer.headers.get("ETag", ""), AgentStatus.model_validate_json(await answer.read())
+                elif answer.status != 304:
+                    return None
+        except (aiohttp.ClientError, TimeoutError, ValidationError):
+            return None
+        if tag and known:
+            self._heard[uid] = tag, known
+            while len(self._heard) > MAX_HEARD:
+                del self._heard[next(iter(self._heard))]
+        return known
 
     async def _ask(self, pod: Object, port: int, path: str) -> Any:
         """JSON from a pod, or None where it does not answer: it may be starting, or gone."""

@@ -75,7 +75,7 @@ def secret(folder: Path, **keys: str) -> Path:
     return folder
 
 
-def until(what: Callable[[], object], seconds: float = 20) -> None:
+def until(what: Callable[[], object], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end
@@ -585,12 +585,12 @@ class TestShared:
 
     def test_one_of_many_pods_fetches_and_the_others_wait_for_it(self, server, tmp_path):
         all_there = threading.Event()
-        server.answer = lambda h: (all_there.wait(20), h.file(CONTENT))
+        server.answer = lambda h: (all_there.wait(60), h.file(CONTENT))
         pods = [self.start(server, self.claim(tmp_path)) for _ in range(4)]
         until(lambda: len(server.seen) == 1)
         REAL_SLEEP(1)  # the others have come to the lock, too
         all_there.set()
-        said = [pod.communicate(timeout=30)[0] for pod in pods]
+        said = [pod.communicate(timeout=60)[0] for pod in pods]
         assert [pod.returncode for pod in pods] == [0] * 4
         assert len(server.seen) == 1
         assert (self.claim(tmp_path) / "train.jsonl").read_bytes() == CONTENT
@@ -606,7 +606,7 @@ class TestShared:
                 handler.end_headers()
                 handler.wfile.write(CONTENT[: 8 * 1024 * 1024])
                 handler.wfile.flush()
-                half.wait(20)
+                half.wait(60)
             else:
                 handler.file(CONTENT)
 
@@ -620,7 +620,7 @@ class TestShared:
         first.kill()
         half.set()
         first.communicate()
-        assert second.communicate(timeout=30)
+        assert second.communicate(timeout=60)
         assert second.returncode == 0
         assert int(server.seen[1][1]["range"].removeprefix("bytes=").rstrip("-")) > 1_000_000
         assert (self.claim(tmp_path) / "train.jsonl").read_bytes() == CONTENT
@@ -638,7 +638,7 @@ class TestShared:
         with open(folder / ".held.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             pod = self.start(server, self.claim(tmp_path), keep_days=1)
-            out, errors = pod.communicate(timeout=30)
+            out, errors = pod.communicate(timeout=60)
             assert pod.returncode == 0, errors
         assert {path.name for path in folder.iterdir() if path.is_dir()} == {"one", "used", "held", "unknown"}
         assert not group.exists()

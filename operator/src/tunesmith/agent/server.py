@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import hmac
 from pathlib import Path
 
@@ -76,9 +77,13 @@ async def readyz(request: web.Request) -> web.Response:
 
 
 async def status(request: web.Request) -> web.Response:
-    """AgentStatus."""
+    """AgentStatus. 304 where it is what the caller has: with a thousand adapters it is long, and asked for often."""
     found = request.app[AGENT].status().model_copy(update={"waiting": request.app[START].waiting})
-    return web.json_response(text=found.model_dump_json(by_alias=True, exclude_none=True))
+    text = found.model_dump_json(by_alias=True, exclude_none=True)
+    tag = f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
+    if request.headers.get("If-None-Match") == tag:
+        return web.Response(status=304, headers={"ETag": tag})
+    return web.json_response(text=text, headers={"ETag": tag})
 
 
 async def metrics(request: web.Request) -> web.Response:

@@ -22,6 +22,9 @@ from tunesmith.api.base import (
 
 ServedName = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-zA-Z0-9]([-._a-zA-Z0-9]*[a-zA-Z0-9])?$")]
 
+# Their state is one ConfigMap, and their status one resource.
+MAX_ADAPTERS = 1024
+
 
 class Smoke(Model):
     """A request that every new version of an adapter must answer before clients get its answers."""
@@ -190,7 +193,7 @@ class ModelDeploymentSpec(Model):
     """Keep the fetched model, so that a pod that starts need not fetch it. Default: each pod fetches its own copy."""
     model_name: ServedName = "base"
     """The name under which clients ask for the model itself."""
-    adapters: Annotated[list[Adapter], Field(max_length=128, json_schema_extra=list_map("name"))] = []
+    adapters: Annotated[list[Adapter], Field(max_length=MAX_ADAPTERS, json_schema_extra=list_map("name"))] = []
     """LoRA adapters, each under its own name. Changes are live without a restart."""
     adapter_selector: AdapterSelector | None = None
     """More adapters: what FineTuneJobs with these labels made."""
@@ -257,8 +260,8 @@ class AdapterStatus(Model):
     """When the next pod tries again. Absent: none does before its source, or the spec, changes."""
     url: Annotated[str, Field(max_length=512)] | None = None
     """Address of the pods that serve it, where it has `replicas`."""
-    pods: Annotated[list[PodAdapter], Field(max_length=16, json_schema_extra=list_map("pod"))] = []
-    """Pods in which it is not as it should be; the first 16."""
+    pods: Annotated[list[PodAdapter], Field(max_length=16, json_schema_extra=ATOMIC)] = []
+    """Pods in which it is not as it should be; the first 16, or none where there would be too many in all."""
 
 
 class ServingMemory(Model):
@@ -303,7 +306,7 @@ class ModelDeploymentStatus(Model):
     """Address of the OpenAI-compatible API inside the cluster."""
     memory: ServingMemory | None = None
     """The estimate of what an engine needs."""
-    adapters: Annotated[list[AdapterStatus], Field(max_length=1024, json_schema_extra=list_map("name"))] = []
+    adapters: Annotated[list[AdapterStatus], Field(max_length=MAX_ADAPTERS, json_schema_extra=ATOMIC)] = []
     """The adapters, one by one."""
     adapters_summary: Annotated[str, Field(max_length=32)] | None = None
     """Ready adapters of those wanted, for example 2/2."""

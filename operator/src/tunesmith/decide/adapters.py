@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tunesmith.api.job import JobStatus
-from tunesmith.api.modeldeployment import Adapter, AdapterStatus, ModelDeployment, PodAdapter
+from tunesmith.api.modeldeployment import MAX_ADAPTERS, Adapter, AdapterStatus, ModelDeployment, PodAdapter
 from tunesmith.children.meta import ROLE_LABEL
 from tunesmith.children.pods import SECRETS
 from tunesmith.children.serving import WORKER, service_name
@@ -26,6 +26,9 @@ from tunesmith.serving.contract import (
 )
 from tunesmith.training.location import locate
 from tunesmith.training.planning import address
+
+# etcd takes 1.5 MiB for a resource. The spec may be as long, and its fields' managers.
+MAX_STATUS_BYTES = 600_000
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def pods(world: World) -> list[Pod]:
 
 
 def wanted(world: World, resource: ModelDeployment) -> list[Adapter]:
-    """The adapters of the spec, then those of the jobs that its selector finds, by name."""
+    """The adapters of the spec, then those of the jobs that its selector finds, by name, as many as there may be."""
     spec = resource.spec
     taken = {spec.model_name, *(adapter.name for adapter in spec.adapters)}
     found = sorted(
@@ -80,7 +83,8 @@ def wanted(world: World, resource: ModelDeployment) -> list[Adapter]:
         if succeeded_with(JobStatus.model_validate(job.get("status") or {}), "adapters")
     )
     refs = [{"name": name, "fineTuneJobRef": {"name": name}} for name in found if name not in taken]
-    return [*spec.adapters, *(Adapter.model_validate(ref) for ref in refs)]
+    room = MAX_ADAPTERS - len(spec.adapters)
+    return [*spec.adapters, *(Adapter.model_validate(ref) for ref in refs[:room])]
 
 
 def desired(
@@ -211,6 +215,25 @@ def statuses(world: World, resource: ModelDeployment, state: State, found: Refer
                 message = f"{waits}; what it made before is served"
                 status = status.model_copy(update={"reason": "WaitingForReference", "message": message})
             result.append(status)
+    return result
+
+
+def fitted(reported: list[AdapterStatus]) -> list[AdapterStatus]:
+    """What of the adapters' status fits into the resource: details of pods go first, then long messages."""
+    result = reported
+    for details, length, uri in ((True, 2048, True), (False, 2048, True), (False, 200, True), (False, 200, False)):
+        result = [
+            one.model_copy(
+                update={
+                    "pods": one.pods if details else [],
+                    "message": one.message and one.message[:length],
+                    "uri": one.uri if uri else None,
+                }
+            )
+            for one in reported
+        ]
+        if sum(len(one.model_dump_json(by_alias=True, exclude_none=True)) for one in result) <= MAX_STATUS_BYTES:
+            break
     return result
 
 

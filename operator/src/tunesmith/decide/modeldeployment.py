@@ -42,6 +42,7 @@ from tunesmith.training.planning import RANK, address
 
 WAIT_SECONDS = 15.0
 ROLLOUT_SECONDS = 0.3
+MAX_STATE_BYTES = 2**20  # of a ConfigMap
 Word = tuple[Literal["True", "False", "Unknown"], str, str]
 
 
@@ -88,13 +89,20 @@ def decide(world: World, settings: Settings) -> Decision | None:
     size = sizes(spec.engine, ranks, len(adapters.wanted(world, resource)), old)
     model = model_input(owner, spec, uri)
     state = desired_state(world, resource, model.place.path, found, old, size)
+    told = adapters_config_map(owner, state)
+    if (size_of := len(told["data"]["state.json"].encode())) > MAX_STATE_BYTES:
+        return stop(
+            "ConfigError",
+            f"what the pods must know of {len(state.adapters)} adapters takes {size_of // 1024} KiB, and a ConfigMap "
+            "holds 1024: serve fewer, or shorten their addresses and smoke requests",
+        )
     create, rotated = admin(world, settings)
     services, stale = own_services(world, resource, state)
     store = settings.default_store if world.store_exists else None
     budget = disruption_budget(owner, spec.replicas)
     live_budget = world.children.get(("PodDisruptionBudget", owner.name))
     applied: list[Object] = [
-        adapters_config_map(owner, state),
+        told,
         service(owner),
         *(
             [deployment(owner, spec, state, model, store, settings)]
@@ -260,7 +268,7 @@ def observed_status(
         selector=",".join(f"{key}={value}" for key, value in sorted(pod_labels(owner).items())),
         url=f"http://{owner.name}.{owner.namespace}.svc/v1",
         memory=estimate,
-        adapters=reported,
+        adapters=adapters.fitted(reported),
         adapters_summary=f"{served}/{len(reported)}",
     )
 
