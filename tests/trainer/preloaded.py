@@ -14,4 +14,4 @@ import tunesmith_trainer.progress
 import tunesmith_trainer.train  # noqa: F401
 from tunesmith_trainer import curves
 
-curves.draw = lambda log, folder: []  # tests that ask for pictures train in their own process
+curves.draw = lambda run: []  # tests that ask for pictures train in their own process

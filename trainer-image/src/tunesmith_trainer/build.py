@@ -53,7 +53,9 @@ def settings(plan: TrainPlan, kind: type[TrainingArguments], bf16: bool, cuda: b
         logging_first_step=True,
         logging_nan_inf_filter=False,
         save_strategy="no",  # stopping.Pace says when
-        eval_strategy="no",
+        eval_strategy="no",  # evaluation.Evaluation says when
+        per_device_eval_batch_size=training.micro_batch_size,
+        prediction_loss_only=True,
         report_to="none",
         disable_tqdm=True,
         average_tokens_across_devices=True,
@@ -116,6 +118,7 @@ def build(
         model=model,
         args=args,
         train_dataset=prepared.dataset,
+        eval_dataset=prepared.validation.dataset if prepared.validation else None,
         callbacks=[checks, *callbacks],
         **prepared.options,
     )

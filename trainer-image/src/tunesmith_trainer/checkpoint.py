@@ -115,6 +115,8 @@ class Checkpoints:
         self.converted = folder / f"{WRITING}{attempt}-converted"
         """Where the one that this attempt goes on from is made to fit its number of processes."""
         self.broken: set[Path] = set()
+        self.best: int | None = None
+        """Step of the one that is kept beside the newest ones, as its evaluation is the best."""
 
     def all(self) -> list[Path]:
         """Checkpoints that are in place, the newest first, whole or not."""
@@ -190,5 +192,5 @@ class Checkpoints:
             except ValueError:
                 whole = False
             kept += whole
-            if not whole or kept > self.keep:
+            if not whole or (kept > self.keep and step_of(checkpoint) != self.best):
                 shutil.rmtree(checkpoint)

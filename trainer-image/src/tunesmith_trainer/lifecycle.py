@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers import Trainer, TrainerCallback
 from tunesmith.training.plan import TrainPlan
 
@@ -60,6 +61,11 @@ class Lifecycle(Base):
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         self.step_norm = float(norm or 0.0)
         return norm
+
+    def prediction_step(self, model: Any, inputs: Any, *_: Any, **__: Any) -> tuple[Any, None, None]:
+        """The loss of rows to evaluate on, as in training."""
+        with torch.no_grad(), self.compute_loss_context_manager():
+            return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self.checkpoints.staging)

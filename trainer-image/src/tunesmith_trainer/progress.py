@@ -134,6 +134,16 @@ class Reporter(TrainerCallback):
             file.write(json.dumps(line) + "\n")
         print(_printed(line), flush=True)
 
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """An evaluation goes on: that is no standstill."""
+        self.ended = time.monotonic()
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """An evaluation is over. Its time is no step's."""
+        self.ended = self.mark = time.monotonic()
+
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """A checkpoint is whole. Its time is no step's."""
         self.mark = time.monotonic()

@@ -98,7 +98,7 @@ def read_datasets(
     for i, dataset in enumerate(kept.datasets):
         table = read(dataset, f"validation.datasets[{i}]", "validation")
         measured.append(table.select(draw(range(len(table)), dataset.sample, f"{seed}:{i}")))
-    key = key_of(keys, [(d.sample, d.weight) for d in datasets], kept.body(), seed, stopping)
+    key = key_of(keys, [(d.sample, d.weight) for d in datasets], (kept.split, len(kept.datasets)), seed, stopping)
     weights = [dataset.weight for dataset in datasets]
     return Data(
         Rows(mixed(learned, weights, stopping, seed), f"{key}-train"),

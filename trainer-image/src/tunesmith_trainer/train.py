@@ -29,6 +29,7 @@ def train(plan: TrainPlan) -> Ending:
 
     from tunesmith_trainer.build import build
     from tunesmith_trainer.checkpoint import Checkpoints
+    from tunesmith_trainer.evaluation import UNMEASURED, Evaluation
     from tunesmith_trainer.fencing import Fence
     from tunesmith_trainer.methods import prepare
     from tunesmith_trainer.model import load_tokenizer
@@ -48,13 +49,17 @@ def train(plan: TrainPlan) -> Ending:
     fence = Fence(Path(kept.path), plan.attempt)
     pace, reporter = Pace(kept), Reporter(run / "logging.jsonl", PORT)
     # The reporter comes first: a step counts as made before it is judged.
-    trainer = build(plan, prepared, checkpoints, fence, [reporter, pace])
+    evaluation = Evaluation(plan) if prepared.validation and plan.method.type not in UNMEASURED else None
+    if prepared.validation and not evaluation:
+        print(f"{plan.method.type} is not evaluated on the rows kept aside: its metrics are in every log line")
+    # Evaluation comes last: what it wants beside the step's checkpoint is added to that.
+    trainer = build(plan, prepared, checkpoints, fence, [reporter, pace, *([evaluation] if evaluation else [])])
     try:
         resume = begin(trainer)
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         if pace.stopped:
             raise Interrupted(f"stopped by SIGTERM at step {trainer.state.global_step}, after a checkpoint of it")
-        ending = finish(plan, trainer, data.sources)
+        ending = finish(plan, trainer, data.sources, evaluation.choose() if evaluation else "")
         if left_out := len(data.dropped):
             told = f"{ending.message}; {left_out} rows left out, see dropped.jsonl"
             ending = ending.model_copy(update={"message": told})
@@ -108,15 +113,15 @@ def check_world(plan: TrainPlan) -> None:
         )
 
 
-def finish(plan: TrainPlan, trainer: Lifecycle, sources: list[SourceFile]) -> Ending:
-    """Publish what was trained; rank 0 writes, the others wait."""
+def finish(plan: TrainPlan, trainer: Lifecycle, sources: list[SourceFile], chosen: str) -> Ending:
+    """Publish what was trained; rank 0 writes, the others wait. `chosen` says which step's weights these are."""
     from tunesmith_trainer import artifact, curves, group
     from tunesmith_trainer.chat import DEFAULT
     from tunesmith_trainer.model import own_dtype, save_model
 
     step = trainer.state.global_step
     done = Ending(
-        reason="Completed", message=f"{step} steps", rank=int(os.environ.get("RANK", "0")), step=step,
+        reason="Completed", message=f"{step} steps{chosen}", rank=int(os.environ.get("RANK", "0")), step=step,
         checkpoint_step=trainer.checkpoint_step,
     )  # fmt: skip
     full = plan.tuner.type == "Full"
@@ -141,7 +146,7 @@ def finish(plan: TrainPlan, trainer: Lifecycle, sources: list[SourceFile]) -> En
         print(f"artefact {made.uri}")
         done = done.model_copy(update={"artifact": made})
         try:
-            curves.draw(Path(plan.output.run) / "logging.jsonl", Path(plan.output.run) / "images")
+            curves.draw(Path(plan.output.run))
         except Exception as error:  # a picture is not worth a training
             print(f"no curves: {error}")
     group.barrier()

@@ -71,6 +71,15 @@ class Dataset(Model):
     """Texts that replace `{{KEY}}` in every row."""
 
 
+class EarlyStopping(Model):
+    """When to stop, as nothing is won any more."""
+
+    patience: Annotated[int, Field(ge=1, le=10_000)] = 3
+    """Evaluations in a row, none of which is better than the best before them."""
+    min_delta: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
+    """By how much one must be better to count."""
+
+
 class Validation(Model):
     """Rows that nothing is learned from: the model is evaluated on them."""
 
@@ -89,3 +98,15 @@ class Validation(Model):
     split: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
     """Rows that are taken out of spec.datasets, drawn with training.seed: below 1 it is a part of each dataset, for
     example 0.01; from 1 on their number in all."""
+    every_steps: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    """Optimizer steps between two evaluations. Default: one at the end of each epoch. The last step is
+    evaluated, too."""
+    metric: Annotated[str, Field(min_length=1, max_length=128)] = "loss"
+    """What the best checkpoint is chosen by: `loss`, or a metric of the method, for example `accuracy`."""
+    direction: Literal["Minimize", "Maximize"] | None = None
+    """Which values of `metric` are better. Default: Minimize for `loss` and metrics with `error` in their name,
+    Maximize for others."""
+    publish: Literal["Best", "Last"] = "Best"
+    """The weights that become the artefact: those of the best evaluation, or of the last step."""
+    early_stopping: EarlyStopping | None = None
+    """Stop before the last step. Default: never."""

@@ -8,7 +8,7 @@ from typing import Literal
 
 from tunesmith.api.base import Model
 from tunesmith.api.chat import ChatTemplate
-from tunesmith.api.dataset import Columns
+from tunesmith.api.dataset import Columns, EarlyStopping
 from tunesmith.api.mergejob import Combine
 from tunesmith.api.methods import Method
 from tunesmith.api.training import Optimizer
@@ -49,6 +49,12 @@ class ValidationPlan(Model):
 
     datasets: list[DatasetPlan] = []
     split: float | None = None
+    every_steps: int | None = None
+    """None: at the end of each epoch."""
+    metric: str = "loss"
+    maximize: bool = False
+    publish: Literal["Best", "Last"] = "Best"
+    early_stopping: EarlyStopping | None = None
 
 
 class ChatPlan(ChatTemplate):

@@ -7,7 +7,7 @@ from types import NoneType
 from typing import get_args
 
 from tunesmith.api.base import Source
-from tunesmith.api.dataset import Columns, Dataset
+from tunesmith.api.dataset import Columns, Dataset, Validation
 from tunesmith.api.finetunejob import FineTuneJobSpec
 from tunesmith.api.mergejob import MergeJobSpec
 from tunesmith.api.methods import Method, attribute
@@ -78,11 +78,7 @@ def train_plan(job: Job, spec: FineTuneJobSpec, resolved: Resolved, default_stor
         job=job,
         model=place(address(spec.model, resolved)),
         datasets=[dataset_plan(one) for one in spec.datasets],
-        validation=ValidationPlan(
-            datasets=[dataset_plan(one) for one in spec.validation.datasets or []], split=spec.validation.split
-        )
-        if spec.validation
-        else ValidationPlan(),
+        validation=validation_plan(spec.validation) if spec.validation else ValidationPlan(),
         chat_template=ChatPlan(**spec.chat_template.model_dump()),
         method=method_plan(method, resolved),
         tuner=tuner_plan(tuner),
@@ -111,6 +107,16 @@ def train_plan(job: Job, spec: FineTuneJobSpec, resolved: Resolved, default_stor
             keep=kept.keep,
         ),
         output=output(job, store),
+    )
+
+
+def validation_plan(validation: Validation) -> ValidationPlan:
+    """What to evaluate on, when, and what follows of it."""
+    lower = validation.metric == "loss" or "error" in validation.metric
+    return ValidationPlan(
+        datasets=[dataset_plan(one) for one in validation.datasets or []],
+        maximize=validation.direction == "Maximize" if validation.direction else not lower,
+        **validation.model_dump(include={"split", "every_steps", "metric", "publish", "early_stopping"}),
     )
 
 

@@ -21,6 +21,8 @@ class Metered(Lifecycle, Base):
         self.model_accepts_loss_kwargs = False
         self.metered: dict[str, list[torch.Tensor]] = {}
         self.metered_tokens: list[torch.Tensor] = []
+        self.measured: dict[str, Any] = {}
+        """(sum, count) of each metric of the evaluation at hand."""
         self.tokens = 0
 
     def loss_of(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -30,6 +32,11 @@ class Metered(Lifecycle, Base):
     def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> torch.Tensor:
         """The loss; its metrics are kept for the next log line."""
         loss, metrics = self.loss_of(model, inputs)
+        if not model.training:
+            for name, value in metrics.items():
+                total = torch.stack([value.detach().float().sum(), value.new_tensor(value.numel()).float()])
+                self.measured[name] = self.measured.get(name, 0) + total
+            return loss
         for name, value in metrics.items():
             self.metered.setdefault(name, []).append(value.detach().float().mean())
         self.metered_tokens.append(inputs["attention_mask"].sum())
@@ -40,6 +47,13 @@ class Metered(Lifecycle, Base):
 
     def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
         """Add the means over all processes since the last line."""
+        if "eval_loss" in logs:
+            for name in sorted(self.measured):
+                total, count = self.accelerator.reduce(self.measured[name], "sum").tolist()
+                logs[f"eval_{name}"] = total / count
+            self.measured = {}
+            super().log(logs, *arguments, **options)
+            return
         if self.metered_tokens:
             names = sorted(self.metered)
             own = [torch.stack(self.metered[name]).mean() for name in names]

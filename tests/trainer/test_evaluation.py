@@ -1,0 +1,195 @@
+"""Evaluation during training: the numbers, the best checkpoint, early stopping."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from trainer import processes
+from trainer.support import ROWS, artifact_path
+from trainer.test_checkpoint import Stop, steps
+from tunesmith.api.dataset import EarlyStopping
+from tunesmith.training.plan import TrainPlan, ValidationPlan
+from tunesmith_trainer.errors import ConfigError, Interrupted
+from tunesmith_trainer.evaluation import Best, best_of, measured
+from tunesmith_trainer.train import train
+
+pytestmark = pytest.mark.trainer
+
+Make = Callable[..., TrainPlan]
+
+
+def evaluated(plan: TrainPlan, rows: list[dict[str, Any]], tmp_path: Path, **more: Any) -> TrainPlan:
+    """The plan with rows to evaluate on."""
+    path = tmp_path / f"{plan.job.name}-validation.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    kept = {"datasets": [{"uri": f"configmap://data/{path.name}", "path": str(path)}], **more}
+    return plan.model_copy(update={"validation": ValidationPlan.model_validate(kept)})
+
+
+def evaluations(plan: TrainPlan) -> list[dict[str, Any]]:
+    """The lines of a run's evaluation.jsonl."""
+    return [json.loads(line) for line in (Path(plan.output.run) / "evaluation.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "expected"),
+    [
+        ([], {}, None),
+        ([3.0, 2.0, 1.0], {}, Best(3, 1.0, 0)),
+        ([3.0, 1.0, 2.0, 1.0], {}, Best(2, 1.0, 2)),
+        ([1.0, 3.0, 2.0], {"maximize": True}, Best(2, 3.0, 1)),
+        ([3.0, 2.95, 2.8, 2.75], {"early_stopping": EarlyStopping(min_delta=0.1)}, Best(3, 2.8, 1)),
+        ([math.nan, 2.0, math.nan], {}, Best(2, 2.0, 1)),
+        ([math.nan], {}, None),
+    ],
+)
+def test_the_best_evaluation(values: list[float], options: dict[str, Any], expected: Best | None) -> None:
+    history = [{"step": step, "eval_loss": value, "eval_runtime": 9.0} for step, value in enumerate(values, 1)]
+    found = measured([{"step": 1, "loss": 0.0}, *history])
+    assert best_of(found, ValidationPlan(**options)) == expected
+
+
+def test_a_metric_that_is_not_measured_is_refused_with_those_that_are() -> None:
+    plan = ValidationPlan(metric="acuracy")
+    with pytest.raises(ConfigError, match=r"spec\.validation\.metric: no 'acuracy' was measured: use one of a, loss"):
+        best_of([(1, {"loss": 1.0, "a": 2.0})], plan)
+
+
+def test_the_loss_is_that_of_the_rows_under_the_weights_at_hand(
+    make_plan: Make, tmp_path: Path, tiny: Path, tokenizer: Any
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    plan = make_plan(max_steps=2, micro_batch_size=1)
+    rows = [*ROWS[1:], {"query": "hello", "response": "hello hello hello, this is a longer one"}]
+    plan = evaluated(plan, rows, tmp_path, publish="Last")
+    ending = train(plan)
+    [line] = [one for one in evaluations(plan) if one["step"] == 2]
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), artifact_path(plan, ending)).eval()
+    losses = []
+    for row in rows:
+        asked = f"<|im_start|>user\n{row['query']}<|im_end|>\n<|im_start|>assistant\n"
+        prompt = tokenizer(asked)["input_ids"]
+        answer = tokenizer(f"{row['response']}<|im_end|>")["input_ids"]
+        with torch.no_grad():
+            logits = model(torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1]
+        losses.append(torch.nn.functional.cross_entropy(logits, torch.tensor(answer)).item())
+    assert line["metrics"]["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+
+
+# What is learned makes what is evaluated on less and less likely, from some step on.
+APART: dict[str, Any] = {
+    "rows": ROWS[:2] * 2, "max_steps": 10, "learning_rate": 3e-2, "micro_batch_size": 2,
+    "checkpoint": {"every_steps": 3, "keep": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tuner", ["Full", "LoRA"])
+def test_the_best_checkpoint_outlives_newer_ones_and_a_resume_and_is_published(
+    make_plan: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tuner: str
+) -> None:
+    tuners = {"Full": {"type": "Full"}, "LoRA": {"type": "LoRA", "rank": 4, "alpha": 16, "dropout": 0.0}}
+    kept = {"rows": ROWS[2:], "tmp_path": tmp_path, "every_steps": 1}
+    options = APART | ({"learning_rate": 3e-3} if tuner == "Full" else {})
+    whole, broken = (evaluated(make_plan(run=r, tuner=tuners[tuner], **options), **kept) for r in ("whole", "broken"))
+    ending = train(whole)
+    lines = evaluations(whole)
+    best = min(lines, key=lambda line: line["metrics"]["loss"])
+    assert [line["step"] for line in lines] == list(range(1, 11))
+    assert best["step"] < 8, "the rows must not fit each other"
+    assert f"published step {best['step']}, the best by loss" in ending.message
+    assert steps(Path(whole.checkpoint.path)) == [best["step"], 10]
+    name = "model.safetensors" if tuner == "Full" else "adapter_model.safetensors"
+    published = load_file(artifact_path(whole, ending) / name)
+    checkpoint = load_file(Path(whole.checkpoint.path) / f"checkpoint-{best['step']}" / name)
+    assert published.keys() == checkpoint.keys()
+    assert all(torch.equal(published[key], checkpoint[key]) for key in published)
+
+    with monkeypatch.context() as patch:
+        Stop(patch, 8, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            train(broken)
+    assert steps(Path(broken.checkpoint.path)) == [best["step"], 8]
+    resumed = train(broken.model_copy(update={"attempt": 2}))
+    assert evaluations(broken) == lines
+    assert resumed.artifact
+    assert ending.artifact
+    assert resumed.artifact.digest == ending.artifact.digest
+    assert (Path(whole.output.run) / "images" / "eval_loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_it_stops_early(make_plan: Make, tmp_path: Path) -> None:
+    plan = evaluated(make_plan(**APART), ROWS[2:], tmp_path, every_steps=1, early_stopping={"patience": 2})
+    ending = train(plan)
+    lines = evaluations(plan)
+    best = min(lines, key=lambda line: line["metrics"]["loss"])
+    assert lines[-1]["step"] == best["step"] + 2 == ending.step
+    assert ending.step < 10
+    assert "stopped early, after 2 evaluations without a better one" in ending.message
+
+
+PAIR = {"query": "who are you?", "response": "I am Xiao Huang.", "rejected_response": "Hangzhou"}
+METHODS: dict[str, tuple[dict[str, Any], list[dict[str, Any]], str]] = {
+    "DPO": ({"type": "DPO", "dpo": {}}, [PAIR] * 4, "rewards/accuracies"),
+    "SimPO": ({"type": "SimPO", "simpo": {}}, [PAIR] * 4, "rewards/accuracies"),
+    "KTO": (
+        {"type": "KTO", "kto": {}},
+        [{**row, "label": bool(number % 2)} for number, row in enumerate(ROWS)],
+        "loss",
+    ),
+    "RewardModel": ({"type": "RewardModel", "reward_model": {}}, [PAIR] * 4, "accuracy"),
+    "Classification": (
+        {"type": "Classification", "classification": {"problem": "SingleLabel", "labels": ["a", "b"]}},
+        [{"text": row["query"], "label": "ab"[number % 2]} for number, row in enumerate(ROWS)],
+        "accuracy",
+    ),
+    "Embedding": (
+        {"type": "Embedding", "embedding": {}},
+        [{"query": row["query"], "positive": row["response"]} for row in ROWS],
+        "recall@1",
+    ),
+    "Reranker": (
+        {"type": "Reranker", "reranker": {}},
+        [{"query": row["query"], "positive": row["response"], "negatives": ["no", "nothing"]} for row in ROWS],
+        "recall@1",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_method_is_evaluated_by_its_own_metric(make_plan: Make, tmp_path: Path, name: str) -> None:
+    method, rows, metric = METHODS[name]
+    plan = evaluated(make_plan(run=name, method=method, rows=rows, max_steps=2), rows, tmp_path, metric=metric)
+    ending = train(plan)
+    assert [line["step"] for line in evaluations(plan)] == [1, 2]
+    assert all(math.isfinite(line["metrics"][metric]) for line in evaluations(plan))
+    assert f"the best by {metric}" in ending.message
+
+
+@pytest.mark.parametrize("strategy", ["DDP", "ZeRO2", "FSDP2"])
+def test_two_processes_evaluate_and_publish_as_one(make_plan: Make, tmp_path: Path, strategy: str) -> None:
+    kept = {"rows": ROWS[2:], "tmp_path": tmp_path, "every_steps": 1}
+    options = APART | {"micro_batch_size": 1}
+    alone = evaluated(make_plan(run="alone", **options), **kept)
+    train(alone)
+    plan = evaluated(make_plan(run=strategy, processes=2, **options), **kept)
+    distribution = plan.distribution.model_copy(update={"strategy": strategy})
+    ranks = processes.run(plan.model_copy(update={"distribution": distribution}), tmp_path)
+    ending = ranks[0].ending()
+    assert ending
+    found, expected = evaluations(plan), evaluations(alone)
+    assert [one["metrics"]["loss"] for one in found] == pytest.approx(
+        [one["metrics"]["loss"] for one in expected], rel=2e-3
+    )
+    best = min(expected, key=lambda line: line["metrics"]["loss"])
+    assert f"published step {best['step']}, the best by loss" in ending.message
