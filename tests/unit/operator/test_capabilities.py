@@ -7,7 +7,9 @@ from typing import Any, get_args
 
 import pytest
 from tunesmith.api.finetunejob import FineTuneJobSpec
+from tunesmith.api.methods import Method
 from tunesmith.training.capabilities import AXES, UNVERIFIED, Cell, Modality, Refused, cell_of, cells, name, verdict
+from tunesmith.training.evaluating import METRICS, UNMEASURED, metrics_of
 from tunesmith.training.matrix import PlanError, refuse, unsplit
 
 ROOT = Path(__file__).parents[3]
@@ -100,6 +102,49 @@ def test_what_is_unverified_has_its_row_in_the_docs() -> None:
 def test_what_a_tuner_or_an_optimizer_cannot_do_is_refused(parts: dict[str, Any], words: str) -> None:
     with pytest.raises(PlanError, match=words):
         refuse(FineTuneJobSpec.model_validate(spec_of(Cell("SFT")).body() | parts))
+
+
+@pytest.mark.parametrize(
+    ("method", "validation", "words"),
+    [
+        ("SFT", {"metric": "acuracy"}, "use one of loss, entropy, mean_token_accuracy"),
+        ("SFT", {"metric": "rewards/accuracies"}, "spec.validation.metric: it is not measured by this method"),
+        ("DPO", {"metric": "rewards/accuracies", "earlyStopping": {}}, None),
+        ("Classification", {"metric": "accuracy"}, None),
+        ("GRPO", {}, None),
+        ("GRPO", {"metric": "reward"}, "leave out everySteps, metric, direction and earlyStopping"),
+        ("PPO", {"earlyStopping": {"patience": 2}}, "their metrics are in every log line"),
+        ("GKD", {"everySteps": 10}, "GRPO, PPO and GKD learn from answers of their own"),
+        ("GKD", {"direction": "Minimize"}, "GRPO, PPO and GKD learn from answers of their own"),
+    ],
+)
+def test_only_what_a_method_measures_is_evaluated(method: str, validation: dict[str, Any], words: str | None) -> None:
+    spec = FineTuneJobSpec.model_validate(spec_of(Cell(method)).body() | {"validation": {"split": 0.1, **validation}})
+    if words is None:
+        refuse(spec)
+    else:
+        with pytest.raises(PlanError, match=words):
+            refuse(spec)
+
+
+@pytest.mark.parametrize(
+    ("options", "metric"),
+    [
+        ({"classification": {"problem": "Regression"}}, "mean_absolute_error"),
+        ({"classification": {"labels": ["a", "b"]}}, "accuracy"),
+        ({"embedding": {"loss": "Cosine"}}, "mean_absolute_error"),
+        ({"embedding": {"loss": "Contrastive"}}, "accuracy"),
+        ({"embedding": {}}, "recall@1"),
+    ],
+)
+def test_metrics_follow_from_the_methods_options(options: dict[str, Any], metric: str) -> None:
+    [name] = options
+    assert metrics_of(Method.model_validate({"type": name.capitalize(), **options})) == ("loss", metric)
+
+
+def test_each_method_is_evaluated_or_said_not_to_be() -> None:
+    assert {*METRICS, *UNMEASURED} == set(AXES["method"])
+    assert not UNMEASURED & {*METRICS}
 
 
 def test_auto_does_not_split_what_must_be_whole() -> None:

@@ -198,6 +198,18 @@ def test_progress_is_written_at_most_every_ten_seconds() -> None:
     assert late["progress"]["step"] == 51
 
 
+def test_the_best_evaluation_is_in_the_status_and_an_early_stop_is_no_hundred_percent() -> None:
+    best = {"step": 20, "metric": "loss", "value": 1.5}
+    report = Report.model_validate({"step": 50, "totalSteps": 200, "best": best})
+    first = decided(world(train(), children=children(job()), pods=(pod(),), report=report)).status.body()
+    assert first["best"] == best
+    better = best | {"step": 60}
+    done = pod(**terminated(0, json.dumps({**DONE, "step": 80, "best": better})))
+    last = decided(world(train(first), children=children(job(ended="Complete")), pods=(done,))).status.body()
+    assert last["best"] == better
+    assert (last["progress"]["step"], last["progress"]["text"]) == (80, "80/200 (stopped early)")
+
+
 def test_what_a_job_made_ends_it() -> None:
     done = pod(**terminated(0, json.dumps(DONE)))
     decision = decided(world(train(begun()), children=children(job(ended="Complete")), pods=(done,)))

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
+from tunesmith.api.finetunejob import BestEvaluation
 from tunesmith.training.plan import TrainPlan, ValidationPlan
 
 from tunesmith_trainer import group
@@ -22,8 +24,6 @@ from tunesmith_trainer.errors import ConfigError
 
 PREFIXED = "eval_"
 SPEED = {"runtime", "samples_per_second", "steps_per_second", "num_tokens"}
-UNMEASURED = frozenset({"GRPO", "PPO", "GKD"})
-"""Methods that learn from answers of their own, whose metrics are measured at each step."""
 
 Measured = tuple[int, dict[str, float]]
 """(step, metrics) of an evaluation."""
@@ -69,11 +69,16 @@ def best_of(evaluations: Sequence[Measured], plan: ValidationPlan) -> Best | Non
     return best
 
 
+def given_up(best: Best | None, plan: ValidationPlan) -> bool:
+    """Whether early stopping ends the training."""
+    return bool(best and plan.early_stopping and best.since >= plan.early_stopping.patience)
+
+
 class Evaluation(TrainerCallback):
     """Asks for evaluations, keeps the best checkpoint, and stops early. All processes see the same numbers."""
 
-    def __init__(self, plan: TrainPlan) -> None:
-        self.plan = plan.validation
+    def __init__(self, plan: TrainPlan, tell: Callable[[BestEvaluation], None]) -> None:
+        self.plan, self.tell = plan.validation, tell
         self.log = Path(plan.output.run) / "evaluation.jsonl"
         self.stopped = False
         self.trainer: Any = None
@@ -83,10 +88,25 @@ class Evaluation(TrainerCallback):
         """The best evaluation so far, by rank 0's numbers."""
         return group.first_says(lambda: best_of(measured(state.log_history), self.plan))
 
+    def note(self, best: Best | None) -> None:
+        """Its checkpoint stays, and the status says it."""
+        if best:
+            self.trainer.checkpoints.best = best.step
+            self.tell(self.named(best))
+
+    def named(self, best: Best) -> BestEvaluation:
+        """It, for the status."""
+        return BestEvaluation(step=best.step, metric=self.plan.metric, value=float(f"{best.value:.6g}"))
+
+    def over(self, checkpoint: Path) -> bool:
+        """Whether the run that wrote a checkpoint had stopped early with it: no step is to follow."""
+        state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
+        self.stopped = given_up(best_of(measured(state["log_history"]), self.plan), self.plan)
+        return self.stopped
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Evaluations of steps that come again after a resume are taken out of the log."""
-        best = self.best(state)
-        self.trainer.checkpoints.best = best.step if best else None
+        self.note(self.best(state))
         if state.is_world_process_zero:
             self.write(measured(state.log_history))
 
@@ -105,10 +125,9 @@ class Evaluation(TrainerCallback):
             step, metrics = evaluations[-1]
             print(f"evaluation at step {step}: {json.dumps(metrics)}", flush=True)
         if best and best.step == state.global_step:
-            self.trainer.checkpoints.best = best.step
+            self.note(best)
             control.should_save = True
-        rule = self.plan.early_stopping
-        if rule and best and best.since >= rule.patience and state.global_step < state.max_steps:
+        if given_up(best, self.plan) and state.global_step < state.max_steps:
             self.stopped = control.should_training_stop = control.should_save = True
 
     def write(self, evaluations: Sequence[Measured]) -> None:

@@ -26,6 +26,8 @@ class Lifecycle(Base):
     def __init__(self, plan: TrainPlan, checkpoints: Checkpoints, fence: Fence, **options: Any) -> None:
         self.plan, self.checkpoints, self.fence = plan, checkpoints, fence
         self.checkpoint_step: int | None = None
+        self.stopped_early = False
+        """The checkpoint that this attempt goes on from was to be the last."""
         self.step_norm = 0.0
         self.order: Order
         super().__init__(**options)
@@ -41,6 +43,14 @@ class Lifecycle(Base):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write none: lineage is in the artefact's manifest."""
+
+    def set_initial_training_values(self, *arguments: Any) -> tuple[Any, ...]:
+        """No epoch is begun where the checkpoint gone on from is that of the last step, and only its publication is
+        missing: an epoch would make one step more.
+        """
+        epochs, *others, most = super().set_initial_training_values(*arguments)
+        over = self.stopped_early or (self.checkpoint_step or 0) >= most
+        return 0 if over else epochs, *others, most
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Order:
         rows = len(train_dataset if train_dataset is not None else self.train_dataset)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tunesmith.training.evaluating import UNMEASURED
 from tunesmith.training.plan import TrainPlan
 from tunesmith.training.report import Ending
 
@@ -17,6 +18,9 @@ from tunesmith_trainer.reading import SourceFile, read_plan, write_dropped
 from tunesmith_trainer.server import PORT
 
 if TYPE_CHECKING:
+    from tunesmith.api.finetunejob import BestEvaluation
+
+    from tunesmith_trainer.evaluation import Evaluation
     from tunesmith_trainer.lifecycle import Lifecycle
 
 
@@ -29,7 +33,7 @@ def train(plan: TrainPlan) -> Ending:
 
     from tunesmith_trainer.build import build
     from tunesmith_trainer.checkpoint import Checkpoints
-    from tunesmith_trainer.evaluation import UNMEASURED, Evaluation
+    from tunesmith_trainer.evaluation import Evaluation
     from tunesmith_trainer.fencing import Fence
     from tunesmith_trainer.methods import prepare
     from tunesmith_trainer.model import load_tokenizer
@@ -49,17 +53,19 @@ def train(plan: TrainPlan) -> Ending:
     fence = Fence(Path(kept.path), plan.attempt)
     pace, reporter = Pace(kept), Reporter(run / "logging.jsonl", PORT)
     # The reporter comes first: a step counts as made before it is judged.
-    evaluation = Evaluation(plan) if prepared.validation and plan.method.type not in UNMEASURED else None
+    evaluation = None
+    if prepared.validation and plan.method.type not in UNMEASURED:
+        evaluation = Evaluation(plan, lambda best: reporter.update(best=best))
     if prepared.validation and not evaluation:
         print(f"{plan.method.type} is not evaluated on the rows kept aside: its metrics are in every log line")
     # Evaluation comes last: what it wants beside the step's checkpoint is added to that.
     trainer = build(plan, prepared, checkpoints, fence, [reporter, pace, *([evaluation] if evaluation else [])])
     try:
-        resume = begin(trainer)
+        resume = begin(trainer, evaluation)
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         if pace.stopped:
             raise Interrupted(f"stopped by SIGTERM at step {trainer.state.global_step}, after a checkpoint of it")
-        ending = finish(plan, trainer, data.sources, evaluation.choose() if evaluation else "")
+        ending = finish(plan, trainer, data.sources, evaluation.choose() if evaluation else "", reporter.report.best)
         if left_out := len(data.dropped):
             told = f"{ending.message}; {left_out} rows left out, see dropped.jsonl"
             ending = ending.model_copy(update={"message": told})
@@ -74,7 +80,7 @@ def train(plan: TrainPlan) -> Ending:
     return ending
 
 
-def begin(trainer: Lifecycle) -> Path | None:
+def begin(trainer: Lifecycle, evaluation: Evaluation | None) -> Path | None:
     """Say that this attempt has begun, and find the checkpoint that it goes on from; the same one on all processes."""
     from tunesmith_trainer import group, universal
     from tunesmith_trainer.checkpoint import step_of
@@ -97,6 +103,7 @@ def begin(trainer: Lifecycle) -> Path | None:
     resume, converted = group.first_says(find)
     if resume:
         trainer.checkpoint_step = trainer.state.global_step = step_of(resume)
+        trainer.stopped_early = group.first_says(lambda: bool(evaluation and evaluation.over(resume)))
     if converted:
         universal.expect(trainer)
         return checkpoints.converted
@@ -113,7 +120,9 @@ def check_world(plan: TrainPlan) -> None:
         )
 
 
-def finish(plan: TrainPlan, trainer: Lifecycle, sources: list[SourceFile], chosen: str) -> Ending:
+def finish(
+    plan: TrainPlan, trainer: Lifecycle, sources: list[SourceFile], chosen: str, best: BestEvaluation | None
+) -> Ending:
     """Publish what was trained; rank 0 writes, the others wait. `chosen` says which step's weights these are."""
     from tunesmith_trainer import artifact, curves, group
     from tunesmith_trainer.chat import DEFAULT
@@ -122,7 +131,7 @@ def finish(plan: TrainPlan, trainer: Lifecycle, sources: list[SourceFile], chose
     step = trainer.state.global_step
     done = Ending(
         reason="Completed", message=f"{step} steps{chosen}", rank=int(os.environ.get("RANK", "0")), step=step,
-        checkpoint_step=trainer.checkpoint_step,
+        checkpoint_step=trainer.checkpoint_step, best=best,
     )  # fmt: skip
     full = plan.tuner.type == "Full"
     model: Any = trainer.model

@@ -109,6 +109,17 @@ class CheckpointStatus(Model):
     """When it was seen."""
 
 
+class BestEvaluation(Model):
+    """The best evaluation so far, by spec.validation.metric."""
+
+    step: int
+    """Optimizer steps done before it."""
+    metric: Annotated[str, Field(max_length=128)]
+    """What it is the best by."""
+    value: float
+    """Of that metric."""
+
+
 class MemoryStatus(Model):
     """The estimate of the memory of one device, in bytes."""
 
@@ -139,6 +150,8 @@ class FineTuneJobStatus(JobStatus):
     """The estimate of the memory of one device."""
     checkpoint: CheckpointStatus | None = None
     """The newest checkpoint."""
+    best: BestEvaluation | None = None
+    """The best evaluation so far, where there is spec.validation."""
     progress: Progress | None = None
     """How far the training is."""
 

@@ -90,8 +90,10 @@ class _Chain(Closing):
         if isinstance(self.old, MergeJobStatus):
             error = endings[0].logit_error
             fields["logit_error"] = None if error is None else float(f"{error:.3g}")
-        elif self.old.progress:
-            fields["progress"] = progress.finished(self.old.progress, self.world.stamp)
+        else:
+            fields["best"] = endings[0].best or self.old.best
+            if self.old.progress:
+                fields["progress"] = progress.finished(self.old.progress, endings[0].step, self.world.stamp)
         attempt = self.observed().model_copy(update={"end_time": self.world.stamp, "reason": "Completed"})
         return Decision(
             status=self.status("True", "Completed", message, attempt=attempt, **fields),

@@ -148,6 +148,7 @@ class JobState:
         new: dict[str, Any] = {
             "progress": progress.progress(report, self.old.progress, stamp),
             "checkpoint": progress.checkpoint(report, plan, self.old, stamp),
+            "best": report.best,
         }
         return {key: value for key, value in new.items() if value is not None}
 

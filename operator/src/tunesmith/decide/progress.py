@@ -29,10 +29,11 @@ def progress(report: Report, old: Progress | None, stamp: str) -> Progress | Non
     )
 
 
-def finished(old: Progress, stamp: str) -> Progress:
-    """The progress of a job that came to its end."""
-    text = f"{old.total_steps}/{old.total_steps} (100%)"
-    end = {"step": old.total_steps, "percent": 100, "text": text, "eta_seconds": 0, "eta": "0s", "updated": stamp}
+def finished(old: Progress, step: int | None, stamp: str) -> Progress:
+    """The progress of a job that came to its end, by early stopping before its last step."""
+    last = step or old.total_steps
+    text = f"{last}/{old.total_steps} ({'100%' if last >= old.total_steps else 'stopped early'})"
+    end = {"step": last, "percent": 100, "text": text, "eta_seconds": 0, "eta": "0s", "updated": stamp}
     return old.model_copy(update=end)
 
 

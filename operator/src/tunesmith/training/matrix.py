@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from tunesmith.api.finetunejob import FineTuneJobSpec
 from tunesmith.api.methods import GRPO, PPO
 from tunesmith.training.capabilities import Modality, Refused, cell_of, verdict
+from tunesmith.training.evaluating import UNMEASURED, asks, metrics_of
 from tunesmith.training.plan import TrainPlan
 from tunesmith.training.trainable import PROMPTS
 
@@ -175,6 +176,22 @@ RULES = (
             "ask for nvidia.com/gpu there, or use backend Transformers",
         )
         for name in POLICIES
+    ),
+    Rule(
+        lambda spec: spec.method.type in UNMEASURED and asks(spec.validation),
+        "spec.validation",
+        "GRPO, PPO and GKD learn from answers of their own, and are not evaluated: their metrics are in every log line",
+        "leave out everySteps, metric, direction and earlyStopping",
+    ),
+    Rule(
+        lambda spec: (
+            spec.method.type not in UNMEASURED
+            and spec.validation is not None
+            and spec.validation.metric not in metrics_of(spec.method)
+        ),
+        "spec.validation.metric",
+        "it is not measured by this method",
+        lambda spec: f"use one of {', '.join(metrics_of(spec.method))}",
     ),
 )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 from tunesmith.api.base import Artifact, Model
+from tunesmith.api.finetunejob import BestEvaluation
 from tunesmith.training.architecture import ModelFacts
 
 PORT = 9400
@@ -53,6 +54,7 @@ class Report(Model):
     learning_rate: float | None = None
     tokens_per_second: float | None = None
     eta_seconds: int | None = None
+    best: BestEvaluation | None = None
     peak_memory_bytes: int | None = None
 
 
@@ -67,6 +69,7 @@ class Ending(Model):
     checkpoint_step: int | None = None
     """Step of the newest whole checkpoint."""
     artifact: Artifact | None = None
+    best: BestEvaluation | None = None
     logit_error: float | None = None
     log: list[str] = []
 

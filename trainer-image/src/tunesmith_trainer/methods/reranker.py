@@ -39,6 +39,14 @@ def rank_loss(loss: str, scores: torch.Tensor, real: torch.Tensor) -> torch.Tens
     return (each.sum(-1) / real.sum(-1)).mean()
 
 
+def first_of(scores: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """For each row whether its positive, the first, has the highest score; NaN where there is no negative."""
+    others = scores.masked_fill(~real, float("-inf"))
+    others[:, 0] = float("-inf")
+    found = (scores[:, 0] > others.max(-1).values).float()
+    return found.masked_fill(real.sum(-1) < 2, float("nan"))
+
+
 class TRAINER(Classifier, Metered, Trainer):
     """One pass over all documents of the rows."""
 
@@ -49,11 +57,7 @@ class TRAINER(Classifier, Metered, Trainer):
         found = model(**given, use_cache=False).logits.float()[:, 0]
         real = inputs["real"]
         scores = torch.zeros(real.shape, device=found.device).masked_scatter(real, found)
-        others = scores.masked_fill(~real, float("-inf"))[:, 1:]
-        metrics = {}
-        if others.shape[1]:
-            metrics["recall@1"] = (scores[:, 0] > others.max(-1).values).float()
-        return rank_loss(options.loss, scores, real), metrics
+        return rank_loss(options.loss, scores, real), {"recall@1": first_of(scores, real)}
 
 
 def paired(query: Content, document: Content, tokenizer: PreTrainedTokenizerFast, row: Row, most: int) -> list[int]:
