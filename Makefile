@@ -11,8 +11,8 @@ DOCKERFILES := operator/Dockerfile trainer-image/Dockerfile cluster/kind/engine.
 SCRIPTS := hack/run hack/security .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check docs security generate verify unit chart install integration trainer memory matrix serving fleet queueing chaos \
-	e2e teardown up cluster down clean quiet
+.PHONY: help quickstart test check docs security generate verify unit chart install integration trainer long memory matrix serving \
+	fleet queueing chaos e2e teardown up cluster down clean quiet
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,7 +81,10 @@ integration: quiet ## the operator against a real API server and kubelet
 	$(PYTEST) tests/integration tests/gitops
 
 trainer: ## the trainer with real torch, transformers and peft
-	$(TRAINER_PYTEST) tests/trainer
+	$(TRAINER_PYTEST) tests/trainer -m "not long"
+
+long: ## the trainer's tests beyond CI's slice
+	$(TRAINER_PYTEST) tests/trainer -m long
 
 serving: ## agent and guard with a real vLLM
 	$(TRAINER_PYTEST) tests/serving

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +15,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from trainer import processes
-from trainer.support import ROWS, artifact_path
+from trainer.support import ROWS, artifact_path, losses, read_log
 from trainer.test_checkpoint import Stop, steps
 from tunesmith.api.dataset import EarlyStopping
+from tunesmith.api.finetunejob import BestEvaluation
+from tunesmith.training.evaluating import METRICS, metrics_of
 from tunesmith.training.plan import TrainPlan, ValidationPlan
 from tunesmith_trainer.errors import ConfigError, Interrupted
 from tunesmith_trainer.evaluation import Best, best_of, measured
+from tunesmith_trainer.local.planning import plan_for, read
+from tunesmith_trainer.methods.reranker import first_of
 from tunesmith_trainer.train import train
 
 pytestmark = pytest.mark.trainer
@@ -76,15 +81,15 @@ def test_the_loss_is_that_of_the_rows_under_the_weights_at_hand(
     ending = train(plan)
     [line] = [one for one in evaluations(plan) if one["step"] == 2]
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), artifact_path(plan, ending)).eval()
-    losses = []
+    expected = []
     for row in rows:
         asked = f"<|im_start|>user\n{row['query']}<|im_end|>\n<|im_start|>assistant\n"
         prompt = tokenizer(asked)["input_ids"]
         answer = tokenizer(f"{row['response']}<|im_end|>")["input_ids"]
         with torch.no_grad():
             logits = model(torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1]
-        losses.append(torch.nn.functional.cross_entropy(logits, torch.tensor(answer)).item())
-    assert line["metrics"]["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+        expected.append(torch.nn.functional.cross_entropy(logits, torch.tensor(answer)).item())
+    assert line["metrics"]["loss"] == pytest.approx(sum(expected) / len(expected), rel=1e-5)
 
 
 # What is learned makes what is evaluated on less and less likely, from some step on.
@@ -94,7 +99,7 @@ APART: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("tuner", ["Full", "LoRA"])
+@pytest.mark.parametrize("tuner", [pytest.param("Full", marks=pytest.mark.long), "LoRA"])
 def test_the_best_checkpoint_outlives_newer_ones_and_a_resume_and_is_published(
     make_plan: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tuner: str
 ) -> None:
@@ -136,16 +141,52 @@ def test_it_stops_early(make_plan: Make, tmp_path: Path) -> None:
     assert lines[-1]["step"] == best["step"] + 2 == ending.step
     assert ending.step < 10
     assert "stopped early, after 2 evaluations without a better one" in ending.message
+    assert ending.best == BestEvaluation(
+        step=best["step"], metric="loss", value=pytest.approx(best["metrics"]["loss"], rel=1e-5)
+    )
+
+
+def killed(*_: Any) -> None:
+    """Stands in for what a process does not come to any more."""
+    raise Interrupted("killed")
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_run_that_was_killed_before_it_published_makes_no_step_more(
+    make_plan: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, early: bool
+) -> None:
+    """Its last step is in the middle of an epoch of two."""
+    options = {**APART, "rows": ROWS[:2] * 4, "max_steps": 40 if early else 3}
+    stopping = {"early_stopping": {"patience": 1}} if early else {}
+    kept = {"rows": ROWS[2:], "tmp_path": tmp_path, "every_steps": 3, "publish": "Last", **stopping}
+    whole, plan = (evaluated(make_plan(run=run, **options), **kept) for run in ("whole", "killed"))
+    expected = train(whole)
+    assert expected.step
+    assert expected.step % 2
+    with monkeypatch.context() as patch:
+        patch.setattr("tunesmith_trainer.train.finish", killed)
+        with pytest.raises(Interrupted):
+            train(plan)
+    found = train(plan.model_copy(update={"attempt": 2}))
+    assert (found.step, found.message, found.best) == (expected.step, expected.message, expected.best)
+    assert losses(plan) == losses(whole)
+    assert found.artifact
+    assert expected.artifact
+    assert found.artifact.digest == expected.artifact.digest
 
 
 PAIR = {"query": "who are you?", "response": "I am Xiao Huang.", "rejected_response": "Hangzhou"}
 METHODS: dict[str, tuple[dict[str, Any], list[dict[str, Any]], str]] = {
+    "PreTraining": ({"type": "PreTraining"}, [{"text": row["response"]} for row in ROWS], "mean_token_accuracy"),
+    "SFT": ({"type": "SFT"}, ROWS, "mean_token_accuracy"),
     "DPO": ({"type": "DPO", "dpo": {}}, [PAIR] * 4, "rewards/accuracies"),
-    "SimPO": ({"type": "SimPO", "simpo": {}}, [PAIR] * 4, "rewards/accuracies"),
+    "CPO": ({"type": "CPO", "cpo": {}}, [PAIR] * 4, "rewards/accuracies"),
+    "SimPO": ({"type": "SimPO", "simpo": {}}, [PAIR] * 4, "rewards/margins"),
+    "ORPO": ({"type": "ORPO", "orpo": {}}, [PAIR] * 4, "rewards/accuracies"),
     "KTO": (
         {"type": "KTO", "kto": {}},
         [{**row, "label": bool(number % 2)} for number, row in enumerate(ROWS)],
-        "loss",
+        "rewards/margins",
     ),
     "RewardModel": ({"type": "RewardModel", "reward_model": {}}, [PAIR] * 4, "accuracy"),
     "Classification": (
@@ -166,17 +207,60 @@ METHODS: dict[str, tuple[dict[str, Any], list[dict[str, Any]], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
+def test_each_method_that_has_metrics_is_evaluated() -> None:
+    assert METHODS.keys() == METRICS.keys()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in {"SFT", "Reranker"} else pytest.mark.long) for name in METHODS],
+)
 def test_each_method_is_evaluated_by_its_own_metric(make_plan: Make, tmp_path: Path, name: str) -> None:
     method, rows, metric = METHODS[name]
     plan = evaluated(make_plan(run=name, method=method, rows=rows, max_steps=2), rows, tmp_path, metric=metric)
     ending = train(plan)
     assert [line["step"] for line in evaluations(plan)] == [1, 2]
-    assert all(math.isfinite(line["metrics"][metric]) for line in evaluations(plan))
+    for line in evaluations(plan):
+        assert set(line["metrics"]) == set(metrics_of(plan.method))
+        assert all(map(math.isfinite, line["metrics"].values()))
     assert f"the best by {metric}" in ending.message
 
 
-@pytest.mark.parametrize("strategy", ["DDP", "ZeRO2", "FSDP2"])
+def test_metrics_over_two_processes_are_those_of_the_rows_though_not_each_has_them(
+    make_plan: Make, tmp_path: Path
+) -> None:
+    """A batch of one process has no negatives, and the last batch is filled up with a row that counted already."""
+    method = {"type": "Reranker", "reranker": {"loss": "Pointwise"}}
+    rows = [{"query": row["query"], "positive": row["response"], "negatives": ["no", "nothing"]} for row in ROWS]
+    for number in (1, 3):
+        del rows[number]["negatives"]
+    found = {}
+    for processes_ in (1, 2):
+        options = {"method": method, "rows": rows, "processes": processes_, "micro_batch_size": 1, "max_steps": 2}
+        plan = evaluated(make_plan(run=f"over-{processes_}", **options), rows[:3], tmp_path, metric="recall@1")
+        if processes_ == 1:
+            train(plan)
+        else:
+            processes.run(plan, tmp_path)
+        found[processes_] = [
+            *(line["metrics"]["recall@1"] for line in evaluations(plan)),
+            *(line["metrics"]["recall@1"] for line in read_log(plan)),
+        ]
+    assert len(found[1]) == 4
+    assert {value * 2 % 1 for value in found[1]} == {0.0}, "two rows have negatives"
+    assert found[2] == found[1]
+
+
+def test_a_row_without_negatives_has_no_recall() -> None:
+    scores = torch.tensor([[1.0, 0.5, 2.0], [1.0, 0.0, 0.0], [-1.0, -2.0, 0.0]])
+    real = torch.tensor([[True, True, True], [True, False, False], [True, True, False]])
+    assert first_of(scores, real).nan_to_num(9).tolist() == [0.0, 9.0, 1.0]
+    assert first_of(scores[:, :1], real[:, :1]).isnan().all()
+
+
+@pytest.mark.parametrize(
+    "strategy", [*(pytest.param(one, marks=pytest.mark.long) for one in ("DDP", "FSDP2")), "ZeRO2"]
+)
 def test_two_processes_evaluate_and_publish_as_one(make_plan: Make, tmp_path: Path, strategy: str) -> None:
     kept = {"rows": ROWS[2:], "tmp_path": tmp_path, "every_steps": 1}
     options = APART | {"micro_batch_size": 1}
@@ -193,3 +277,16 @@ def test_two_processes_evaluate_and_publish_as_one(make_plan: Make, tmp_path: Pa
     )
     best = min(expected, key=lambda line: line["metrics"]["loss"])
     assert f"published step {best['step']}, the best by loss" in ending.message
+
+
+def test_the_example_is_evaluated(tiny: Path, tmp_path: Path) -> None:
+    examples = Path(__file__).parents[2] / "examples"
+    shutil.copytree(tiny, tmp_path / "tunesmith-store" / "base" / "smollm2-135m-instruct")
+    job = read([examples / "evaluation.yaml", examples / "quickstart" / "03-data.yaml"])
+    job.resource["spec"]["training"]["maxSteps"] = 12
+    plan, _ = plan_for(job, tmp_path)
+    ending = train(plan)
+    assert [line["step"] for line in evaluations(plan)] == [10, 12]
+    assert ending.best
+    assert ending.best.metric == "mean_token_accuracy"
+    assert ending.best.value == pytest.approx(max(one["metrics"][ending.best.metric] for one in evaluations(plan)))
