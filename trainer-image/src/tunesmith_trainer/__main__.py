@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -139,6 +139,64 @@ def run(
         print(f"artefact: {made.path}\nrun: {made.run}")
 
     raise typer.Exit(told(work))
+
+
+@app.command()
+def infer(
+    artifact: Annotated[str, typer.Argument(help="An artefact or a model: its folder, or pvc://claim/path.")],
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", "-p", help="A question. Without it and --data: a conversation.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option("--data", help="`validation`, the rows that the run kept aside, or a dataset.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where a line of JSON for each row of --data goes.")] = Path(
+        "results.jsonl"
+    ),
+    system: Annotated[str | None, typer.Option(help="A system prompt.")] = None,
+    response: Annotated[str | None, typer.Option(help="The answer that a reward model judges.")] = None,
+    document: Annotated[list[str] | None, typer.Option(help="A document for a reranker; once for each.")] = None,
+    image: Annotated[list[Path] | None, typer.Option(help="An image of the prompt; once for each.")] = None,
+    video: Annotated[list[Path] | None, typer.Option(help="A video of the prompt.")] = None,
+    audio: Annotated[list[Path] | None, typer.Option(help="A sound of the prompt.")] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="The folder of an adapter's base, if it lies elsewhere now.")
+    ] = None,
+    claims: Annotated[Path, typer.Option(help="Folder with a folder for each claim.")] = Path(),
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows at once.")] = 8,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows of --data.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of an answer at most.")] = 512,
+    temperature: Annotated[float, typer.Option(min=0, help="0: always the likeliest token.")] = 0.0,
+    top_p: Annotated[float, typer.Option(min=0, max=1, help="Tokens are drawn from this share.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
+) -> None:
+    """Ask what a job made: once, in a conversation, or over a dataset. Classifiers, embedding, reward and reranking
+    models say what they say as JSON.
+    """
+    offline()
+
+    def work() -> None:
+        from tunesmith_trainer.infer.running import infer
+        from tunesmith_trainer.infer.subject import Sampling
+
+        infer(
+            artifact, prompt=prompt, source=source, out=out, system=system, response=response,
+            documents=document or [], media={"images": image or [], "videos": video or [], "audios": audio or []},
+            base=base, claims=claims, batch_size=batch_size, limit=limit,
+            sampling=Sampling(max_new_tokens, temperature, top_p, seed), lines=typed(),
+        )  # fmt: skip
+
+    raise typer.Exit(told(work))
+
+
+def typed() -> Iterator[str]:
+    """The lines that are typed, up to Ctrl-D or Ctrl-C."""
+    mark = "> " if sys.stdin.isatty() else ""
+    while True:
+        try:
+            yield input(mark)
+        except (EOFError, KeyboardInterrupt):
+            return
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -54,6 +54,7 @@ def publish(
         "job": {"kind": plan.kind, **plan.job.body()},
         "base": base,
         "planDigest": digest(plan),
+        "plan": plan.body(),
         "data": [{"uri": source.uri, "digest": source.digest} for source in sources],
         "versions": {package: version(package) for package in PACKAGES},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -68,14 +68,20 @@ def render(row: Row, tokenizer: PreTrainedTokenizerFast) -> str:
         return chat.render(tokenizer, row, turns, prompt=True)
 
 
+def coded(row: Row, tokenizer: PreTrainedTokenizerFast) -> tuple[str, list[int]]:
+    """(a row's prompt with as many placeholders as its media take, its tokens)."""
+    turns = replace(row, messages=tuple(asked(row)))
+    text = expanded(Learned(turns, render(row, tokenizer), []), tokenizer).text
+    # A template writes the special tokens itself.
+    ids: Any = tokenizer(text, add_special_tokens=not row.messages)["input_ids"]
+    return text, list(ids)
+
+
 def prompts(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, max_length: int, answer: int) -> Prompts:
     """The prompts of `rows`, each of which leaves room for `answer` tokens within `max_length`."""
     found = Prompts()
     for row in rows:
-        turns = replace(row, messages=tuple(asked(row)))
-        text = expanded(Learned(turns, render(row, tokenizer), []), tokenizer).text
-        # A template writes the special tokens itself.
-        ids: Any = tokenizer(text, add_special_tokens=not row.messages)["input_ids"]
+        text, ids = coded(row, tokenizer)
         if len(ids) + answer > max_length or not ids:
             found.dropped += 1
         else:

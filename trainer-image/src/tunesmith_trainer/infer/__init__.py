@@ -1,0 +1,1 @@
+"""Inference with what a job made: one answer, a conversation in the terminal, or batches over a dataset."""

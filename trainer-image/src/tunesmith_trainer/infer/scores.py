@@ -1,0 +1,49 @@
+"""How near answers are to what was expected."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from statistics import fmean
+from typing import Any
+
+ROUGE = ("rouge1", "rouge2", "rougeL")
+WORDS = re.compile(
+    r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+"
+)
+"""Words; of Chinese, Japanese and Korean each character."""
+
+
+class Words:
+    """A tokenizer of rouge-score, whose own knows the letters a to z only."""
+
+    def tokenize(self, text: str) -> list[str]:
+        """The words of a text, in small letters."""
+        return WORDS.findall(text.lower())
+
+
+@cache
+def scorer() -> Any:
+    """rouge-score's, without stemming."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(ROUGE, tokenizer=Words())
+
+
+def compared(answer: str, expected: str) -> dict[str, Any]:
+    """Whether an answer is the expected one, white space around it aside, and its ROUGE F1 (Lin 2004), 0 to 1."""
+    rouge = scorer().score(expected, answer)
+    return {"correct": answer.strip() == expected.strip(), **{name: round(rouge[name].fmeasure, 6) for name in ROUGE}}
+
+
+def summary(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The number of results, and the means of their scores, over those that have them."""
+    found: dict[str, Any] = {"rows": len(results)}
+    names = {"correct": "accuracy", "error": "mean_absolute_error", **{name: name for name in ROUGE}}
+    names |= {"recall@1": "recall@1", "reciprocal_rank": "mrr", "margin": "margin"}
+    for name, title in names.items():
+        values = [float(one[name]) for one in results if one.get(name) is not None]
+        if values:
+            found[title] = round(fmean(values), 6)
+    return found
