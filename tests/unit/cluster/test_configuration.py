@@ -171,7 +171,7 @@ def test_binaries_are_kept_under_the_hash_of_their_pins() -> None:
         build.binary(PATHS.cache, "kubctl")
 
 
-@pytest.mark.parametrize("module", [*build.MODULES, build.KUEUE], ids=lambda module: module.name)
+@pytest.mark.parametrize("module", [*build.MODULES, *build.EXTRAS], ids=lambda module: module.name)
 def test_what_is_built_is_what_go_mod_pins(module: build.Module) -> None:
     pins = (module.folder / "go.mod").read_text(encoding="utf-8")
     assert "\nreplace " not in pins or module.name == "kubernetes"
