@@ -136,6 +136,8 @@ def test_the_operator_understands_its_environment(render: Render, values: dict[s
     assert settings.namespace == "from-the-pod"
     assert settings.pod_name == "from-the-pod"
     assert settings.namespaces == tuple(dict.fromkeys(values.get("watchNamespaces", ())))
+    assert settings.prices == values.get("prices", {})
+    assert settings.gang_scheduler == values.get("gangScheduler", "None")
 
 
 def test_the_default_settings_are_the_operators_own(render: Render) -> None:

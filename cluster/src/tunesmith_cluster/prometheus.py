@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
 import socket
 import subprocess
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +30,8 @@ START_SECONDS = 30
 class Prometheus:
     """A server that runs."""
 
-    url: str
+    address: str
+    """host:port"""
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """The vector that an expression is now: labels as `metric`, [time, value] as `value`."""
@@ -56,12 +56,20 @@ class Prometheus:
         return result
 
     def _get(self, path: str, **parameters: str) -> Any:
-        url = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
-        try:
-            with urllib.request.urlopen(url, timeout=10) as response:
-                return json.loads(response.read())["data"]
-        except urllib.error.HTTPError as error:
-            raise ValueError(f"Prometheus refuses {path} {parameters}: {error.read().decode()}") from None
+        status, body = _get(self.address, f"/api/v1/{path}?{urllib.parse.urlencode(parameters)}", timeout=10)
+        if status != http.client.OK:
+            raise ValueError(f"Prometheus refuses {path} {parameters}: {body.decode()}")
+        return json.loads(body)["data"]
+
+
+def _get(address: str, path: str, timeout: float) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection(address, timeout=timeout)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
 
 
 @contextmanager
@@ -86,25 +94,26 @@ def serving(
     with (folder / "prometheus.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
     try:
-        _wait_ready(process, f"http://{address}/-/ready", folder / "prometheus.log")
-        yield Prometheus(f"http://{address}")
+        _wait_ready(process, address, folder / "prometheus.log")
+        yield Prometheus(address)
     finally:
         process.terminate()
         process.wait(30)
 
 
-def _wait_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def _wait_ready(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
     end = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=1):
-                return
-        except OSError:
-            if process.poll() is not None or time.monotonic() > end:
-                raise ClusterError(
-                    f"Prometheus does not start; its log ends with:\n{log.read_text()[-2000:]}"
-                ) from None
-            time.sleep(0.1)
+    while not _ready(address):
+        if process.poll() is not None or time.monotonic() > end:
+            raise ClusterError(f"Prometheus does not start; its log ends with:\n{log.read_text()[-2000:]}")
+        time.sleep(0.1)
+
+
+def _ready(address: str) -> bool:
+    try:
+        return _get(address, "/-/ready", timeout=1)[0] == http.client.OK
+    except OSError:
+        return False
 
 
 def program(paths: Paths, name: str) -> Path:

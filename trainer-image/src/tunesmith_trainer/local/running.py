@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
@@ -10,7 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -122,11 +122,14 @@ def follow(process: subprocess.Popen[str], port: int, shown: Quiet) -> None:
 
 def asked(port: int) -> Report | None:
     """The progress; None while none is served."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/progress", timeout=2) as response:
-            return Report.model_validate_json(response.read())
-    except (OSError, ValidationError):
+        connection.request("GET", "/progress")
+        return Report.model_validate_json(connection.getresponse().read())
+    except (OSError, http.client.HTTPException, ValidationError):
         return None
+    finally:
+        connection.close()
 
 
 def copy(process: subprocess.Popen[str], path: Path, shown: Quiet) -> None:
