@@ -98,7 +98,7 @@ def test_labels_are_bounded_no_series_of_the_operator_has_a_resources_name(prome
     series = prometheus.query('{__name__=~"tunesmith_.+", job=~"ServiceMonitor/.+"}')
     assert len(series) > 20
     labels = {label for one in series for label in one["metric"]} - {"__name__", "pod", "container", "instance", "job"}
-    assert labels <= {"namespace", "kind", "result", "reason", "device", "what", "verb", "code", "le"}
+    assert labels <= {"namespace", "kind", "type", "status", "result", "reason", "device", "what", "verb", "code", "le"}
     values = {value for one in series for label, value in one["metric"].items() if label in labels}
     assert not {"measured", "swift-robot", "xiao-huang", "chat", "chat-merged"} & values
 

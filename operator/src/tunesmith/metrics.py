@@ -6,12 +6,18 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from tunesmith.api.job import Accounting, JobStatus
 from tunesmith.decide.lifecycle import terminal
+from tunesmith.decide.world import Status
 
 RECONCILES = Counter("tunesmith_reconciles_total", "Passes over a resource.", ["kind", "result"])
 RECONCILE_SECONDS = Histogram("tunesmith_reconcile_seconds", "Duration of a pass.", ["kind"])
 QUEUE_DEPTH = Gauge("tunesmith_queue_depth", "Resources that are due and wait for a worker.")
 QUEUE_OLDEST = Gauge("tunesmith_queue_oldest_seconds", "How long the one that waits longest has been due.")
 LEADER = Gauge("tunesmith_leader", "1 while this replica leads.")
+CONDITION_CHANGES = Counter(
+    "tunesmith_condition_changes_total",
+    "Conditions that came to say something else.",
+    ["kind", "namespace", "type", "status", "reason"],
+)
 JOBS_ENDED = Counter("tunesmith_jobs_ended_total", "Jobs that are over.", ["kind", "namespace", "reason"])
 ATTEMPTS_ENDED = Counter(
     "tunesmith_attempts_ended_total", "Attempts that did not end well.", ["kind", "namespace", "reason"]
@@ -24,8 +30,17 @@ DEVICE_HOURS = Counter(
 COST = Counter("tunesmith_cost_total", "Device-hours asked for times the price of the device.", ["namespace", "device"])
 
 
-def follow(kind: str, namespace: str, old: JobStatus, new: JobStatus) -> None:
-    """Count what the status of a job has just come to say."""
+def follow(kind: str, namespace: str, old: Status, new: Status) -> None:
+    """Count what the status of a resource has just come to say."""
+    said = {(one.type, one.status, one.reason) for one in old.conditions}
+    for condition in new.conditions:
+        if (found := (condition.type, condition.status, condition.reason)) not in said:
+            CONDITION_CHANGES.labels(kind, namespace, *found).inc()
+    if isinstance(old, JobStatus) and isinstance(new, JobStatus):
+        _follow_job(kind, namespace, old, new)
+
+
+def _follow_job(kind: str, namespace: str, old: JobStatus, new: JobStatus) -> None:
     if terminal(new) and not terminal(old):
         reason = next(c.reason for c in new.conditions if c.type == "Succeeded")
         JOBS_ENDED.labels(kind, namespace, reason).inc()

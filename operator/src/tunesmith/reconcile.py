@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from tunesmith import metrics
-from tunesmith.api.job import JobStatus
 from tunesmith.apply import Applier
 from tunesmith.decide import job, modeldeployment
 from tunesmith.decide.world import Decision, Event, World, held
@@ -77,7 +76,6 @@ class Reconciler:
             event = Event("Warning", "Rejected", error.message)
             await self._applier.apply(world, Decision(status=status, events=(event,)))
             return REJECTED_SECONDS
-        if isinstance(decision.status, JobStatus):
-            old = type(decision.status).model_validate(world.resource.get("status") or {})
-            metrics.follow(key.kind, key.namespace, old, decision.status)
+        old = type(decision.status).model_validate(world.resource.get("status") or {})
+        metrics.follow(key.kind, key.namespace, old, decision.status)
         return decision.again if decision.again is not None else self._settings.resync_seconds

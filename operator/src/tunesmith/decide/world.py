@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from tunesmith.api.base import Condition, Model
+from tunesmith.api.base import Condition
 from tunesmith.api.job import JobStatus
 from tunesmith.api.modeldeployment import ModelDeploymentStatus
 from tunesmith.children.meta import Object, Owner
@@ -16,6 +16,7 @@ from tunesmith.training.report import Report
 
 Ref = tuple[str, str]
 """(kind, name)"""
+Status = JobStatus | ModelDeploymentStatus
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Event:
 class Decision:
     """What to do, in order: create, apply, delete, kill, push, then write the status, then post events."""
 
-    status: Model
+    status: Status
     create: tuple[Object, ...] = ()
     """Made if absent, never changed after."""
     apply: tuple[Object, ...] = ()
@@ -145,7 +146,7 @@ def deleting(resource: Mapping[str, Any]) -> bool:
     return "deletionTimestamp" in resource["metadata"]
 
 
-def held(world: World, status: JobStatus | ModelDeploymentStatus, reason: str, message: str) -> Model:
+def held(world: World, status: Status, reason: str, message: str) -> Status:
     """The status of a resource that something outside of it holds up; all else in it stays."""
     if isinstance(status, JobStatus):
         mine = condition(world, status.conditions, "Succeeded", "Unknown", reason, message)
