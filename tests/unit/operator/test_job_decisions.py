@@ -177,6 +177,16 @@ def test_a_merge_reports_the_error_of_its_logits() -> None:
     assert decided(observed).status.body()["logitError"] == 0.001
 
 
+def test_a_merge_that_quantises_reports_the_error_of_that_beside_its_own() -> None:
+    observed = world(
+        merge(begun()),
+        children=children(job(ended="Complete", kind="merge")),
+        pods=(pod(**terminated(0, json.dumps(DONE | {"quantizationError": 0.123456}))),),
+    )
+    status = decided(observed).status.body()
+    assert (status["logitError"], status["quantizationError"]) == (0.001, 0.123)
+
+
 def test_progress_is_written_at_most_every_ten_seconds() -> None:
     report = Report(step=50, total_steps=200, loss=1.23456, eta_seconds=3700)
     running = {"children": children(job()), "pods": (pod(),), "report": report}

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import typer
 from pydantic import ValidationError
@@ -103,6 +103,27 @@ def merge(path: PlanOption = Path(PLAN_FILE)) -> None:
         return merge(plan)
 
     raise typer.Exit(ending.run(work))
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="Folder of a model, as an artefact of kind models is.")],
+    method: Annotated[Literal["FP8", "W8A8", "W4A16"], typer.Option(help="As spec.quantization of a MergeJob.")],
+    out: Annotated[Path, typer.Option(help="The folder to write; it must not be there yet.")],
+    group_size: Annotated[int | None, typer.Option(help="Of W4A16: weights that share a scale.")] = None,
+    tolerance: Annotated[float | None, typer.Option(help="Largest allowed error of the logits.")] = None,
+) -> None:
+    """Write a model in a smaller form, and compare its logits with the model's own."""
+    offline()
+
+    def work() -> None:
+        from tunesmith_trainer.export.folder import export_folder
+
+        asked = {"method": method, "groupSize": group_size, "tolerance": tolerance}
+        error = export_folder(model, {name: value for name, value in asked.items() if value is not None}, out)
+        print(f"{out}: logit error {error:.3g}")
+
+    raise typer.Exit(told(work))
 
 
 @app.command()

@@ -27,9 +27,9 @@ PACKAGES = ("torch", "transformers", "trl", "peft")
 
 
 @contextmanager
-def draft(plan: TrainPlan | MergePlan, kind: Literal["adapters", "models"]) -> Iterator[Path]:
+def draft(plan: TrainPlan | MergePlan, kind: Literal["adapters", "models"], part: str = "") -> Iterator[Path]:
     """A new folder in the store for an artefact in the making. What an earlier attempt of this job left is cleared."""
-    folder = Path(plan.output.path) / kind / f".tmp-{plan.job.uid}"
+    folder = Path(plan.output.path) / kind / f".tmp-{plan.job.uid}{part}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
@@ -63,6 +63,8 @@ def publish(
         manifest["adapters"] = [
             {"uri": adapter.uri, "digest": manifest_of(adapter).get("digest")} for adapter in plan.adapters
         ]
+        if plan.quantization:
+            manifest["quantization"] = plan.quantization.body()
     (folder / artifacts.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     artifacts.publish(folder, Path(plan.output.path) / kind, name)
     return Artifact(kind=kind, uri=join(plan.output.uri, kind, name), digest=f"sha256:{name}", base=plan.model.uri)

@@ -2,16 +2,16 @@
 
 The error of the merge is ||a - b|| / ||a||. a are the logits of the full-precision base with the adapters applied by
 PEFT, unmerged. b are the logits of the merged model as it was saved: read anew from disk, with its weights rounded to
-the saved dtype. Both are computed in float32 over the tokens of PROMPTS, and the norm is over all logits of all prompts
-together. So the error is the merge's own, rounding of the weights included. Were b computed in bfloat16 too, the
-arithmetic alone would cost more than the merge (SmolLM2-135M: 0.022 for the base against itself, 0.010 for a merge).
+the saved dtype. Both are computed in float32 over the prompts of `comparison`, and the norm is over all logits of all
+prompts together. So the error is the merge's own, rounding of the weights included. Were b computed in bfloat16 too,
+the arithmetic alone would cost more than the merge (SmolLM2-135M: 0.022 for the base against itself, 0.010 for a
+merge).
 """
 
 from __future__ import annotations
 
 import gc
 import json
-import math
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,9 @@ from tunesmith.training.plan import MergeAdapterPlan, MergePlan, Place
 from tunesmith.training.report import Ending
 
 from tunesmith_trainer import streaming
+from tunesmith_trainer.comparison import logit_error, logits, saved_logits
 from tunesmith_trainer.errors import CheckFailed, ConfigError, ModelError
+from tunesmith_trainer.export import export
 from tunesmith_trainer.model import (
     check_files,
     load_model,
@@ -42,18 +44,6 @@ if TYPE_CHECKING:
 
 UNMERGEABLE = frozenset({"PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"})
 DTYPES = {"BFloat16": "bfloat16", "Float16": "float16", "Float32": "float32"}
-
-PROMPTS = (
-    "Who are you, and who developed you?",
-    "The capital of France is Paris, and the capital of Japan is",
-    "Write a short poem about the sea in autumn.",
-    "def fibonacci(n):\n    a, b = 0, 1\n    for _ in range(n):\n",
-    "If 3x + 7 = 22, then x equals",
-    "你好，请介绍一下你自己。",
-    '{"name": "Ada", "born": 1815, "known for": ["',
-    "Dear Sir or Madam,\n\nI am writing to you about",
-)
-
 
 COMBINATIONS = {
     "Cat": "cat",
@@ -85,7 +75,9 @@ def merge(plan: MergePlan) -> Ending:
         if expected is None:  # the library converts this architecture's weights when it loads them
             expected = merge_whole(plan, dtype, tokenizer, folder)
         gc.collect()
-        error = logit_error(expected, saved_logits(Place(uri="merged", path=str(folder)), dtype, tokenizer))
+        merged = Place(uri=f"{plan.model.uri}, merged", path=str(folder))
+        found = saved_logits(merged, dtype, tokenizer)
+        error = logit_error(expected, found)
         print(f"logit error {error:.3e}, tolerance {plan.tolerance:g}")
         if not error <= plan.tolerance:  # nan is no pass
             raise CheckFailed(
@@ -93,13 +85,20 @@ def merge(plan: MergePlan) -> Ending:
                 f"norm), more than spec.check.tolerance {plan.tolerance:g}: choose a finer spec.dtype than "
                 f"{str(dtype).removeprefix('torch.')}, or see whether the adapters were trained from this base"
             )
-        made = artifact.publish(folder, plan, "models")
+        smaller = None
+        if plan.quantization is None:
+            made = artifact.publish(folder, plan, "models")
+        else:
+            with artifact.draft(plan, "models", "-quantized") as quantized:
+                smaller = export(merged, plan.quantization, quantized, found)
+                made = artifact.publish(quantized, plan, "models")
     print(f"artefact {made.uri}")
     return Ending(
         reason="Completed",
         message=f"merged {len(plan.adapters)} adapter(s)",
         artifact=made,
-        logit_error=error if math.isfinite(error) else None,
+        logit_error=error,
+        quantization_error=smaller,
     )
 
 
@@ -158,17 +157,6 @@ def merge_whole(
     merged: Any = model.merge_and_unload(adapter_names=list(model.base_model.active_adapters), safe_merge=True)
     save_model(merged, plan.model, dtype, folder)
     return expected
-
-
-def saved_logits(place: Place, dtype: torch.dtype, tokenizer: PreTrainedTokenizerFast) -> list[torch.Tensor]:
-    """Logits of a model as it lies on disk, computed in float32."""
-    weights, model = streaming.Weights(Path(place.path)), streaming.skeleton(place)
-    names = streaming.stored_names(model, weights)
-    if names is None:
-        whole: Any = load_model(place, dtype)
-        return logits(whole.float(), tokenizer)
-    streaming.stream(model, weights, names)
-    return logits(model, tokenizer)
 
 
 def plain(adapter: Place) -> bool:
@@ -269,25 +257,3 @@ def combine(model: PeftModel, members: list[tuple[str, float]], how: Combine) ->
         ranks = {one: model.peft_config[one].r for one in names}
         raise ConfigError(f"spec.combine.method {how.method}: {error} (ranks: {ranks}); Cat takes any ranks") from error
     return name
-
-
-def logits(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast) -> list[torch.Tensor]:
-    """Logits over PROMPTS: for each a float32 tensor of shape (tokens, vocabulary). In one batch, so that weights that
-    are streamed are read once; what is padded comes after each prompt, where no token of it looks.
-    """
-    import torch
-
-    model.eval()
-    rows = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
-    width = max(map(len, rows))
-    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-    with torch.inference_mode():
-        found = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
-    return [one[: len(row)] for one, row in zip(found, rows, strict=True)]
-
-
-def logit_error(expected: list[torch.Tensor], found: list[torch.Tensor]) -> float:
-    """||expected - found|| / ||expected||, over all elements, summed up in float64."""
-    difference = sum(float((a.double() - b.double()).square().sum()) for a, b in zip(expected, found, strict=True))
-    return math.sqrt(difference / sum(float(a.double().square().sum()) for a in expected))

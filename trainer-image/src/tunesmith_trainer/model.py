@@ -148,6 +148,8 @@ def load_model(
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    if quantization:  # given as None, it would hide what the model's own configuration says
+        config["quantization_config"] = quantization
     try:
         model: PreTrainedModel = model_class(place, head).from_pretrained(
             place.path,
@@ -155,7 +157,6 @@ def load_model(
             attn_implementation="sdpa",
             use_safetensors=True,
             trust_remote_code=False,
-            quantization_config=quantization,
             device_map=None if device is None else {"": device},
             **config,
         )

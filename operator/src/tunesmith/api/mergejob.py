@@ -17,6 +17,7 @@ from tunesmith.api.base import (
     rules,
 )
 from tunesmith.api.job import JobSpec, JobStatus
+from tunesmith.api.quantization import Quantization
 
 
 class MergeAdapter(Source):
@@ -81,6 +82,8 @@ class MergeJobSpec(JobSpec):
     """Type of the merged weights. Auto: the base's own."""
     check: Check = Check()
     """The comparison that the result must pass."""
+    quantization: Quantization | None = None
+    """Make the merged model smaller. Default: it stays in `dtype`."""
     resources: Resources = Resources()
     """Of the merging pod."""
     output: Output = Output()
@@ -92,6 +95,8 @@ class MergeJobStatus(JobStatus):
 
     logit_error: float | None = None
     """The error that the check found."""
+    quantization_error: float | None = None
+    """The error of the quantised model's logits against the merged model's."""
 
 
 class MergeJob(Model):

@@ -27,7 +27,7 @@ ENDINGS = {
     "ConfigError": Ending(Action.FAIL, "the spec asks for what cannot be done"),
     "DataError": Ending(Action.FAIL, "a dataset is missing, empty, or has a bad row"),
     "ModelError": Ending(Action.FAIL, "a model or adapter is missing, or does not fit"),
-    "CheckFailed": Ending(Action.FAIL, "the merged model differs from base and adapters"),
+    "CheckFailed": Ending(Action.FAIL, "the merged model differs from base and adapters, or the quantised one from it"),
     "LossDiverged": Ending(Action.FAIL, "the loss is not a number"),
     "DoesNotFit": Ending(Action.FAIL, "by its estimate the job needs more memory than a device has"),
     "DeadlineExceeded": Ending(Action.FAIL, "spec.activeDeadlineSeconds is over"),

@@ -88,8 +88,9 @@ class _Chain(Closing):
         fields: dict[str, Any] = {"artifact": artifact, "failure": None, "completion_time": self.world.stamp}
         message = artifact.uri if artifact else ""
         if isinstance(self.old, MergeJobStatus):
-            error = endings[0].logit_error
-            fields["logit_error"] = None if error is None else float(f"{error:.3g}")
+            for name in ("logit_error", "quantization_error"):
+                error = getattr(endings[0], name)
+                fields[name] = None if error is None else float(f"{error:.3g}")
         else:
             fields["best"] = endings[0].best or self.old.best
             if self.old.progress:

@@ -82,7 +82,8 @@ TODO = {
     "ConfigError": "change the field that the message names. A job's spec is fixed: delete it, and submit it anew",
     "DataError": "mend the row or the column that the message names, then `tunesmith retry`",
     "ModelError": "the message says what the model's folder lacks; copy or convert it, then `tunesmith retry`",
-    "CheckFailed": "see that spec.model is the base that the adapters were trained from; spec.check.tolerance",
+    "CheckFailed": "see that spec.model is the base that the adapters were trained from; spec.check.tolerance; where "
+    "it names spec.quantization, a finer method, a smaller groupSize or its tolerance",
     "LossDiverged": "lower training.learningRate, or look for broken rows; `tunesmith plot` shows where",
     "DoesNotFit": "the message lists what would fit: more nodes, offload, QLoRA, a shorter maxLength",
     "DeadlineExceeded": "raise spec.activeDeadlineSeconds, and submit it anew",

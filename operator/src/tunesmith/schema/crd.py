@@ -72,7 +72,11 @@ KINDS = (
             ("Logit-Error", "number", ".status.logitError"),
             ("Age", "date", ".metadata.creationTimestamp"),
         ),
-        wide=(("Message", "string", _message("Succeeded")),),
+        wide=(
+            ("Quantization", "string", ".spec.quantization.method"),
+            ("Quantization-Error", "number", ".status.quantizationError"),
+            ("Message", "string", _message("Succeeded")),
+        ),
     ),
     Kind(
         ModelDeployment,

@@ -201,6 +201,14 @@ class MergeAdapterPlan(Place):
     step: int = 1
 
 
+class QuantizationPlan(Model):
+    """How to make a model smaller, and how far its logits may move."""
+
+    method: Literal["FP8", "W8A8", "W4A16"]
+    group_size: int | None = None
+    tolerance: float
+
+
 class MergePlan(Model):
     """All that the merging program needs to know of a MergeJob."""
 
@@ -211,6 +219,7 @@ class MergePlan(Model):
     combine: Combine = Combine()
     dtype: Literal["Auto", "BFloat16", "Float16", "Float32"]
     tolerance: float
+    quantization: QuantizationPlan | None = None
     output: OutputPlan
 
 

@@ -11,6 +11,7 @@ from tunesmith.api.dataset import Columns, Dataset, Validation
 from tunesmith.api.finetunejob import FineTuneJobSpec
 from tunesmith.api.mergejob import MergeJobSpec
 from tunesmith.api.methods import Method, attribute
+from tunesmith.api.quantization import Quantization
 from tunesmith.api.tuner import Tuner
 from tunesmith.training.location import join, locate
 from tunesmith.training.matrix import PlanError, processes_per_node, refuse
@@ -25,6 +26,7 @@ from tunesmith.training.plan import (
     MergePlan,
     MethodPlan,
     OutputPlan,
+    QuantizationPlan,
     TrainingPlan,
     TrainPlan,
     TunerPlan,
@@ -34,6 +36,10 @@ from tunesmith.training.plan import (
 
 RANK = 8
 """Of adapters, where the spec names none."""
+GROUP_SIZE = 128
+"""Of W4A16, where the spec names none."""
+TOLERANCES = {"FP8": 0.2, "W8A8": 0.2, "W4A16": 0.3}
+"""Of a quantised model's logits, where the spec names none."""
 Resolved = Mapping[tuple[str, str], str]
 """(kind, name) of a finished resource -> address of its artefact."""
 
@@ -197,5 +203,15 @@ def merge_plan(job: Job, spec: MergeJobSpec, resolved: Resolved, default_store: 
         combine=spec.combine,
         dtype=spec.dtype,
         tolerance=spec.check.tolerance,
+        quantization=quantization_plan(spec.quantization) if spec.quantization else None,
         output=output(job, spec.output.uri or default_store),
+    )
+
+
+def quantization_plan(spec: Quantization) -> QuantizationPlan:
+    """With the defaults of its method."""
+    return QuantizationPlan(
+        method=spec.method,
+        group_size=(spec.group_size or GROUP_SIZE) if spec.method == "W4A16" else None,
+        tolerance=spec.tolerance or TOLERANCES[spec.method],
     )

@@ -71,6 +71,7 @@ class Ending(Model):
     artifact: Artifact | None = None
     best: BestEvaluation | None = None
     logit_error: float | None = None
+    quantization_error: float | None = None
     log: list[str] = []
 
     def encode(self) -> bytes:

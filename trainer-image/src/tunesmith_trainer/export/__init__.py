@@ -1,0 +1,43 @@
+"""Export: a model in a smaller form, loaded again as it lies on disk and compared with what it was made from.
+
+The error is ||a - b|| / ||a||: a are the logits of the model, b those of the exported one as its format's own reader
+(transformers) loads it, with activations quantised as the format says. Both are computed in float32 over the prompts
+of `comparison`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.training.plan import Place, QuantizationPlan
+
+from tunesmith_trainer import comparison
+from tunesmith_trainer.errors import CheckFailed
+from tunesmith_trainer.export import compressed
+from tunesmith_trainer.model import load_model, load_tokenizer
+
+if TYPE_CHECKING:
+    import torch
+
+
+def export(source: Place, plan: QuantizationPlan, folder: Path, expected: list[torch.Tensor] | None = None) -> float:
+    """Write the model at `source` into the folder as `plan` says, and return its error. `expected` are the logits of
+    the model, where they are known already.
+    """
+    import torch
+
+    tokenizer = load_tokenizer(source)
+    compressed.write(source, plan, folder)
+    expected = comparison.saved_logits(source, torch.float32, tokenizer) if expected is None else expected
+    loaded: Any = load_model(Place(uri="quantised", path=str(folder)), torch.float32)
+    error = comparison.logit_error(expected, comparison.logits(loaded, tokenizer))
+    print(f"{plan.method}: logit error {error:.3e}, tolerance {plan.tolerance:g}")
+    if not error <= plan.tolerance:  # nan is no pass
+        finer = "a smaller groupSize, W8A8 or FP8" if plan.method == "W4A16" else "no quantisation"
+        raise CheckFailed(
+            f"the logits in {plan.method} differ from the model's own by {error:.4g} (norm of the difference over "
+            f"norm), more than spec.quantization.tolerance {plan.tolerance:g}: try {finer}, or allow more if your own "
+            "evaluation does"
+        )
+    return error
