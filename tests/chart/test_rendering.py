@@ -12,6 +12,7 @@ import pytest
 import yaml
 from chart.support import CHART, NAMESPACE, Refused, Render, one, read
 from chart.values_matrix import DIGEST, MATRIX, REFUSED
+from tunesmith.children.gateway import gateway_labels
 from tunesmith.children.meta import KIND_LABEL, Owner
 from tunesmith.children.serving import pod_labels
 from tunesmith.openai_api import catalog
@@ -222,7 +223,12 @@ def test_network_policies_are_for_the_operator_and_the_namespaces_that_it_watche
 def test_only_the_operator_and_prometheus_reach_an_agent_and_only_users_the_model(render: Render) -> None:
     manifests = render(MATRIX["network-policies"])
     serving = policies(manifests)["team-a", "tunesmith-serving"]
-    users, admins = serving["ingress"]
+    users, gateways, admins = serving["ingress"]
+    [peer] = gateways["from"]
+    owner = Owner("ModelDeployment", "team-a", "x", "u")
+    assert peer["podSelector"]["matchLabels"].items() <= gateway_labels(owner).items()
+    assert "namespaceSelector" not in peer
+    assert [port["port"] for port in gateways["ports"]] == [ENGINE_PORT, AGENT_PORT]
     assert [port["port"] for port in users["ports"]] == [ENGINE_PORT]
     assert users["from"] == MATRIX["network-policies"]["networkPolicy"]["servingFrom"]
     assert [port["port"] for port in admins["ports"]] == [AGENT_PORT]
@@ -277,6 +283,7 @@ def test_pod_monitors_select_the_pods_that_the_operator_makes(render: Render) ->
     }.items()  # fmt: skip
     serving = Owner("ModelDeployment", "ns", "x", "uid")
     assert monitors["tunesmith-serving"]["selector"]["matchLabels"].items() <= pod_labels(serving).items()
+    assert monitors["tunesmith-gateways"]["selector"]["matchLabels"].items() <= gateway_labels(serving).items()
     assert monitors["tunesmith-training"]["namespaceSelector"] == {"any": True}
     [only] = {
         tuple(m["spec"]["namespaceSelector"]["matchNames"])

@@ -20,6 +20,15 @@ NOT_SEEN = {
     ("", "pods/status", "patch"): "a lost node's pods: tests/queueing/test_nodes.py",
     ("keda.sh", "scaledobjects", "create"): "KEDA is not on the test cluster, which refuses the patch before it asks",
     ("keda.sh", "scaledobjects", "delete"): "KEDA is not on the test cluster: there is none to delete",
+    ("gateway.networking.k8s.io", "httproutes", "create"): "as for KEDA: the Gateway API is not on the test cluster",
+    ("gateway.networking.k8s.io", "httproutes", "delete"): "as for KEDA: there is none to delete",
+    (
+        "leaderworkerset.x-k8s.io",
+        "leaderworkersets",
+        "create",
+    ): "as for KEDA: its controller is not on the test cluster",
+    ("leaderworkerset.x-k8s.io", "leaderworkersets", "delete"): "as for KEDA: there is none to delete",
+    ("networking.k8s.io", "networkpolicies", "delete"): "goes with the groups: tests/unit/operator/test_groups.py",
     ("discovery.k8s.io", "endpointslices/restricted", "create"): "asked by an admission plugin of OpenShift",
     **{
         ("tunesmith.io", f"{kind}/finalizers", "update"): "asked by an admission plugin, where it is on"
@@ -111,6 +120,13 @@ def use(installed: Installation) -> None:
         serve("chat", model=model, replicas=2, adapters=adapters),
         serve("scaled", model=model, autoscaling={"maxReplicas": 2, "queueLength": 1}),
         serve("keda", model=model, autoscaling=keda),
+        serve("routed", model=model, gateway={"httpRoute": {"parentRefs": [{"name": "public"}]}}),
+        serve(
+            "grouped",
+            model=model,
+            engine={"nodes": 2},
+            modelCache={"type": "Claim", "claim": {"name": "tunesmith-store"}},
+        ),
         train("gpu", resources=gpu),
         train("queued", queueName="team", **UNCHECKED),
         train("slow", "steps-2000", training={"maxSteps": 300, "globalBatchSize": 2}, **UNCHECKED),

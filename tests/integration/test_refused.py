@@ -53,6 +53,16 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         serve("x", adapters=[{**ADAPTER, "name": "base"}]),
         "cannot have the name of the model",
     ),
+    (
+        "a canary without a gateway",
+        serve("x", adapters=[{**ADAPTER, "canary": {"uri": "pvc://store/2"}}]),
+        "adapters[].canary needs gateway",
+    ),
+    (
+        "a canary from nowhere",
+        serve("x", adapters=[{**ADAPTER, "canary": {}}], gateway={}),
+        "exactly one of uri and fineTuneJobRef",
+    ),
     ("an adapter from nowhere", serve("x", adapters=[{"name": "a"}]), "exactly one of uri and fineTuneJobRef"),
     (
         "a merge without adapters",

@@ -14,6 +14,7 @@ from tunesmith.kube import events
 from tunesmith.kube.client import ApiError, Client
 from tunesmith.kube.compare import covers
 from tunesmith.serving.contract import AGENT_PORT, State
+from tunesmith.serving.routes import Routes
 
 log = logging.getLogger(__name__)
 
@@ -54,14 +55,15 @@ class Applier:
                     log.warning("event %s of %s: %s", event.reason, meta["name"], error)
 
     async def _push(self, world: World, decision: Decision) -> None:
-        """Tell agents at once. One that does not hear it reads it from its ConfigMap a minute later."""
+        """Tell agents and gateways at once. One that does not hear it reads it from its ConfigMap a minute later."""
         meta = world.resource["metadata"]
         tokens = await self._admin_tokens(meta["namespace"], meta["name"])
-        await asyncio.gather(*(self._tell(address, state, tokens) for address, state in decision.push))
+        await asyncio.gather(*(self._tell(address, news, tokens) for address, news in decision.push))
 
-    async def _tell(self, address: str, state: State, tokens: list[str]) -> None:
-        """Send the state with the newest token that the pod has learnt of."""
-        url, body, limit = f"http://{address}:{AGENT_PORT}/state", state.body(), aiohttp.ClientTimeout(PUSH_SECONDS)
+    async def _tell(self, address: str, news: State | Routes, tokens: list[str]) -> None:
+        """Send it with the newest token that the pod has learnt of."""
+        path = "state" if isinstance(news, State) else "routes"
+        url, body, limit = f"http://{address}:{AGENT_PORT}/{path}", news.body(), aiohttp.ClientTimeout(PUSH_SECONDS)
         try:
             for token in tokens:
                 headers = {"Authorization": f"Bearer {token}"}
@@ -69,11 +71,11 @@ class Applier:
                     if response.status == 401:
                         continue
                     if response.status >= 300:
-                        log.warning("agent %s refused its state: HTTP %d", address, response.status)
+                        log.warning("pod %s refused its %s: HTTP %d", address, path, response.status)
                     return
-            log.warning("agent %s knows none of the admin tokens", address)
+            log.warning("pod %s knows none of the admin tokens", address)
         except (aiohttp.ClientError, TimeoutError) as error:
-            log.info("agent %s was not told: %s", address, error)
+            log.info("pod %s was not told: %s", address, error)
 
 
 def _ref(body: Object) -> tuple[str, str]:

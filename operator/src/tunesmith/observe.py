@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import secrets
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +18,8 @@ from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.api.mergejob import MergeJob
 from tunesmith.api.modeldeployment import ModelDeployment
 from tunesmith.children.autoscaling import KINDS as SCALERS
+from tunesmith.children.gateway import ROLE as GATEWAY
+from tunesmith.children.gateway import engines_name, gateway_name
 from tunesmith.children.inspect import ROLE, inspect_name
 from tunesmith.children.job import QUEUE_LABEL
 from tunesmith.children.meta import ATTEMPT_LABEL, ROLE_LABEL, Object, Owner, job_name
@@ -28,6 +31,7 @@ from tunesmith.decide.world import Ref, World
 from tunesmith.kube.client import ApiError, Client
 from tunesmith.serving.contract import AGENT_PORT, AgentStatus
 from tunesmith.serving.parallel import gpus
+from tunesmith.serving.routes import GatewayStatus
 from tunesmith.settings import Settings
 from tunesmith.training.location import locate
 from tunesmith.training.report import PORT, Report
@@ -74,11 +78,14 @@ class Observer:
         if job is None:  # what a Job was made with is not looked for at each look at its progress
             missing = await prerequisites.missing(self._client, namespace, parsed, self._settings.default_store)
         pods.sort(key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+        gateway_pods = [pod for pod in pods if pod["metadata"]["labels"].get(ROLE_LABEL) == GATEWAY]
+        pods = [pod for pod in pods if pod not in gateway_pods]
         world = World(
             resource=resource,
             now=datetime.now(UTC),
             children=children,
             pods=tuple(pods),
+            gateway_pods=tuple(gateway_pods),
             references=references | {("FineTuneJob", str(job["metadata"]["name"])): job for job in selected},
             selected=tuple(selected),
             missing=missing,
@@ -91,7 +98,8 @@ class Observer:
                 self._agents(pods),
                 self._gpu_memory(parsed),
             )
-            return replace(world, store_exists=store_exists, agents=agents, gpu_memory=gpu_memory)
+            gateways = await self._gateways(world.gateway_pods)
+            return replace(world, store_exists=store_exists, agents=agents, gpu_memory=gpu_memory, gateways=gateways)
         report, refusals, lost_nodes, gpu_memory, workload = await asyncio.gather(
             self._report(pods),
             self._refusals(job, pods),
@@ -126,6 +134,14 @@ class Observer:
             ]
             if max(resource.spec.engine.nodes, resource.status.nodes or 1) > 1:
                 names += [("LeaderWorkerSet", deployment_name(owner)), ("NetworkPolicy", deployment_name(owner))]
+            was = resource.status.gateway
+            # What was made before something was refused is in no status.
+            refused = any(one.reason == "Rejected" for one in resource.status.conditions)
+            if resource.spec.gateway or was or refused:
+                names += [("Deployment", gateway_name(owner)), ("PodDisruptionBudget", gateway_name(owner))]
+                names.append(("Service", engines_name(owner)))
+            if any(one and one.http_route for one in (resource.spec.gateway, was)):
+                names.append(("HTTPRoute", owner.name))
             wanted = resource.spec.autoscaling.scaler if resource.spec.autoscaling else None
             scalers = dict.fromkeys((wanted, resource.status.autoscaler))
             names += [(SCALERS[scaler], owner.name) for scaler in scalers if scaler]
@@ -262,6 +278,12 @@ class Observer:
             while len(self._heard) > MAX_HEARD:
                 del self._heard[next(iter(self._heard))]
         return known
+
+    async def _gateways(self, pods: Iterable[Object]) -> dict[str, GatewayStatus]:
+        asked = [pod for pod in pods if pod_facts.running(pod)]
+        bodies = await asyncio.gather(*(self._ask(pod, AGENT_PORT, "/status") for pod in asked))
+        found = [(pod, GatewayStatus.model_validate(body)) for pod, body in zip(asked, bodies, strict=True) if body]
+        return {pod_facts.name(pod): one for pod, one in found if one.pod_uid in ("", pod["metadata"]["uid"])}
 
     async def _ask(self, pod: Object, port: int, path: str) -> Any:
         """JSON from a pod, or None where it does not answer: it may be starting, or gone."""

@@ -21,8 +21,8 @@ from pathlib import Path
 from tunesmith import artifacts
 from tunesmith.serving.contract import Version
 
-# As ServedName of the API, which the file that we read need not have passed through.
-NAME = re.compile(r"[a-zA-Z0-9]([-._a-zA-Z0-9]{0,61}[a-zA-Z0-9])?")
+# As ServedName of the API, which the file that we read need not have passed through, and the version that is tried.
+NAME = re.compile(r"[a-zA-Z0-9]([-._a-zA-Z0-9]{0,61}[a-zA-Z0-9])?(@canary)?")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 CHUNK = 1024 * 1024
 MAX_FILES = 1000
@@ -90,7 +90,7 @@ class Store:
     def sweep(self, names: Collection[str]) -> None:
         """Drop what was begun for adapters that nobody wants any more."""
         for path in self.incoming.glob("*@*"):
-            if path.name.split("@")[0] not in names:
+            if path.name.rpartition("@")[0] not in names:
                 shutil.rmtree(path, ignore_errors=True)
 
     def copy(self, name: str, uri: str, source: Path, cancelled: threading.Event) -> Path:

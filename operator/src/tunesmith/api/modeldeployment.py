@@ -39,6 +39,30 @@ class Smoke(Model):
     """Whether the answer must differ from the one of the model without the adapter."""
 
 
+class Canary(Source):
+    """A new version of an adapter, for a part of the requests at first."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "[has(self.uri), has(self.fineTuneJobRef)].filter(x, x).size() == 1 && !has(self.mergeJobRef)",
+                "exactly one of uri and fineTuneJobRef must be set",
+            )
+        )
+    )
+    percents: Annotated[
+        list[Annotated[int, Field(ge=1, le=100)]], Field(min_length=1, max_length=10, json_schema_extra=ATOMIC)
+    ] = [10]
+    """Percent of the adapter's requests that the new version answers, step after step."""
+    window_seconds: Annotated[int, Field(ge=1, le=604_800)] = 300
+    """How long each step lasts at least."""
+    min_requests: Annotated[int, Field(ge=1, le=1_000_000)] = 50
+    """Requests that the new version must have answered in each step."""
+    max_error_percent: Annotated[int, Field(ge=0, le=99)] = 5
+    """Errors (answers 5xx, and those cut short) of these requests, in percent. With more, and more than the old
+    version has meanwhile, the new version is taken back."""
+
+
 class Adapter(Source):
     """A LoRA adapter that is served under its name."""
 
@@ -58,6 +82,10 @@ class Adapter(Source):
     """Number of pods that serve this adapter, behind a Service of its own (status.adapters[].url). Default: all."""
     smoke: Smoke | None = None
     """A request that every new version must answer before it replaces the old one."""
+    canary: Canary | None = None
+    """A new version, which gets a part of the requests beside the one that is named above, and then, by its errors,
+    takes its place or is taken back (status.adapters[].canary). Needs `gateway`. Move its address to `uri` before the
+    next one."""
 
 
 class AdapterSelector(Model):
@@ -106,6 +134,46 @@ class Autoscaling(Model):
     """How long fewer pods must have been enough before there are fewer."""
     prometheus: Annotated[str, Field(max_length=512, pattern=r"^https?://.+$")] | None = None
     """Address of Prometheus, for KEDA."""
+
+
+class GatewayRef(Model):
+    """A Gateway, or a listener of it."""
+
+    name: Annotated[str, Field(min_length=1, max_length=253)]
+    """Name of the Gateway."""
+    namespace: Annotated[str, Field(min_length=1, max_length=63)] | None = None
+    """Its namespace. Default: this one."""
+    section_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+    """Name of a listener. Default: all of them."""
+
+
+class HTTPRoute(Model):
+    """An HTTPRoute of the Gateway API, from a Gateway of the cluster's to this deployment."""
+
+    parent_refs: Annotated[list[GatewayRef], Field(min_length=1, max_length=32, json_schema_extra=ATOMIC)]
+    """The Gateways."""
+    hostnames: Annotated[
+        list[Annotated[str, Field(max_length=253)]], Field(max_length=16, json_schema_extra=ATOMIC)
+    ] = []
+    """Host names that are meant. Default: all that the Gateway takes."""
+
+
+class Gateway(Model):
+    """Pods in front of the engines: each request goes to a pod that serves its adapter."""
+
+    replicas: Annotated[int, Field(ge=1, le=50)] = 2
+    """Number of gateway pods."""
+    hold_seconds: Annotated[int, Field(ge=0, le=3600)] = 300
+    """How long a request waits for a pod while there is none."""
+    max_held: Annotated[int, Field(ge=0, le=10_000)] = 256
+    """Requests that may wait in each gateway pod; more are answered with 503 and Retry-After."""
+    idle_seconds: Annotated[int, Field(ge=10, le=604_800)] | None = None
+    """Without a request for this long, no engine runs; the next request starts them, and waits. Default: they run
+    always."""
+    http_route: HTTPRoute | None = None
+    """Also an HTTPRoute, for a cluster with the Gateway API."""
+    resources: Resources = Resources(requests={"cpu": "50m", "memory": "128Mi"}, limits={"memory": "1Gi"})
+    """Of each gateway's container."""
 
 
 class Engine(Model):
@@ -185,6 +253,10 @@ class ModelDeploymentSpec(Model):
                 "!has(self.adapters) || self.adapters.all(a, a.name != self.modelName)",
                 "an adapter cannot have the name of the model itself (modelName)",
             ),
+            rule(
+                "has(self.gateway) || !has(self.adapters) || self.adapters.all(a, !has(a.canary))",
+                "adapters[].canary needs gateway: it splits the requests",
+            ),
         )
     )
     model: ModelSource
@@ -206,6 +278,8 @@ class ModelDeploymentSpec(Model):
     api_key_secret_ref: NameRef | None = None
     """Secret with the API keys of clients: each of its values is one, sent as `Authorization: Bearer <key>`. A change
     counts within about a minute, without a restart. Default: no key is asked for."""
+    gateway: Gateway | None = None
+    """Send requests through gateway pods (docs/gateway.md). Default: clients' connections go to the engines' pods."""
     engine: Engine = Engine()
     """The vLLM server."""
     resources: Resources = Resources()
@@ -231,6 +305,39 @@ class PodAdapter(Model):
     """Failed attempts."""
     next_retry: Time | None = None
     """When it is tried again. Absent: not before its source, or the spec, changes."""
+
+
+class CanaryStatus(Model):
+    """A new version of an adapter that is tried, or was."""
+
+    uri: Annotated[str, Field(max_length=1024)] | None = None
+    """The version, resolved."""
+    state: Literal["Loading", "Running", "Promoting", "Promoted", "RolledBack"]
+    """Loading, Running (gets its part of the requests), Promoting (gets all of them while it takes the old one's
+    place), Promoted or RolledBack."""
+    percent: int = 0
+    """Of the requests, now."""
+    requests: int = 0
+    """Answered by it in this step, as far as gateways that run know."""
+    errors: int = 0
+    """Of these, 5xx or cut short."""
+    reason: Annotated[str, Field(max_length=63)] | None = None
+    """One word: what it waits for, or why it was taken back."""
+    message: Annotated[str, Field(max_length=1024)] | None = None
+    """The same for people."""
+
+
+class GatewayReport(Model):
+    """The gateway's pods."""
+
+    replicas: int = 0
+    """Number of pods."""
+    ready_replicas: int = 0
+    """Number of pods that take requests."""
+    held: int = 0
+    """Requests that wait for an engine."""
+    http_route: bool = False
+    """Whether an HTTPRoute was made."""
 
 
 class AdapterStatus(Model):
@@ -260,6 +367,8 @@ class AdapterStatus(Model):
     """When the next pod tries again. Absent: none does before its source, or the spec, changes."""
     url: Annotated[str, Field(max_length=512)] | None = None
     """Address of the pods that serve it, where it has `replicas`."""
+    canary: CanaryStatus | None = None
+    """The new version that is tried, or was."""
     pods: Annotated[list[PodAdapter], Field(max_length=16, json_schema_extra=ATOMIC)] = []
     """Pods in which it is not as it should be; the first 16, or none where there would be too many in all."""
 
@@ -304,6 +413,8 @@ class ModelDeploymentStatus(Model):
     """Label selector of the pods, for autoscalers."""
     url: Annotated[str, Field(max_length=512)] | None = None
     """Address of the OpenAI-compatible API inside the cluster."""
+    gateway: GatewayReport | None = None
+    """The gateway's pods, where there are any."""
     memory: ServingMemory | None = None
     """The estimate of what an engine needs."""
     adapters: Annotated[list[AdapterStatus], Field(max_length=MAX_ADAPTERS, json_schema_extra=ATOMIC)] = []

@@ -6,10 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tunesmith.api.job import JobStatus
-from tunesmith.api.modeldeployment import MAX_ADAPTERS, Adapter, AdapterStatus, ModelDeployment, PodAdapter
+from tunesmith.api.modeldeployment import (
+    MAX_ADAPTERS,
+    Adapter,
+    AdapterStatus,
+    Canary,
+    CanaryStatus,
+    ModelDeployment,
+    PodAdapter,
+)
 from tunesmith.children.meta import ROLE_LABEL
 from tunesmith.children.pods import SECRETS
 from tunesmith.children.serving import WORKER, service_name
+from tunesmith.decide import canary as trials
 from tunesmith.decide import pods as pod_facts
 from tunesmith.decide.references import References, succeeded_with, wrong_kind
 from tunesmith.decide.world import World
@@ -21,9 +30,11 @@ from tunesmith.serving.contract import (
     Rejected,
     Smoke,
     State,
+    Trial,
     Version,
     weight,
 )
+from tunesmith.serving.routes import canary_name
 from tunesmith.training.location import locate
 from tunesmith.training.planning import address
 
@@ -103,10 +114,79 @@ def desired(
         if uri is None:
             continue
         new = _desired(adapter, uri)
+        trial = _trial(world, resource, adapter, uri, found, old, there, max_rank)
+        if trial and trial.state in ("Promoting", "Promoted"):
+            new = new.with_version(trial.version)
         if before is not None:
             new = rolled(new, before, there, step, world.generation, max_rank)
-        result.append(new.model_copy(update={"placed": placed(new, adapter.replicas, there)}))
+        result.append(new.model_copy(update={"placed": placed(new, adapter.replicas, there), "trial": trial}))
+        if trial and trial.state in ("Loading", "Running", "Promoting"):
+            hidden = DesiredAdapter(name=canary_name(adapter.name), smoke=new.smoke, **trial.version.__dict__)
+            result.append(hidden.model_copy(update={"placed": placed(hidden, adapter.replicas, there)}))
     return result
+
+
+def tried(resource: ModelDeployment) -> list[Adapter]:
+    """The versions that the spec has tried on a part of the requests, under the names that engines know them by."""
+    if resource.spec.gateway is None:
+        return []
+    return [_tried(adapter, adapter.canary) for adapter in resource.spec.adapters if adapter.canary]
+
+
+def _tried(adapter: Adapter, canary: Canary) -> Adapter:
+    source = {"uri": canary.uri, "fine_tune_job_ref": canary.fine_tune_job_ref, "secret_ref": canary.secret_ref}
+    return adapter.model_copy(update={"name": canary_name(adapter.name), "canary": None, **source})
+
+
+def _trial(
+    world: World,
+    resource: ModelDeployment,
+    adapter: Adapter,
+    stable: str,
+    found: References,
+    old: Mapping[str, DesiredAdapter],
+    there: Sequence[Pod],
+    max_rank: int,
+) -> Trial | None:
+    """What is to be known of the adapter's canary, if it has one."""
+    if adapter.canary is None or resource.spec.gateway is None or wrong_kind(found, adapter.canary, "", "adapters"):
+        return None
+    before, hidden = old.get(adapter.name), old.get(canary_name(adapter.name))
+    known = before.trial if before else None
+    if adapter.canary.reference in found.waiting:
+        return known
+    version = _version(_tried(adapter, adapter.canary), address(adapter.canary, found.addresses))
+    refusal = None
+    if hidden:
+        refused = (pod.refuses(hidden.name, version.uri, max_rank) for pod in _mine(hidden, there))
+        refusal = next(((one.reason or "LoadFailed", one.message or "") for one in refused if one), None)
+    if before and (rejected := before.rejected) and rejected.uri == version.uri:
+        refusal = (rejected.reason, rejected.message) if rejected.generation == world.generation else refusal
+    replaced = before is not None and before.previous is None and _everywhere(before, version.uri, there)
+    return trials.follow(
+        adapter.canary,
+        version,
+        stable,
+        known,
+        adapter=adapter.name,
+        serving=hidden is not None and _everywhere(hidden, version.uri, there),
+        refusal=refusal,
+        replaced=replaced,
+        gateways=world.gateways.values(),
+        now=world.now,
+        stamp=world.stamp,
+    )
+
+
+def _mine(adapter: DesiredAdapter, there: Sequence[Pod]) -> list[Pod]:
+    """The pods that should serve an adapter."""
+    return [pod for pod in there if adapter.placed is None or weight(adapter.name, pod.uid) <= adapter.placed]
+
+
+def _everywhere(adapter: DesiredAdapter, uri: str, there: Sequence[Pod]) -> bool:
+    """Whether all of them serve this version."""
+    mine = _mine(adapter, there)
+    return bool(mine) and all(pod.serves(adapter.name, uri) for pod in mine)
 
 
 def _uri(adapter: Adapter, found: References, old: DesiredAdapter | None) -> str | None:
@@ -210,7 +290,9 @@ def statuses(world: World, resource: ModelDeployment, state: State, found: Refer
             )
         else:
             url = f"http://{service_name(world.owner, one.name)}.{world.owner.namespace}.svc/v1"
-            status = _status(one, there).model_copy(update={"url": url if adapter.replicas else None})
+            status = _status(one, there).model_copy(
+                update={"url": url if adapter.replicas else None, "canary": _canary(world, adapter, one, found)}
+            )
             if status.message is None and waits:
                 message = f"{waits}; what it made before is served"
                 status = status.model_copy(update={"reason": "WaitingForReference", "message": message})
@@ -237,9 +319,31 @@ def fitted(reported: list[AdapterStatus]) -> list[AdapterStatus]:
     return result
 
 
+def _canary(world: World, adapter: Adapter, given: DesiredAdapter, found: References) -> CanaryStatus | None:
+    """What is to be said of the version that is tried."""
+    canary, trial = adapter.canary, given.trial
+    if canary is None:
+        return None
+    if trial is None:
+        wrong = wrong_kind(found, canary, f"the canary of adapter {adapter.name}", "adapters")
+        waits = found.waiting.get(canary.reference) if canary.reference else None
+        word = ("RolledBack", "WrongKind", wrong) if wrong else ("Loading", "WaitingForReference", waits)
+        return CanaryStatus(state=word[0], reason=word[1], message=word[2])
+    counts = trials.counted(world.gateways.values(), trials.key(adapter.name, trial)).new
+    return CanaryStatus(
+        uri=trial.version.uri,
+        state=trial.state,
+        percent=trials.percent(canary, trial),
+        requests=counts.requests if trial.state == "Running" else 0,
+        errors=counts.errors if trial.state == "Running" else 0,
+        reason=trial.reason,
+        message=trial.message or None,
+    )
+
+
 def _status(adapter: DesiredAdapter, there: Sequence[Pod]) -> AdapterStatus:
     name, uri = adapter.name, adapter.uri
-    mine = [pod for pod in there if adapter.placed is None or weight(name, pod.uid) <= adapter.placed]
+    mine = _mine(adapter, there)
     details = {pod.name: _detail(pod, adapter) for pod in mine}
     failed = [one for one in details.values() if one and one.state == "Failed"]
     ready = [pod for pod in mine if pod.serves(name, uri)]

@@ -11,6 +11,7 @@ from tunesmith.api.modeldeployment import AdapterStatus, ModelDeployment, ModelD
 from tunesmith.api.tuner import Tuner
 from tunesmith.children.autoscaling import KINDS as SCALERS
 from tunesmith.children.autoscaling import autoscaler
+from tunesmith.children.gateway import with_routes
 from tunesmith.children.groups import group_policy, leader_worker_set
 from tunesmith.children.meta import Object
 from tunesmith.children.modelcache import model_input
@@ -27,9 +28,8 @@ from tunesmith.children.serving import (
     deployment_name,
     disruption_budget,
     pod_labels,
-    service,
 )
-from tunesmith.decide import adapters
+from tunesmith.decide import adapters, gateway
 from tunesmith.decide import pods as pod_facts
 from tunesmith.decide.capacity import fits, memory
 from tunesmith.decide.references import References, resolve, sources, wrong_kind
@@ -52,7 +52,8 @@ def decide(world: World, settings: Settings) -> Decision | None:
         return None
     resource = ModelDeployment.model_validate(world.resource)
     spec, owner = resource.spec, world.owner
-    taken = [*(source for _, source, _ in sources(resource)), *adapters.wanted(world, resource)]
+    served = [*adapters.wanted(world, resource), *adapters.tried(resource)]
+    taken = [*(source for _, source, _ in sources(resource)), *served]
     found = resolve(world, taken)
     kind = "Deployment" if spec.engine.nodes == 1 else "LeaderWorkerSet"
     live = world.children.get((kind, deployment_name(owner)))
@@ -79,6 +80,7 @@ def decide(world: World, settings: Settings) -> Decision | None:
             ("PodDisruptionBudget", owner.name),
             ("LeaderWorkerSet", deployment_name(owner)),
             ("NetworkPolicy", deployment_name(owner)),
+            *(gateway.names(world) if spec.gateway else []),
         ],
     ):
         return stop("NameTaken", message)
@@ -86,11 +88,14 @@ def decide(world: World, settings: Settings) -> Decision | None:
     uri = address(spec.model, found.addresses)
     old = stored_state(world)
     ranks = known_ranks(world, resource, old)
-    size = sizes(spec.engine, ranks, len(adapters.wanted(world, resource)), old)
+    size = sizes(spec.engine, ranks, len(served), old)
     model = model_input(owner, spec, uri)
     state = desired_state(world, resource, model.place.path, found, old, size)
+    routes = gateway.routes(world, resource, state)
     told = adapters_config_map(owner, state)
-    if (size_of := len(told["data"]["state.json"].encode())) > MAX_STATE_BYTES:
+    if routes:
+        told = with_routes(told, routes)
+    if (size_of := sum(len(text.encode()) for text in told["data"].values())) > MAX_STATE_BYTES:
         return stop(
             "ConfigError",
             f"what the pods must know of {len(state.adapters)} adapters takes {size_of // 1024} KiB, and a ConfigMap "
@@ -99,22 +104,27 @@ def decide(world: World, settings: Settings) -> Decision | None:
     create, rotated = admin(world, settings)
     services, stale = own_services(world, resource, state)
     store = settings.default_store if world.store_exists else None
-    budget = disruption_budget(owner, spec.replicas)
+    gateways, unused = gateway.objects(world, resource, settings)
+    # What the pods are made from; the spec itself is its owner's.
+    run = spec.model_copy(update={"replicas": gateway.running(world, resource, live)})
+    budget = disruption_budget(owner, run.replicas)
     live_budget = world.children.get(("PodDisruptionBudget", owner.name))
     applied: list[Object] = [
         told,
-        service(owner),
+        gateway.front(world, resource),
         *(
-            [deployment(owner, spec, state, model, store, settings)]
+            [deployment(owner, run, state, model, store, settings)]
             if spec.engine.nodes == 1
-            else [leader_worker_set(owner, spec, state, model, store, settings), group_policy(owner, settings)]
+            else [group_policy(owner, settings), leader_worker_set(owner, run, state, model, store, settings)]
         ),
         *([budget] if budget else []),
         *rotated,
         *services,
+        # Last what the cluster may not know: all else is there then.
+        *gateways,
         *([autoscaler(owner, spec.autoscaling)] if spec.autoscaling else []),
     ]
-    status = observed_status(world, resource, state, found, live, size)
+    status = observed_status(world, resource, state, found, live, size, run.replicas)
     was = next((c.status for c in resource.status.conditions if c.type == "Ready"), None)
     now = status.conditions[0]
     changed = (now.status == "True") != (was == "True")
@@ -124,12 +134,18 @@ def decide(world: World, settings: Settings) -> Decision | None:
         apply=tuple(applied),
         delete=((live_budget,) if live_budget is not None and budget is None else ())
         + stale
+        + unused
         + unwanted_scalers(world, resource)
-        + of_the_other_kind(world, kind, live, spec.replicas),
+        + of_the_other_kind(world, kind, live, run.replicas),
         push=tuple(
             (pod["status"]["podIP"], state)
             for pod in world.pods
             if pod_facts.name(pod) in world.agents and world.agents[pod_facts.name(pod)].revision < state.revision
+        )
+        + tuple(
+            (pod["status"]["podIP"], routes)
+            for pod in world.gateway_pods
+            if routes and (known := world.gateways.get(pod_facts.name(pod))) and known.revision < routes.revision
         ),
         again=_patience(state, status, settings),
         events=(Event("Normal" if now.status == "True" else "Warning", now.reason, now.message),) if changed else (),
@@ -145,7 +161,7 @@ def stored_state(world: World) -> State | None:
 def known_ranks(world: World, resource: ModelDeployment, old: State | None) -> dict[str, int]:
     """The ranks of adapters as far as they are known: of jobs, and of what was too large for an engine."""
     ranks: dict[str, int] = {}
-    for adapter in adapters.wanted(world, resource):
+    for adapter in [*adapters.wanted(world, resource), *adapters.tried(resource)]:
         if job := adapter.fine_tune_job_ref and world.references.get(("FineTuneJob", adapter.fine_tune_job_ref.name)):
             tuner = Tuner.model_validate(job["spec"].get("tuner") or {})
             if tuner.type != "Full":
@@ -242,7 +258,13 @@ def own_services(world: World, resource: ModelDeployment, state: State) -> tuple
 
 
 def observed_status(
-    world: World, resource: ModelDeployment, state: State, found: References, live: Object | None, size: Sizes
+    world: World,
+    resource: ModelDeployment,
+    state: State,
+    found: References,
+    live: Object | None,
+    size: Sizes,
+    replicas: int,
 ) -> ModelDeploymentStatus:
     """The status, from the Deployment and from what the agents say of their engines."""
     spec, owner, old = resource.spec, world.owner, resource.status
@@ -250,7 +272,10 @@ def observed_status(
     ready = int(counts.get("readyReplicas", 0))
     reported = adapters.statuses(world, resource, state, found)
     served = sum(adapter.state == "Ready" for adapter in reported)
-    first, second = _ready_word(world, spec.replicas, ready, counts), _adapters_word(reported)
+    first, second = _ready_word(world, replicas, ready, counts), _adapters_word(reported)
+    if replicas == 0 and spec.replicas and spec.gateway:
+        idle = f"no request for {spec.gateway.idle_seconds} s: the next one starts the pods, and waits for them"
+        first = second = ("True", "ScaledToZero", idle)
     footprint = next((agent.footprint for agent in world.agents.values() if agent.footprint), None)
     estimate = memory(spec, footprint, world.gpu_memory) if footprint else old.memory
     return ModelDeploymentStatus(
@@ -267,6 +292,7 @@ def observed_status(
         nodes=_nodes(world, spec.engine.nodes),
         selector=",".join(f"{key}={value}" for key, value in sorted(pod_labels(owner).items())),
         url=f"http://{owner.name}.{owner.namespace}.svc/v1",
+        gateway=gateway.report(world, resource),
         memory=estimate,
         adapters=adapters.fitted(reported),
         adapters_summary=f"{served}/{len(reported)}",
@@ -331,6 +357,12 @@ def _adapters_word(reported: list[AdapterStatus]) -> Word:
 
 def _patience(state: State, status: ModelDeploymentStatus, settings: Settings) -> float:
     """When to look again. Each step of a rollout waits for the one before."""
+    if any(one.trial and one.trial.state in ("Loading", "Promoting") for one in state.adapters):
+        return ROLLOUT_SECONDS
+    if any(one.trial and one.trial.state == "Running" for one in state.adapters):
+        return settings.poll_seconds
+    if any(c.reason == "ScaledToZero" and c.status == "True" for c in status.conditions):
+        return settings.poll_seconds
     if any(adapter.previous for adapter in state.adapters) and all(a.state != "Failed" for a in status.adapters):
         return ROLLOUT_SECONDS
     return WAIT_SECONDS if _settled(status) else settings.poll_seconds

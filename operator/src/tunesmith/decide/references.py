@@ -20,6 +20,9 @@ def sources(resource: FineTuneJob | MergeJob | ModelDeployment) -> list[tuple[st
         result += [(field, source, "models") for field, source in resource.spec.method.sources()]
     if isinstance(resource, MergeJob | ModelDeployment):
         result += [(f"spec.adapters[{i}]", source, "adapters") for i, source in enumerate(resource.spec.adapters)]
+    if isinstance(resource, ModelDeployment):
+        canaries = [(i, adapter.canary) for i, adapter in enumerate(resource.spec.adapters)]
+        result += [(f"spec.adapters[{i}].canary", one, "adapters") for i, one in canaries if one]
     return result
 
 

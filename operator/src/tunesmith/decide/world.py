@@ -12,6 +12,7 @@ from tunesmith.api.job import JobStatus
 from tunesmith.api.modeldeployment import ModelDeploymentStatus
 from tunesmith.children.meta import Object, Owner
 from tunesmith.serving.contract import AgentStatus, State
+from tunesmith.serving.routes import GatewayStatus, Routes
 from tunesmith.training.report import Report
 
 Ref = tuple[str, str]
@@ -29,6 +30,8 @@ class World:
     children: Mapping[Ref, Object] = field(default_factory=dict)
     """Live objects under the names that our children have, also those that are not ours."""
     pods: tuple[Object, ...] = ()
+    gateway_pods: tuple[Object, ...] = ()
+    """Of a ModelDeployment's gateway; they are not among `pods`."""
     references: Mapping[Ref, Object | None] = field(default_factory=dict)
     """Custom resources that the spec refers to; None: not there."""
     selected: tuple[Object, ...] = ()
@@ -49,6 +52,8 @@ class World:
     """Kueue's Workload of the newest attempt."""
     agents: Mapping[str, AgentStatus] = field(default_factory=dict)
     """By pod name: what the agent says."""
+    gateways: Mapping[str, GatewayStatus] = field(default_factory=dict)
+    """By pod name: what the gateway says."""
     token: str = ""
     """A fresh random token, for a Secret that is yet to be made."""
 
@@ -89,8 +94,8 @@ class Decision:
     delete: tuple[Object, ...] = ()
     kill: tuple[Object, ...] = ()
     """Pods on nodes that are lost: their removal is not waited for."""
-    push: tuple[tuple[str, State], ...] = ()
-    """(pod's IP, state) for agents that have not seen the newest state."""
+    push: tuple[tuple[str, State | Routes], ...] = ()
+    """(pod's IP, what it is to know) for agents and gateways that have not seen the newest."""
     again: float | None = None
     """Look again after this many seconds, though nothing happened."""
     events: tuple[Event, ...] = ()

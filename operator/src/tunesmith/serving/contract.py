@@ -65,6 +65,8 @@ class DesiredAdapter(Version):
     """What this pod will serve next, to be made ready beforehand. Set by State.of."""
     rejected: Rejected | None = None
     """For the operator: the version that was tried last, and taken back."""
+    trial: Trial | None = None
+    """For the operator: the version that is tried on a part of the requests, or was."""
 
     @property
     def version(self) -> Version:
@@ -95,6 +97,21 @@ class Rejected(Model):
     message: str
     rank: int | None = None
     """What it needs, where the engine serves smaller ranks only."""
+
+
+class Trial(Model):
+    """A new version of an adapter on a part of the requests."""
+
+    id: str
+    """Tells it from other trials: of the version, and of the conditions under which it is tried."""
+    version: Version
+    state: Literal["Loading", "Running", "Promoting", "Promoted", "RolledBack"] = "Loading"
+    step: int = 0
+    """Of the percents that the spec names, from 0."""
+    since: str = ""
+    """When this step began."""
+    reason: str | None = None
+    message: str | None = None
 
 
 DesiredAdapter.model_rebuild()

@@ -1,7 +1,8 @@
 """Where a pod runs `python3 -m vllm.entrypoints.openai.api_server`: many of these fit on one machine.
 
 It takes vLLM's arguments, loads the guard as its middleware, administers adapters with vLLM's answers, and says tokens
-that tell which adapter, in which version, said them. It ends on SIGTERM as vLLM does with --shutdown-timeout.
+that tell which adapter, in which version, said them. One whose config has the `revision` "fails" is loaded, and answers
+nothing but errors. It ends on SIGTERM as vLLM does with --shutdown-timeout.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Engine:
     def __init__(self, base: str, model: str, max_rank: int) -> None:
         self.base, self.model, self.max_rank = base, model, max_rank
         self.adapters: dict[str, tuple[str, str]] = {}
+        self.failing: set[str] = set()
         self.running = 0
         self.ending = False
 
@@ -107,7 +109,8 @@ class Engine:
             raise Refused(400, "InvalidUserInput", message + "set 'load_inplace' to True.")
         if not Path(path, "adapter_config.json").is_file():
             raise Refused(404, "NotFoundError", f"Loading lora {name} failed: No adapter found for {path}")
-        rank = json.loads(Path(path, "adapter_config.json").read_text())["r"]
+        config = json.loads(Path(path, "adapter_config.json").read_text())
+        rank = config["r"]
         if rank > self.max_rank:
             message = f"LoRA rank {rank} is greater than max_lora_rank {self.max_rank}."
             raise Refused(500, "InternalServerError", message)
@@ -118,6 +121,9 @@ class Engine:
         except ValueError as error:
             raise Refused(500, "InternalServerError", str(error)) from None
         self.adapters[name] = (path, version_of(path))
+        self.failing.discard(name)
+        if config.get("revision") == "fails":
+            self.failing.add(name)
         return f"Success: LoRA adapter '{name}' added successfully."
 
     async def complete(self, asked: dict, send) -> None:
@@ -129,6 +135,8 @@ class Engine:
                 404, "NotFoundError", f"The model `{name}` does not exist. Valid aliases: {self.model}.", "model"
             )
         version = "base" if name == self.model else self.adapters[name][1]
+        if name in self.failing:
+            raise Refused(500, "InternalServerError", "EngineCore encountered an issue.")
         self.running += 1
         try:
             tokens = [f" {version}" for _ in range(asked.get("max_tokens", 16))]
