@@ -213,6 +213,8 @@ PREFERENCE = {
         ([b""], "empty"),
         ([b"[1]"], "Line 1 is not a dictionary"),
         ([b"[" * 100_000], "Line 1 is not a dictionary"),
+        ([b'{"messages": [{"role": "user", "content": "\xff"}]}'], "Line 1 is not a dictionary"),
+        ([json.dumps({"messages": [turn("user", "\ud800")]}).encode()], "Line 1 has half a character"),
         ([json.dumps({"text": "x"}).encode()], "Line 1 is no training example"),
         ([json.dumps(CHAT).encode(), json.dumps(PREFERENCE).encode()], "Line 2 has another format"),
         ([json.dumps({"messages": [turn("boss"), turn("assistant")]}).encode()], "'messages[0].role' must be one of"),

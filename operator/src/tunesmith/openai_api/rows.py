@@ -26,7 +26,7 @@ def read(lines: Iterable[bytes]) -> Iterator[tuple[int, Row]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line.decode("utf-8-sig"))
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
@@ -35,7 +35,17 @@ def read(lines: Iterable[bytes]) -> Iterator[tuple[int, Row]]:
                 "Expected file to have JSONL format, where every line is a JSON dictionary. "
                 f"Line {number} is not a dictionary (HINT: line starts with: {begin!r})."
             )
+        if b"\\ud" in line.lower() and not _encodable(row):
+            raise _bad(f"Line {number} has half a character: a surrogate (\\ud800 to \\udfff) without the other one.")
         yield number, row
+
+
+def _encodable(row: Row) -> bool:
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def form_of(row: Row) -> Form | None:
