@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,21 @@ def apply(paths: Paths, objects: list[dict[str, Any]]) -> None:
         "--filename=-",
         stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}),
     )
+
+
+def establish(paths: Paths, kinds: list[str]) -> None:
+    """Wait until the API server serves the CustomResourceDefinitions of these names."""
+    names = [f"crd/{name}" for name in kinds]
+    for last in (False, False, True):
+        try:
+            kubectl(paths, "wait", "--for=condition=Established", "--timeout=60s", *names)
+        except ClusterError:
+            # kubectl gives up at once on one that is so new that it has no conditions yet.
+            if last:
+                raise
+            time.sleep(1)
+        else:
+            return
 
 
 def kubectl(paths: Paths, *arguments: str, stdin: str | None = None) -> None:

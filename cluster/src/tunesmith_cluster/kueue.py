@@ -82,8 +82,8 @@ def install(paths: Paths) -> None:
     """Create what the controller manager needs to start: its kinds and its rights."""
     objects = _read_objects(paths)
     addons.apply(paths, [item for item in objects if item["kind"] not in _WEBHOOKS])
-    names = [f"crd/{item['metadata']['name']}" for item in objects if item["kind"] == "CustomResourceDefinition"]
-    addons.kubectl(paths, "wait", "--for=condition=Established", "--timeout=60s", *names)
+    kinds = [item for item in objects if item["kind"] == "CustomResourceDefinition"]
+    addons.establish(paths, [kind["metadata"]["name"] for kind in kinds])
 
 
 def connect(paths: Paths) -> None:

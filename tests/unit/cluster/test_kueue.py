@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+import pytest
 import yaml
-from tunesmith_cluster import Paths, credentials, kueue
+from tunesmith_cluster import ClusterError, Paths, addons, credentials, kueue
 
 PATHS = Paths(cache=Path("/cache"), state=Path("/state"))
 URL, CA = "https://127.0.0.1:9443", "Q0E="
@@ -67,3 +68,17 @@ def test_a_cluster_has_kueue_once_it_was_added(tmp_path: Path) -> None:
     assert not kueue.is_added(paths)
     paths.kueue.mkdir()
     assert kueue.is_added(paths)
+
+
+def test_a_kind_that_is_too_new_to_be_waited_for_is_waited_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, ...]] = []
+
+    def kubectl(_: Paths, *arguments: str) -> None:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise ClusterError(".status.conditions accessor error: <nil> is of the type <nil>")
+
+    monkeypatch.setattr(addons, "kubectl", kubectl)
+    monkeypatch.setattr(addons.time, "sleep", lambda _: None)
+    addons.establish(PATHS, ["queues.example.com"])
+    assert calls == [("wait", "--for=condition=Established", "--timeout=60s", "crd/queues.example.com")] * 2
