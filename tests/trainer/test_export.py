@@ -26,6 +26,12 @@ pytestmark = [
 ]
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "export" / "fp8.yaml"
+# Quantiles of the normal distribution: arXiv 2305.14314, appendix E.
+NF4 = (
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+)  # fmt: skip
 NAME = "model.layers.0.mlp.up_proj."
 
 
@@ -41,6 +47,11 @@ def by_hand(weight: Any, method: str) -> Any:
     """What the stored numbers stand for: each row, or group of 32 in it, in steps of its largest value."""
     import torch
 
+    if method == "NF4":
+        blocks = weight.reshape(-1, 64)
+        top = blocks.abs().amax(-1, keepdim=True)
+        values = torch.tensor(NF4)
+        return (values[(blocks / top).unsqueeze(-1).sub(values).abs().argmin(-1)] * top).reshape(weight.shape)
     rows = weight.unflatten(-1, (-1, 32)) if method == "W4A16" else weight.unsqueeze(1)
     top = rows.abs().amax(-1, keepdim=True)
     if method == "FP8":
@@ -77,24 +88,26 @@ def test_what_is_stored_is_the_weight_rounded_to_nearest(tiny: Path, tmp_path: P
     assert torch.equal(after["model.norm.weight"], before["model.norm.weight"])
 
 
-@pytest.mark.parametrize("method", ["FP8", "W8A8", "W4A16"])
+@pytest.mark.parametrize("method", ["FP8", "W8A8", "W4A16", "NF4"])
 def test_the_reported_error_is_that_of_rounded_weights_and_activations(tiny: Path, tmp_path: Path, method: str) -> None:
     import torch
     from tunesmith_trainer import comparison
     from tunesmith_trainer.model import load_model, load_tokenizer
 
     error = export(place(tiny), plan_of(method), tmp_path)
-    assert 0 < error < {"FP8": 0.15, "W8A8": 0.05, "W4A16": 0.4}[method]
+    assert 0 < error < {"FP8": 0.15, "W8A8": 0.05, "W4A16": 0.4, "NF4": 0.4}[method]
     tokenizer, model = load_tokenizer(place(tiny)), load_model(place(tiny), torch.float32)
     expected = comparison.logits(model, tokenizer)
     for layer in model.modules():
         if isinstance(layer, torch.nn.Linear) and layer is not model.get_output_embeddings():
             layer.weight.data = by_hand(layer.weight.data, method)
-            if method != "W4A16":  # of each token
+            if method in {"FP8", "W8A8"}:  # of each token
                 layer.register_forward_pre_hook(
                     lambda _, given: by_hand(given[0].flatten(0, 1), method).reshape(given[0].shape)
                 )
-    assert error == pytest.approx(comparison.logit_error(expected, comparison.logits(model, tokenizer)), rel=0.02)
+    by = comparison.logit_error(expected, comparison.logits(model, tokenizer))
+    # NF4's scales are rounded, too, and it computes in bfloat16.
+    assert error == pytest.approx(by, rel=0.1 if method == "NF4" else 0.02)
 
 
 def test_a_model_that_is_sharded_is_quantised_file_by_file(tiny: Path, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def merge(path: PlanOption = Path(PLAN_FILE)) -> None:
 @app.command()
 def export(
     model: Annotated[Path, typer.Argument(help="Folder of a model, as an artefact of kind models is.")],
-    method: Annotated[Literal["FP8", "W8A8", "W4A16"], typer.Option(help="As spec.quantization of a MergeJob.")],
+    method: Annotated[Literal["FP8", "W8A8", "W4A16", "NF4"], typer.Option(help="As spec.quantization of a MergeJob.")],
     out: Annotated[Path, typer.Option(help="The folder to write; it must not be there yet.")],
     group_size: Annotated[int | None, typer.Option(help="Of W4A16: weights that share a scale.")] = None,
     tolerance: Annotated[float | None, typer.Option(help="Largest allowed error of the logits.")] = None,

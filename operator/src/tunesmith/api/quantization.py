@@ -17,13 +17,15 @@ class Quantization(Model):
     model_config = ConfigDict(
         json_schema_extra=rules(rule("!has(self.groupSize) || self.method == 'W4A16'", "groupSize is only for W4A16"))
     )
-    method: Literal["FP8", "W8A8", "W4A16"]
-    """All are of compressed-tensors, and need no calibration data: weights are rounded to the nearest, activations get
-    their scale when the model runs. FP8: weights and activations, for GPUs from compute capability 8.9. W8A8: the same
-    in 8-bit integers. W4A16: weights in 4-bit integers with a scale for each group of them."""
+    method: Literal["FP8", "W8A8", "W4A16", "NF4"]
+    """None needs calibration data: weights are rounded to the nearest, activations get their scale when the model runs.
+    FP8: weights and activations, for GPUs from compute capability 8.9. W8A8: the same in 8-bit integers. W4A16: weights
+    in 4-bit integers with a scale for each group of them. These are of compressed-tensors. NF4: 4-bit weights of
+    bitsandbytes, as in QLoRA."""
     group_size: Literal[32, 64, 128] | None = None
     """Weights that share a scale; smaller is closer to the model, and larger in bytes. It must divide the input
     features of each linear layer. Default: 128."""
     tolerance: Annotated[float, Field(gt=0, le=1)] | None = None
     """Largest allowed error of the quantised model's logits: the norm of their difference from the merged model's, over
-    the norm of these, on a fixed prompt set. A larger one fails the job. Default: FP8 and W8A8 0.2, W4A16 0.3."""
+    the norm of these, on a fixed prompt set. A larger one fails the job. Default: FP8 and W8A8 0.2, W4A16 and NF4
+    0.3."""

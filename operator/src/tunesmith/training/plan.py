@@ -204,7 +204,7 @@ class MergeAdapterPlan(Place):
 class QuantizationPlan(Model):
     """How to make a model smaller, and how far its logits may move."""
 
-    method: Literal["FP8", "W8A8", "W4A16"]
+    method: Literal["FP8", "W8A8", "W4A16", "NF4"]
     group_size: int | None = None
     tolerance: float
 

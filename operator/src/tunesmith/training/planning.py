@@ -38,7 +38,7 @@ RANK = 8
 """Of adapters, where the spec names none."""
 GROUP_SIZE = 128
 """Of W4A16, where the spec names none."""
-TOLERANCES = {"FP8": 0.2, "W8A8": 0.2, "W4A16": 0.3}
+TOLERANCES = {"FP8": 0.2, "W8A8": 0.2, "W4A16": 0.3, "NF4": 0.3}
 """Of a quantised model's logits, where the spec names none."""
 Resolved = Mapping[tuple[str, str], str]
 """(kind, name) of a finished resource -> address of its artefact."""

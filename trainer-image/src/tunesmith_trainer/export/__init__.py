@@ -14,11 +14,15 @@ from tunesmith.training.plan import Place, QuantizationPlan
 
 from tunesmith_trainer import comparison
 from tunesmith_trainer.errors import CheckFailed
-from tunesmith_trainer.export import compressed
+from tunesmith_trainer.export import compressed, nf4
 from tunesmith_trainer.model import load_model, load_tokenizer
 
 if TYPE_CHECKING:
     import torch
+
+
+WRITERS = {"FP8": compressed.write, "W8A8": compressed.write, "W4A16": compressed.write, "NF4": nf4.write}
+FINER = {"W4A16": "a smaller groupSize, NF4, W8A8 or FP8", "NF4": "W8A8 or FP8"}
 
 
 def export(source: Place, plan: QuantizationPlan, folder: Path, expected: list[torch.Tensor] | None = None) -> float:
@@ -28,13 +32,13 @@ def export(source: Place, plan: QuantizationPlan, folder: Path, expected: list[t
     import torch
 
     tokenizer = load_tokenizer(source)
-    compressed.write(source, plan, folder)
+    WRITERS[plan.method](source, plan, folder)
     expected = comparison.saved_logits(source, torch.float32, tokenizer) if expected is None else expected
     loaded: Any = load_model(Place(uri="quantised", path=str(folder)), torch.float32)
     error = comparison.logit_error(expected, comparison.logits(loaded, tokenizer))
     print(f"{plan.method}: logit error {error:.3e}, tolerance {plan.tolerance:g}")
     if not error <= plan.tolerance:  # nan is no pass
-        finer = "a smaller groupSize, W8A8 or FP8" if plan.method == "W4A16" else "no quantisation"
+        finer = FINER.get(plan.method, "no quantisation")
         raise CheckFailed(
             f"the logits in {plan.method} differ from the model's own by {error:.4g} (norm of the difference over "
             f"norm), more than spec.quantization.tolerance {plan.tolerance:g}: try {finer}, or allow more if your own "
