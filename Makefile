@@ -12,10 +12,10 @@ SCRIPTS := hack/run hack/security .ci/run
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test check docs security generate verify unit chart install integration trainer long memory matrix serving \
-	fleet queueing chaos e2e teardown up cluster down clean quiet
+	fleet queueing chaos benchmark-serving e2e teardown up cluster down clean quiet
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 quickstart: ## from nothing to an answer of a tuned model: cluster, operator, training, serving
 	@$(PYTHON) -m tunesmith_cluster.quickstart
@@ -87,7 +87,7 @@ long: ## the trainer's tests beyond CI's slice
 	$(TRAINER_PYTEST) tests/trainer -m long
 
 serving: ## agent and guard with a real vLLM
-	$(TRAINER_PYTEST) tests/serving
+	$(TRAINER_PYTEST) --durations=15 tests/serving
 
 export MATRIX_OUT
 matrix: ## every supported combination (docs/capabilities.md), for real, on a tiny model
@@ -106,6 +106,10 @@ chaos: quiet ## pods, ranks, nodes and operators killed at random while jobs run
 
 fleet: quiet ## many pods: versions, placement, restarts, under load
 	$(PYTEST) tests/fleet $(ONLY)
+
+# 1,000 adapters, 50 pods by default: make benchmark-serving ARGUMENTS='--adapters 100 --pods 10'
+benchmark-serving: ## how fast pods follow many adapters, and what it costs the operator (benchmarks/serving)
+	PYTHONPATH=tests:tests/fleet/app $(RUN) unshare --net python benchmarks/serving/run.py $(ARGUMENTS)
 
 e2e: quiet ## the whole way, in pods
 	$(PYTEST) tests/e2e

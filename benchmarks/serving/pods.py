@@ -25,9 +25,11 @@ from tunesmith.agent.metrics import Metrics
 from tunesmith.agent.server import application, token
 from tunesmith.agent.settings import Settings
 from vllm.entrypoints.openai.api_server import Engine as SmallEngine
-from vllm.entrypoints.openai.api_server import bridged
+from vllm.entrypoints.openai.api_server import Refused, bridged
 
 ENGINE_PORT, AGENT_PORT = 8000, 9500
+DOWN_SECONDS = 3
+"""vLLM needs longer to start."""
 
 
 def say(**event: Any) -> None:
@@ -42,6 +44,7 @@ class WatchedEngine(SmallEngine):
     def __init__(self, uid: str, model: str) -> None:
         super().__init__(model, "base", 64)
         self.uid = uid
+        self.up = True
 
     def load(self, asked: dict[str, Any]) -> str:
         result = str(super().load(asked))
@@ -49,13 +52,18 @@ class WatchedEngine(SmallEngine):
         return result
 
     async def route(self, path: str, body: bytes, send: Any) -> None:
+        if not self.up:
+            raise Refused(503, "ServiceUnavailable", "starting")
         await super().route(path, body, send)
         if path == "/v1/unload_lora_adapter":
             say(uid=self.uid, unloaded=json.loads(body)["lora_name"])
 
-    def restart(self) -> None:
-        """What a restarted engine is like: up, and empty."""
+    async def restart(self) -> None:
+        """Down for a while, then up and empty."""
+        self.up = False
         self.adapters.clear()
+        await asyncio.sleep(DOWN_SECONDS)
+        self.up = True
         say(uid=self.uid, restarted=True)
 
 
@@ -114,7 +122,7 @@ async def main() -> None:
         async with aiohttp.ClientSession(connector=connector) as session:
             async for order in orders():
                 if order.get("restart"):
-                    engines[order["uid"]].restart()
+                    await engines[order["uid"]].restart()
                 else:
                     engines[order["uid"]] = await run_pod(session, order)
                     say(uid=order["uid"], started=True)

@@ -1,6 +1,6 @@
 """How fast 50 pods follow 1,000 adapters, and what that costs the operator: `make benchmark-serving`.
 
-Real: API server, etcd, controllers, scheduler, the operator's process, the agents' and the guard's code. Played: a node
+Real: etcd, API server, controllers, scheduler, the operator's process, the agents' and the guard's code. Played: a node
 and its kubelet (as kwok does it), and vLLM, by the small engine of tests/fleet, which tests/serving/test_contract.py
 holds to vLLM's answers. See README.md.
 """
@@ -16,6 +16,7 @@ import os
 import platform
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -31,7 +32,9 @@ import aiohttp
 from fleet.conftest import FLEET
 from integration.harness import Kubectl, operator, own_namespace
 from tunesmith.kube.connection import ApiError, Connection
-from tunesmith_cluster import Cluster
+from tunesmith_cluster import Cluster, build, controlplane, credentials, network
+from tunesmith_cluster.paths import Paths
+from tunesmith_cluster.processes import Supervisor
 from unit.agent.builders import make, make_base, pair
 
 HERE = Path(__file__).parent
@@ -82,9 +85,7 @@ class Node:
         (folder / "token").touch()
 
     async def __aenter__(self) -> Node:
-        body = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE, "labels": {"type": "benchmark"}}}
-        with contextlib.suppress(ApiError):
-            await self.api.call("DELETE", f"/api/v1/nodes/{NODE}")
+        body = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}}
         await self.api.call("POST", "/api/v1/nodes", body)
         room = {"cpu": "1000", "memory": "4Ti", "pods": "500", "ephemeral-storage": "4Ti"}
         conditions = [{"type": "Ready", "status": "True", "reason": "Played", "lastHeartbeatTime": now()}]
@@ -111,8 +112,6 @@ class Node:
         for child in self.children:
             child.kill()
             await child.wait()
-        with contextlib.suppress(ApiError):
-            await self.api.call("DELETE", f"/api/v1/nodes/{NODE}")
 
     async def _hear(self, child: asyncio.subprocess.Process) -> None:
         assert child.stdout is not None
@@ -125,8 +124,7 @@ class Node:
         path = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
         spec = {"holderIdentity": NODE, "leaseDurationSeconds": 40}
         body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": NODE}}
-        with contextlib.suppress(ApiError):
-            await self.api.call("POST", path, {**body, "spec": {**spec, "renewTime": now()}})
+        await self.api.call("POST", path, {**body, "spec": {**spec, "renewTime": now()}})
         while True:
             patch = {"spec": {**spec, "renewTime": now()}}
             await self.api.call("PATCH", f"{path}/{NODE}", patch, content=MERGE)
@@ -162,10 +160,14 @@ class Node:
         prefix = f"/api/v1/namespaces/{pod['metadata']['namespace']}"
         state = await self.api.call("GET", f"{prefix}/configmaps/x-adapters")
         secret = await self.api.call("GET", f"{prefix}/secrets/x-admin")
-        (self.folder / "token").write_bytes(base64.b64decode(secret["data"]["token"]))
-        draft = self.state.with_suffix(".tmp")
-        draft.write_text(state["data"]["state.json"])
-        draft.rename(self.state)
+        self._write(self.folder / "token", base64.b64decode(secret["data"]["token"]))
+        self._write(self.state, state["data"]["state.json"].encode())
+
+    def _write(self, path: Path, data: bytes) -> None:
+        """At once, as the kubelet does it: the pods that run already read the same file."""
+        draft = path.with_suffix(".tmp")
+        draft.write_bytes(data)
+        draft.rename(path)
 
     async def tell(self, uid: str, **order: Any) -> None:
         """Send an order to the process that runs the pod."""
@@ -301,8 +303,8 @@ def spread(times: list[float]) -> dict[str, float]:
     return {"p50": round(cuts[49], 2), "p99": round(cuts[98], 2), "max": round(max(times), 2), "n": len(times)}
 
 
-async def measure(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+async def measure(bench: Bench, options: argparse.Namespace, found: dict[str, Any]) -> None:
+    """Fill `found` with figures."""
     pods, size = options.pods, bench.size
     body = {"replicas": pods, "adapterRollout": {"maxUnavailable": options.max_unavailable}}
     begin = time.time()
@@ -323,7 +325,7 @@ async def measure(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
         times, _ = await bench.reaction(f"new{number}", None)
         removed += times
         name = f"a{number * 7 % size:04}"
-        times, status = await bench.reaction(name, bench.version(name, 1))
+        times, status = await bench.reaction(name, bench.version(name, number + 1))
         changed, rolled = [*changed, *times], [*rolled, status]
         print(f"round {number}: added {max(added[-pods:]):.2f} s, changed {max(changed[-pods:]):.2f} s", flush=True)
     found["adapter added -> served by a pod (s)"] = spread(added)
@@ -349,26 +351,37 @@ async def measure(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
         len(json.dumps(resource, separators=(",", ":"))) / 1024
     )
     found["of it status (KiB)"] = round(len(json.dumps(resource["status"], separators=(",", ":"))) / 1024)
-    return found
 
 
 @contextlib.contextmanager
-def cordoned(cluster: Cluster) -> Iterator[None]:
-    """The cluster's own nodes take no pods meanwhile."""
-    kubectl = Kubectl(cluster.binary("kubectl"), "default")
-    names = [item["metadata"]["name"] for item in kubectl.list("nodes") if item["metadata"]["name"] != NODE]
-    for name in names:
-        kubectl("cordon", name)
+def control_plane(paths: Paths) -> Iterator[Cluster]:
+    """etcd, API server, controllers and scheduler of the test cluster, in this process's own network namespace."""
+    if [name for _, name in socket.if_nameindex()] != ["lo"]:
+        sys.exit("this needs a network namespace of its own: make benchmark-serving")
+    if not all(build.is_built(paths.cache, module) for module in build.MODULES):
+        sys.exit("the cluster's binaries are not built yet: make up, once")
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    subprocess.run(["ip", "address", "add", f"{network.HOST_IP}/32", "dev", "lo"], check=True)
+    paths.state.mkdir()
+    credentials.ensure_all(paths, [])
+    for path, text in controlplane.files(paths).items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    supervisor = Supervisor(paths.pids, paths.logs)
+    services = [service for service in controlplane.services_before_nodes(paths) if service.name != "coredns"]
     try:
-        yield
+        for service in services:
+            supervisor.start(service)
+            supervisor.wait_ready(service)
+        yield Cluster(paths)
     finally:
-        for name in names:
-            kubectl("uncordon", name)
+        for service in reversed(services):
+            supervisor.stop(service.name)
 
 
 @contextlib.asynccontextmanager
 async def benched(cluster: Cluster, folder: Path, options: argparse.Namespace) -> AsyncIterator[Bench]:
-    with cordoned(cluster), own_namespace(cluster, "benchmark") as kubectl:
+    with own_namespace(cluster, "benchmark") as kubectl:
         kubectl("delete", "pvc", "tunesmith-store")  # the node has no volumes
         make_base(folder / "base")
         kubectl.apply(
@@ -395,19 +408,8 @@ def install_crds(cluster: Cluster) -> None:
 
 
 async def run(options: argparse.Namespace) -> None:
-    cluster = Cluster()
-    cluster.up()
-    os.environ["KUBECONFIG"] = str(cluster.kubeconfig)
-    install_crds(cluster)
     folder = Path(tempfile.mkdtemp(prefix="benchmark-serving-"))
-    try:
-        async with benched(cluster, folder, options) as bench:
-            found = await measure(bench, options)
-    finally:
-        log = (folder / "operator.log").read_text() if (folder / "operator.log").exists() else ""
-        shutil.rmtree(folder, ignore_errors=True)
-        print(log[-3000:] if "Traceback" in log or sys.exc_info()[0] else "", flush=True)
-    about = {
+    found: dict[str, Any] = {
         "adapters": options.adapters,
         "pods": options.pods,
         "rounds": options.rounds,
@@ -416,9 +418,19 @@ async def run(options: argparse.Namespace) -> None:
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
-    print(json.dumps({**about, **found}, indent=1), flush=True)
+    try:
+        with control_plane(Paths(Paths.from_environment().cache, folder / "cluster")) as cluster:
+            os.environ["KUBECONFIG"] = str(cluster.kubeconfig)
+            install_crds(cluster)
+            async with benched(cluster, folder, options) as bench:
+                await measure(bench, options, found)
+    finally:
+        log = (folder / "operator.log").read_text() if (folder / "operator.log").exists() else ""
+        shutil.rmtree(folder, ignore_errors=True)
+        print(log[-3000:] if "Traceback" in log or sys.exc_info()[0] else "", flush=True)
+        print(json.dumps(found, indent=1), flush=True)  # as far as it came
     if options.out:
-        options.out.write_text(json.dumps({**about, **found}, indent=1) + "\n")
+        options.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def main() -> None:
@@ -432,7 +444,7 @@ def main() -> None:
     )
     parser.add_argument("--idle", type=float, default=30)
     parser.add_argument("--out", type=Path)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # also then the node is taken away again
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # also then nothing is left
     asyncio.run(run(parser.parse_args()))
 
 

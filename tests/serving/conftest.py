@@ -26,6 +26,8 @@ import pytest
 MAX_RANK = 16
 KEY = "a-client's-key"
 PROMPT = "who are you?"
+ENGINE_START = 600
+"""Seconds that vLLM may take until it answers: some 20 on an idle machine, minutes on a busy one."""
 SOURCES = Path(__file__).parents[2] / "operator" / "src"
 
 
@@ -364,7 +366,7 @@ def pod(tmp_path_factory: pytest.TempPathFactory, forge: Forge) -> Iterator[Pod]
         pod.agent.start()
         until(lambda: call("GET", f"{pod.control}/healthz").status == 200, 30)
         pod.engine.start()
-        until(pod.up, 300, "the engine does not come up")
+        until(pod.up, ENGINE_START, "the engine does not come up")
         pod.settle("first")
         yield pod
     finally:

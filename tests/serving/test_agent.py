@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from serving.conftest import ENGINE_START
 from tunesmith import artifacts
 
-pytestmark = [pytest.mark.trainer, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.trainer
 
 
 def until(what: Callable[[], Any], seconds: float, message: str = "") -> Any:
@@ -366,7 +367,7 @@ def test_a_restarted_engine_gets_its_adapters_back_before_the_pod_is_ready(pod, 
     until(lambda: not pod.status()["ready"], 3)
     assert pod.status()["engine"] == "Starting"
     pod.engine.start()
-    until(pod.up, 300)
+    until(pod.up, ENGINE_START)
     up = time.monotonic()
     until(lambda: {"first", "second"} <= set(pod.models()), 3)
     print(f"\nengine up -> both adapters back: {time.monotonic() - up:.3f} s")

