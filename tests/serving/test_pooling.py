@@ -14,7 +14,7 @@ import pytest
 from serving.conftest import ENGINE_START
 from tunesmith.agent.__main__ import install_guard
 from tunesmith.api.modeldeployment import ModelDeploymentSpec
-from tunesmith.children.serving import engine_arguments
+from tunesmith.children.serving import server_arguments
 from tunesmith.serving.contract import State
 
 pytestmark = pytest.mark.trainer
@@ -63,7 +63,7 @@ def served(
     install_guard(tmp_path / "guard")
     spec = ModelDeploymentSpec.model_validate({"model": {"uri": "file:///m"}, "engine": {"dtype": "Float32"}})
     state = State(revision=1, model_name="base", model_path=str(folder), max_lora_rank=8, max_loras=1, max_cpu_loras=1)
-    arguments = [a for a in engine_arguments(spec, state) if not a.startswith("--port")]
+    arguments = [a for a in server_arguments(spec, state) if not a.startswith("--port")]
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path),
