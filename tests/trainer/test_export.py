@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import yaml
 from trainer.support import artifact_path
+from tunesmith.agent import base
+from tunesmith.agent.footprint import measure
 from tunesmith.api.mergejob import MergeJobSpec
 from tunesmith.training.plan import Job, Place, QuantizationPlan, TrainPlan
 from tunesmith.training.planning import merge_plan, quantization_plan
 from tunesmith_trainer.__main__ import main
 from tunesmith_trainer.errors import CheckFailed, ConfigError
-from tunesmith_trainer.export import compressed, export
+from tunesmith_trainer.export import WRITERS, compressed, export
 from tunesmith_trainer.merge import merge
 from tunesmith_trainer.train import train
 
@@ -108,6 +110,18 @@ def test_the_reported_error_is_that_of_rounded_weights_and_activations(tiny: Pat
     by = comparison.logit_error(expected, comparison.logits(model, tokenizer))
     # NF4's scales are rounded, too, and it computes in bfloat16.
     assert error == pytest.approx(by, rel=0.1 if method == "NF4" else 0.02)
+
+
+@pytest.mark.parametrize("method", ["FP8", "W8A8", "W4A16", "NF4"])
+def test_an_engines_agent_knows_the_layers_and_the_bytes_of_what_was_exported(
+    tiny: Path, tmp_path: Path, method: str
+) -> None:
+    WRITERS[method](place(tiny), plan_of(method), tmp_path)
+    whole, found = base.read(tiny), base.read(tmp_path)
+    assert {name: found.modules.get(name) for name in whole.modules} == whole.modules
+    taken = measure(tmp_path, found, "float32", 8, 1).weights_bytes
+    assert taken == pytest.approx((tmp_path / "model.safetensors").stat().st_size, rel=0.1)
+    assert taken < measure(tiny, whole, "float32", 8, 1).weights_bytes / 1.8
 
 
 def test_a_model_that_is_sharded_is_quantised_file_by_file(tiny: Path, tmp_path: Path) -> None:
