@@ -144,7 +144,12 @@ def use(installed: Installation) -> None:
     patch = {"spec": {"replicas": 1, "adapters": adapters}}
     tenant("patch", "mdep", "chat", "--type=merge", "-p", json.dumps(patch))
     eventually(lambda: not tenant.names("horizontalpodautoscaler"), lambda: tenant("describe", "mdep", "scaled"))
-    eventually(lambda: not tenant.names("poddisruptionbudget"), lambda: tenant("describe", "mdep", "chat"))
+    eventually(lambda: "chat" not in tenant.names("poddisruptionbudget"), lambda: tenant("describe", "mdep", "chat"))
+    # The HTTPRoute is refused: what was made before it is removed all the same.
+    eventually(lambda: "routed-gateway" in tenant.names("deployment"), lambda: tenant("describe", "mdep", "routed"))
+    tenant.wait("mdep", "routed", "Rejected", "Ready")
+    tenant("patch", "mdep", "routed", "--type=merge", "-p", '{"spec": {"gateway": null}}')
+    eventually(lambda: "routed-gateway" not in tenant.names("deployment"), lambda: tenant("describe", "mdep", "routed"))
     eventually(lambda: "chat-a" not in tenant.names("service"), lambda: tenant("describe", "mdep", "chat"))
     eventually(lambda: not {"short", "first"} & set(tenant.names("ftj")), lambda: tenant("get", "ftj"))
     eventually(lambda: "brief" not in tenant.names("mergejob"), lambda: tenant("get", "mj"))
