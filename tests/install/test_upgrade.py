@@ -28,7 +28,7 @@ NOT_SEEN = {
         "create",
     ): "as for KEDA: its controller is not on the test cluster",
     ("leaderworkerset.x-k8s.io", "leaderworkersets", "delete"): "as for KEDA: there is none to delete",
-    ("networking.k8s.io", "networkpolicies", "delete"): "goes with the groups: tests/unit/operator/test_groups.py",
+    ("networking.k8s.io", "networkpolicies", "delete"): "goes with the groups: tests/unit/operator/test_engines.py",
     ("discovery.k8s.io", "endpointslices/restricted", "create"): "asked by an admission plugin of OpenShift",
     **{
         ("tunesmith.io", f"{kind}/finalizers", "update"): "asked by an admission plugin, where it is on"
