@@ -8,7 +8,8 @@ import pytest
 from trainer.support import CHATML, LLAMA3
 from tunesmith_trainer.data import Row
 from tunesmith_trainer.errors import DataError, ModelError
-from tunesmith_trainer.masks import IGNORED, LossOn, Masker, tokenize
+from tunesmith_trainer.masks import IGNORED, LossOn, Masker
+from tunesmith_trainer.tokens import Limit, tokenize
 
 pytestmark = pytest.mark.trainer
 
@@ -46,11 +47,11 @@ def with_template(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def learned(tokenizer: Any, row: Row, loss_on: LossOn, max_length: int = 512) -> list[str]:
     """The learned pieces of a row's texts: one string per run of learned tokens."""
-    tokens = tokenize([row], Masker(tokenizer, loss_on), max_length)
+    tokens = tokenize([row], Masker(tokenizer, loss_on), Limit(max_length)).table
     pieces: list[list[int]] = []
-    for ids, labels in zip(tokens.input_ids, tokens.labels, strict=True):
+    for ids, labels in zip(tokens["input_ids"], tokens["labels"], strict=True):
         previous = False
-        for token, label in zip(ids.tolist(), labels.tolist(), strict=True):
+        for token, label in zip(ids, labels, strict=True):
             assert label in (token, IGNORED)
             if label != IGNORED:
                 pieces.append([]) if not previous else None
@@ -127,7 +128,7 @@ def test_text_is_learned_whole_and_ends_with_eos(with_template: Any) -> None:
 
 
 def test_the_first_token_is_never_a_label(with_template: Any) -> None:
-    assert tokenize([TALK], Masker(with_template(CHATML), "All"), 512).labels[0][0] == IGNORED
+    assert tokenize([TALK], Masker(with_template(CHATML), "All"), Limit(512)).table["labels"][0][0] == IGNORED
 
 
 def test_rows_are_cut_at_the_end_and_left_out_when_nothing_remains(with_template: Any) -> None:
@@ -136,11 +137,11 @@ def test_rows_are_cut_at_the_end_and_left_out_when_nothing_remains(with_template
     tokens = tokenize(
         [short, Row("r", messages=({"role": "user", "content": "hello " * 50}, TALK.messages[1]))],
         Masker(tokenizer, "Assistant"),
-        24,
+        Limit(24),
     )
-    assert (len(tokens.input_ids), tokens.cut, tokens.dropped) == (1, 1, 1)
+    assert (len(tokens.table), tokens.cut, tokens.dropped) == (1, 1, 1)
     with pytest.raises(DataError, match=r"nothing to learn is left of 1 rows within spec.training.maxLength 4"):
-        tokenize([short], Masker(tokenizer, "Assistant"), 4)
+        tokenize([short], Masker(tokenizer, "Assistant"), Limit(4))
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,25 @@ def test_sft_learns_what_only_the_image_says(make_vl: Make, tmp_path: Path, vl: 
     assert answers(artifact_path(plan, ending), tmp_path) == {c: c for c in COLOURS}
 
 
+def test_an_image_that_became_smaller_takes_fewer_tokens(make_vl: Make, tmp_path: Path) -> None:
+    from PIL import Image
+    from tunesmith_trainer.methods import prepare
+    from tunesmith_trainer.model import load_tokenizer
+    from tunesmith_trainer.reading import read_plan
+
+    plan = make_vl(rows=[asked("red")], max_length=512)
+
+    def length() -> int:
+        [row] = prepare(plan, read_plan(plan), load_tokenizer(plan.model)).dataset
+        return len(row["input_ids"])
+
+    before = length()
+    path = tmp_path / "red.png"
+    image = Image.open(path)
+    image.resize((image.width // 2, image.height // 2)).save(path)
+    assert length() < before
+
+
 def others(colour: str) -> list[str]:
     """The wrong answers."""
     return [c for c in COLOURS if c != colour]

@@ -243,21 +243,22 @@ def test_the_reward_models_loss_equals_a_plain_computation(make_plan: Make, toke
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_tokens_are_those_that_supervised_training_learns(make_plan: Make, tokenizer: Any, name: str) -> None:
-    from tunesmith_trainer.masks import Masker, tokenize
+    from tunesmith_trainer.masks import Masker
     from tunesmith_trainer.methods import recipe
     from tunesmith_trainer.reading import read_datasets
+    from tunesmith_trainer.tokens import Limit, tokenize
 
     plan = make_plan(rows=rows_of(name), method=METHODS[name])
     rows = read_datasets(plan.datasets, plan.method.type, 0).rows
     dataset = recipe(plan.method.type).prepare(plan, rows, tokenizer).dataset
-    learned = tokenize(rows, Masker(tokenizer, "LastAssistant"), 128)
-    for row, ids, labels in zip(dataset, learned.input_ids, learned.labels, strict=True):
+    learned = tokenize(rows, Masker(tokenizer, "LastAssistant"), Limit(128)).table
+    for row, ids, labels in zip(dataset, learned["input_ids"], learned["labels"], strict=True):
         if name == "RewardModel":
-            assert row["chosen_ids"] == ids.tolist()
+            assert row["chosen_ids"] == ids
             continue
-        answer = [int(token) for token in labels if token != -100]
+        answer = [token for token in labels if token != -100]
         assert row["completion_ids" if name == "KTO" else "chosen_ids"] == answer
-        assert row["prompt_ids"] + answer == ids.tolist()[: len(row["prompt_ids"]) + len(answer)]
+        assert row["prompt_ids"] + answer == ids[: len(row["prompt_ids"]) + len(answer)]
 
 
 @pytest.mark.parametrize("name", METHODS)

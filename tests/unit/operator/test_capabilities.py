@@ -7,7 +7,8 @@ from typing import Any, get_args
 
 import pytest
 from tunesmith.api.finetunejob import FineTuneJobSpec
-from tunesmith.api.methods import Method
+from tunesmith.api.methods import Method, MethodType
+from tunesmith.api.training import Truncation
 from tunesmith.training.capabilities import AXES, UNVERIFIED, Cell, Modality, Refused, cell_of, cells, name, verdict
 from tunesmith.training.evaluating import METRICS, UNMEASURED, metrics_of
 from tunesmith.training.matrix import PlanError, refuse, unsplit
@@ -151,3 +152,25 @@ def test_auto_does_not_split_what_must_be_whole() -> None:
     for parts in ({"training": {"optimizer": "GaLore"}, "tuner": {"type": "Full"}}, {"tuner": {"type": "QLoRA"}}):
         spec = FineTuneJobSpec.model_validate(spec_of(Cell("SFT")).body() | parts)
         assert bool(unsplit(spec)) == ("training" in parts)
+
+
+@pytest.mark.parametrize("method", get_args(MethodType))
+@pytest.mark.parametrize("truncation", get_args(Truncation))
+def test_rows_are_shortened_only_as_the_method_can_learn_from_them(method: MethodType, truncation: Truncation) -> None:
+    refused = {
+        "Split": set(get_args(MethodType)) - {"PreTraining", "SFT"},
+        "Left": {"GRPO", "PPO", "GKD", "Reranker"},
+    }
+    spec = FineTuneJobSpec.model_validate(
+        {
+            "model": {"uri": "pvc://models/base"},
+            "datasets": [{"uri": "pvc://data/train.jsonl"}],
+            "method": {"type": method, **NEEDED.get(method, {})},
+            "training": {"truncation": truncation, "microBatchSize": 2},
+        }
+    )
+    if method in refused.get(truncation, ()):
+        with pytest.raises(PlanError, match=r"spec\.training\.truncation: .*: use Right"):
+            refuse(spec, "Text")
+    else:
+        refuse(spec, "Text")

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tunesmith.training.plan import TrainPlan
+
 from tunesmith_trainer.errors import DataError
 
 if TYPE_CHECKING:
@@ -33,6 +35,11 @@ def key_of(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+def cache_of(plan: TrainPlan) -> Cache:
+    """The cache that a plan says."""
+    return Cache(Path("/tmp" if plan.training.data_cache == "Local" else plan.output.path) / "cache")
+
+
 @dataclass(frozen=True)
 class Cache:
     """A folder of entries; without one, tables are held in memory."""
@@ -44,6 +51,7 @@ class Cache:
         batches and fills the notes. Raises what `make` raises.
         """
         from datasets import Dataset
+        from datasets.table import InMemoryTable
         from pyarrow import Table
 
         if self.folder is None:
@@ -62,7 +70,9 @@ class Cache:
                     if failed:
                         raise DataError(failed)
                     self.write(entry, make)
-        return Dataset.from_file(str(entry / TABLE)), json.loads((entry / NOTES).read_text())
+        mapped = Dataset.from_file(str(entry / TABLE)).data.table
+        # Without the file's name: `datasets` would write what is made of it (packed rows) beside it.
+        return Dataset(InMemoryTable(mapped), fingerprint=key), json.loads((entry / NOTES).read_text())
 
     def write(self, entry: Path, make: Callable[[Notes], Batches]) -> None:
         """Make an entry."""

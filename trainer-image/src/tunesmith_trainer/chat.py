@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.training.plan import ChatPlan
@@ -42,6 +43,12 @@ def chat_of(tokenizer: PreTrainedTokenizerFast) -> Chat:
     """The Chat that `set_up` left with a tokenizer."""
     found: Chat = getattr(tokenizer, "chat", None) or Chat()
     return found
+
+
+def digest_of(tokenizer: Any) -> list[Any] | None:
+    """All that decides how a conversation becomes tokens; None where it is not known of a tokenizer."""
+    files = getattr(tokenizer, "files_digest", None)
+    return files and [files, tokenizer.chat_template, asdict(chat_of(tokenizer)), version("transformers")]
 
 
 def set_up(tokenizer: Any, plan: ChatPlan, ends: Sequence[int] = ()) -> None:

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from tunesmith_trainer import chat
-from tunesmith_trainer.chat import ANSWER, THINK, need_template, template_errors
+from tunesmith_trainer.chat import ANSWER, THINK, template_errors
 from tunesmith_trainer.data import Row
 from tunesmith_trainer.errors import DataError
 from tunesmith_trainer.media import media_of
@@ -38,22 +38,6 @@ NO_REASONING = re.compile(rf"\s*({THINK})?\s*{ANSWER}\n{{0,2}}")
 Ids = np.ndarray[tuple[int], np.dtype[np.int32]]
 
 
-@dataclass
-class Tokens:
-    """Tokenised rows: token ids and labels, one array of each per row and of equal length. A label is the token
-    itself where it is learned, else -100.
-    """
-
-    input_ids: list[Ids] = field(default_factory=list)
-    labels: list[Ids] = field(default_factory=list)
-    cut: int = 0
-    """Rows that were longer than the limit."""
-    dropped: int = 0
-    """Rows of which nothing to learn was left within the limit, or that would have lost part of an image."""
-    media: list[list[int]] | None = None
-    """The numbers of each row's media, where there are any."""
-
-
 @dataclass(frozen=True)
 class Learned:
     """A text to learn from."""
@@ -65,6 +49,17 @@ class Learned:
     """The character ranges that are learned."""
 
 
+class Coded(NamedTuple):
+    """A text as tokens."""
+
+    place: int
+    """Of its row among those that were given."""
+    row: Row
+    """What is rendered in it."""
+    ids: Ids
+    labels: Ids
+
+
 @dataclass(frozen=True)
 class Masker:
     """Finds the learned parts of a row's text by the tokenizer's chat template."""
@@ -73,6 +68,12 @@ class Masker:
     loss_on: LossOn
     empty_reasoning: bool = True
     """Whether it is learned that a turn has no reasoning, where the template writes so."""
+
+    @property
+    def key(self) -> Any:
+        """All that the labels depend on beside the rows, for a cache; None where a tokenizer does not say."""
+        told = chat.digest_of(self.tokenizer)
+        return told and [told, self.loss_on, self.empty_reasoning]
 
     def render(self, row: Row, count: int, prompt: bool = False) -> str:
         """The first `count` messages as the model sees them; with `prompt`, up to where it would begin to answer."""
@@ -206,11 +207,10 @@ class Masker:
         eos = str(self.tokenizer.eos_token)
         return replace(one, text=one.text + eos, spans=[*one.spans[:-1], (start, len(one.text) + len(eos))])
 
-    def tokens(self, rows: Sequence[Row]) -> Iterator[tuple[Row, Ids, Ids]]:
-        """(what is rendered, ids, labels) of each row's texts. Conversations carry the template's special tokens, text
-        the tokenizer's own.
-        """
-        found = [expanded(one, self.tokenizer) for row in rows for one in self.texts(row)]
+    def tokens(self, rows: Sequence[Row]) -> Iterator[Coded]:
+        """Each row's texts as tokens. Conversations carry the template's special tokens, text the tokenizer's own."""
+        every = [(place, expanded(one, self.tokenizer)) for place, row in enumerate(rows) for one in self.texts(row)]
+        found = [one for _, one in every]
         coded: list[tuple[Ids, Ids]] = [(np.empty(0, np.int32),) * 2] * len(found)
         for special in (False, True):
             chosen = [at for at, one in enumerate(found) if bool(one.row.text) == special]
@@ -224,7 +224,7 @@ class Masker:
             )
             for at, ids, offsets in zip(chosen, made["input_ids"], made["offset_mapping"], strict=True):
                 coded[at] = mask(ids, offsets, found[at].spans)
-        return ((one.row, ids, labels) for one, (ids, labels) in zip(found, coded, strict=True))
+        return (Coded(place, one.row, *both) for (place, one), both in zip(every, coded, strict=True))
 
 
 def answers_of(row: Row) -> list[int]:
@@ -279,73 +279,6 @@ def numbers_of(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> list[
     return [multimodal.numbers(media) for media in found]
 
 
-@dataclass
-class Answers:
-    """Prompts and answers as token ids; an answer ends with the end-of-turn token."""
-
-    prompts: list[list[int]] = field(default_factory=list)
-    answers: list[tuple[list[int], ...]] = field(default_factory=list)
-    """The answers to each prompt, as many for all."""
-    kept: list[int] = field(default_factory=list)
-    """Which rows they are."""
-    media: dict[str, list[list[int]]] = field(default_factory=dict)
-    """A column with the numbers of their media, if any has some."""
-    cut: int = 0
-    dropped: int = 0
-
-    def summary(self) -> str:
-        """For people."""
-        tokens = sum(len(p) * len(a) + sum(map(len, a)) for p, a in zip(self.prompts, self.answers, strict=True))
-        return (
-            f"{len(self.kept)} rows, {tokens} tokens; {self.cut} cut to maxLength, {self.dropped} left out as "
-            "no answer remained within it"
-        )
-
-
-def last_turn(ids: Ids, labels: Ids) -> tuple[list[int], list[int]]:
-    """(tokens before the answer, the answer's)."""
-    [learned] = np.nonzero(labels != IGNORED)
-    begin, end = int(learned[0]), int(learned[-1]) + 1
-    return ids[:begin].tolist(), ids[begin:end].tolist()
-
-
-def split_answers(
-    rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, max_length: int, rejected: bool = False
-) -> Answers:
-    """The last assistant's turn of `rows`, and with `rejected` the worse one after the same prompt, cut at the end to
-    `max_length` tokens in all. Rows without an answer within it are left out.
-    """
-    need_template(rows, tokenizer)
-    masker, result = Masker(tokenizer, "LastAssistant"), Answers()
-    rendered: list[Row] = []
-    for begin in range(0, len(rows), BATCH):
-        batch = rows[begin : begin + BATCH]
-        coded = list(masker.tokens(batch))
-        sides = [[last_turn(ids, labels) for _, ids, labels in coded]]
-        if rejected:
-            worse = masker.tokens([replace(row, messages=row.rejected) for row in batch])
-            sides.append([last_turn(ids, labels) for _, ids, labels in worse])
-        for number, row in enumerate(zip(*sides, strict=True), begin):
-            # Tokens may merge across the prompt's end: the prompt is what is the same on all sides.
-            prompt = common([before for before, _ in row])
-            answers = [(before + answer)[len(prompt) :] for before, answer in row]
-            room = max_length - len(prompt)
-            result.cut += any(len(answer) > room for answer in answers)
-            answers = [answer[: max(room, 0)] for answer in answers]
-            if all(answers):
-                result.prompts.append(prompt)
-                result.answers.append(tuple(answers))
-                result.kept.append(number)
-                rendered.append(coded[number - begin][0])
-            else:
-                result.dropped += 1
-    if not result.kept:
-        raise DataError(f"no answer is left of {len(rows)} rows within spec.training.maxLength {max_length}: raise it")
-    if numbers := numbers_of(rendered, tokenizer):
-        result.media = {"media": numbers}
-    return result
-
-
 def common(sides: Sequence[Any]) -> Any:
     """The longest beginning that all have."""
     length = 0
@@ -354,35 +287,3 @@ def common(sides: Sequence[Any]) -> Any:
             break
         length += 1
     return sides[0][:length]
-
-
-def tokenize(rows: Sequence[Row], masker: Masker, max_length: int) -> Tokens:
-    """Ids and labels of `rows`, cut at the end to `max_length` tokens. Rows without labels are left out."""
-    need_template(rows, masker.tokenizer)
-    result, kept = Tokens(), []
-    for begin in range(0, len(rows), BATCH):
-        for row, ids, labels in masker.tokens(rows[begin : begin + BATCH]):
-            result.cut += len(ids) > max_length
-            whole = len(ids) <= max_length or not media_of(row.messages, row.parts)
-            ids, labels = ids[:max_length], labels[:max_length]
-            if whole and (labels != IGNORED).any():
-                result.input_ids.append(ids)
-                result.labels.append(labels)
-                kept.append(row)
-            else:
-                result.dropped += 1
-    if not result.input_ids:
-        raise DataError(
-            f"nothing to learn is left of {len(rows)} rows within spec.training.maxLength {max_length} "
-            f"({result.cut} of them are longer): raise it"
-        )
-    result.media = numbers_of(kept, masker.tokenizer)
-    return result
-
-
-def columns(tokens: Tokens) -> dict[str, Any]:
-    """`tokens` as columns of an Arrow table: int32 lists `input_ids` and `labels`."""
-    import pyarrow as arrow
-
-    lists = {"input_ids": tokens.input_ids, "labels": tokens.labels, "media": tokens.media}
-    return {name: arrow.array(v, type=arrow.list_(arrow.int32())) for name, v in lists.items() if v is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -102,7 +103,18 @@ def load_tokenizer(place: Place, chat: ChatPlan | None = None) -> PreTrainedToke
 
     tokenizer.multimodal = load_processor(place, config_of(place))
     set_up(tokenizer, chat or ChatPlan(), ends_of(place))
+    tokenizer.files_digest = digest_of(place)
     return tokenizer  # type: ignore[no-any-return]
+
+
+def digest_of(place: Place) -> str:
+    """The hash of all of a model's small files that tokens may depend on."""
+    found = hashlib.sha256()
+    folder = Path(place.path)
+    for path in sorted({path for pattern in (*COMPANIONS, "config.json") for path in folder.glob(pattern)}):
+        if path.is_file():
+            found.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    return found.hexdigest()
 
 
 def ends_of(place: Place) -> list[int]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.api.methods import MethodType
 from tunesmith.training.plan import DatasetPlan, TrainPlan, ValidationPlan
 
-from tunesmith_trainer.cache import Cache, Notes, key_of
+from tunesmith_trainer.cache import Cache, Notes, cache_of, key_of
 from tunesmith_trainer.data import Reader, Row, unfilled
 from tunesmith_trainer.errors import DataError
 from tunesmith_trainer.files import Split, data_files, read_file
@@ -61,9 +61,8 @@ class Data:
 
 def read_plan(plan: TrainPlan) -> Data:
     """The data of a plan, by its cache."""
-    folder = Path("/tmp" if plan.training.data_cache == "Local" else plan.output.path) / "cache"
     return read_datasets(
-        plan.datasets, plan.method.type, plan.training.seed, plan.validation, Cache(folder),
+        plan.datasets, plan.method.type, plan.training.seed, plan.validation, cache_of(plan),
         plan.training.stopping_strategy,
     )  # fmt: skip
 

@@ -22,6 +22,7 @@ from tunesmith_trainer.lifecycle import Lifecycle
 from tunesmith_trainer.masks import Learned, expanded, numbers_of, raw
 from tunesmith_trainer.multimodal import processor_of
 from tunesmith_trainer.order import Order
+from tunesmith_trainer.tokens import Limit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -77,12 +78,13 @@ def coded(row: Row, tokenizer: PreTrainedTokenizerFast) -> tuple[str, list[int]]
     return text, list(ids)
 
 
-def prompts(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, max_length: int, answer: int) -> Prompts:
-    """The prompts of `rows`, each of which leaves room for `answer` tokens within `max_length`."""
+def prompts(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, limit: Limit, answer: int) -> Prompts:
+    """The prompts of `rows`, each of which leaves room for `answer` tokens within the limit."""
     found = Prompts()
     for row in rows:
         text, ids = coded(row, tokenizer)
-        if len(ids) + answer > max_length or not ids:
+        if len(ids) + answer > limit.tokens or not ids:
+            limit.refuse(row, len(ids) + answer)
             found.dropped += 1
         else:
             found.rows.append(row)
@@ -91,7 +93,7 @@ def prompts(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, max_length:
     if not found.rows:
         raise DataError(
             f"none of {len(rows)} prompts leaves room for an answer of maxCompletionLength {answer} within "
-            f"spec.training.maxLength {max_length}: raise maxLength, or lower maxCompletionLength"
+            f"spec.training.maxLength {limit.tokens}: raise maxLength, or lower maxCompletionLength"
         )
     found.media = numbers_of([replace(row, messages=tuple(asked(row))) for row in found.rows], tokenizer)
     return found

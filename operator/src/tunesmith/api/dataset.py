@@ -66,7 +66,7 @@ class Dataset(Model):
     """How often its rows are drawn, against the weights of the other datasets (default 1). Where any dataset has one,
     datasets are mixed as training.stoppingStrategy says; else they are put one after the other."""
     strict: bool = True
-    """false: rows that cannot be read or rendered are left out, counted, and listed in the run's `dropped.jsonl`."""
+    """false: rows that cannot be read are left out, counted, and listed in the run's `dropped.jsonl`."""
     variables: Annotated[dict[str, Annotated[str, Field(max_length=1024)]], Field(max_length=32)] | None = None
     """Texts that replace `{{KEY}}` in every row."""
 

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 from tunesmith.api.base import ClaimUri, Model, rule, rules
 
 Optimizer = Literal["AdamW", "AdamW8bit", "PagedAdamW8bit", "Adafactor", "GaLore", "APOLLO"]
+Truncation = Literal["Right", "Left", "Drop", "Split", "Error"]
 LearningRate = Annotated[float, Field(gt=0, le=10)]
 
 
@@ -49,7 +50,11 @@ class Training(Model):
     micro_batch_size: Annotated[int, Field(ge=1, le=4096)] = 1
     """Rows that one process holds at a time."""
     max_length: Annotated[int, Field(ge=8, le=10_000_000)] = 2048
-    """Tokens of one row; longer ones are cut at the end."""
+    """Tokens of one row."""
+    truncation: Truncation = "Right"
+    """What becomes of longer rows. Right: they are cut at the end. Left: at the beginning; of a pair, the prompt's.
+    Drop: they are left out. Split: they become several rows, for PreTraining and SFT. Error: the job ends. Rows with
+    media are left out in any case, and so are GRPO's, PPO's and GKD's prompts without room for an answer."""
     data_cache: Literal["Store", "Local"] = "Store"
     """Where rows are kept once they are read. Store: under `cache` of the artefacts' store, for all jobs and nodes.
     Local: in each pod, for its processes and no longer."""

@@ -139,6 +139,18 @@ RULES = (
         "use another type",
     ),
     Rule(
+        lambda spec: spec.training.truncation == "Split" and spec.method.type not in {"PreTraining", "SFT"},
+        "spec.training.truncation",
+        "only rows of PreTraining and SFT can be learned in parts",
+        "use Right, Left, Drop or Error",
+    ),
+    Rule(
+        lambda spec: spec.training.truncation == "Left" and spec.method.type in {"GRPO", "PPO", "GKD", "Reranker"},
+        "spec.training.truncation",
+        "prompts that are answered, and pairs of a query and a document, are not cut at their beginning",
+        "use Right, Drop or Error",
+    ),
+    Rule(
         lambda spec: spec.training.packing == "Always" and spec.method.type not in {"PreTraining", "SFT"},
         "spec.training.packing",
         "only PreTraining and SFT can put several rows into one sequence",

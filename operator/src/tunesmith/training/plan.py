@@ -11,7 +11,7 @@ from tunesmith.api.chat import ChatTemplate
 from tunesmith.api.dataset import Columns, EarlyStopping
 from tunesmith.api.mergejob import Combine
 from tunesmith.api.methods import Method
-from tunesmith.api.training import Optimizer
+from tunesmith.api.training import Optimizer, Truncation
 from tunesmith.api.tuner import Peft, TunerType
 from tunesmith.training.location import locate
 
@@ -128,6 +128,7 @@ class TrainingPlan(Model):
     micro_batch_size: int
     gradient_accumulation_steps: int
     max_length: int
+    truncation: Truncation = "Right"
     data_cache: Literal["Store", "Local"] = "Store"
     stopping_strategy: Literal["FirstExhausted", "AllExhausted"] = "FirstExhausted"
     packing: bool

@@ -18,6 +18,7 @@ from tunesmith_trainer.methods.embedding import pool
 from tunesmith_trainer.methods.preferences import padded
 from tunesmith_trainer.methods.reranker import paired
 from tunesmith_trainer.multimodal import processor_of
+from tunesmith_trainer.tokens import Limit
 
 if TYPE_CHECKING:
     import torch
@@ -32,12 +33,19 @@ def judged(rows: Sequence[Row], loaded: Loaded, batch_size: int) -> list[dict[st
     return [{"row": row.where, **one} for row, one in zip(rows, work(rows, loaded, batch_size), strict=True)]
 
 
+def limit_of(loaded: Loaded) -> Limit:
+    """As in training; but what training leaves out or refuses is judged by what is kept of it."""
+    plan = loaded.subject.plan
+    left = plan is not None and plan.training.truncation == "Left"
+    return Limit(loaded.subject.max_length, "Left" if left else "Right")
+
+
 def read(content: Content, row: Row, loaded: Loaded) -> Text:
     """A text or a conversation, cut as in training."""
-    most = loaded.subject.max_length
-    ids = encode(content, loaded.tokenizer, row, most)
+    limit = limit_of(loaded)
+    ids = encode(content, loaded.tokenizer, row, limit)
     if not ids:
-        raise DataError(f"{row.where}: with its media it is longer than {most} tokens")
+        raise DataError(f"{row.where}: with its media it is longer than {limit.tokens} tokens")
     return ids, media_of(content)
 
 
@@ -105,7 +113,7 @@ def orders(rows: Sequence[Row], loaded: Loaded, batch_size: int) -> Iterator[dic
     for row in rows:
         query = row.messages or row.text
         for document in (*row.positives, *row.negatives):
-            ids = paired(query, document, loaded.tokenizer, row, loaded.subject.max_length)
+            ids = paired(query, document, loaded.tokenizer, row, limit_of(loaded))
             if not ids:
                 raise DataError(f"{row.where}: with its media it is longer than {loaded.subject.max_length} tokens")
             texts.append((ids, [*media_of(query), *media_of(document)]))

@@ -20,6 +20,7 @@ from tunesmith_trainer.methods import Prepared
 from tunesmith_trainer.methods.classifiers import Classifier, column, encode, load, pad_rows
 from tunesmith_trainer.methods.metered import Metered
 from tunesmith_trainer.methods.preferences import padded
+from tunesmith_trainer.tokens import Limit
 
 __all__ = ["CONFIG", "TASK", "TRAINER", "load", "prepare"]
 
@@ -85,8 +86,9 @@ def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizer
     """Tokens and labels."""
     options = plan.method.classification
     assert options
-    pad, most = padded(tokenizer), plan.training.max_length
-    every = [(row, encode(row.messages or row.text, tokenizer, row, most)) for row in rows]
+    pad, limit = padded(tokenizer), Limit.of(plan)
+    most = limit.tokens
+    every = [(row, encode(row.messages or row.text, tokenizer, row, limit)) for row in rows]
     kept, ids = [row for row, one in every if one], [one for _, one in every if one]
     if not kept:
         raise DataError(f"all {len(rows)} rows are longer than spec.training.maxLength {most}: raise it")
@@ -102,7 +104,7 @@ def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizer
 
     summary = (
         f"{len(kept)} rows, {sum(map(len, ids))} tokens; {sum(len(one) == most for one in ids)} fill maxLength, "
-        f"{len(rows) - len(kept)} with media left out as longer"
+        f"{len(rows) - len(kept)} left out as longer"
     )
     more, collator = adding(tokenizer, collate)
     return Prepared(dataset, summary, more, {"processing_class": tokenizer, "data_collator": collate, **collator})

@@ -19,6 +19,7 @@ from tunesmith_trainer.media import media_of, spelled, text_of
 from tunesmith_trainer.methods.preferences import padded
 from tunesmith_trainer.model import load_model, load_tokenizer
 from tunesmith_trainer.multimodal import processor_of
+from tunesmith_trainer.tokens import Limit
 
 PROBLEMS = {
     "SingleLabel": "single_label_classification", "MultiLabel": "multi_label_classification",
@@ -82,16 +83,33 @@ def plain(content: Content, tokenizer: PreTrainedTokenizerFast) -> str:
     return "\n".join(str(spell(message["content"])) for message in content)
 
 
-def encode(content: Content, tokenizer: PreTrainedTokenizerFast, row: Row, max_length: int) -> list[int]:
-    """Token ids of a text or a conversation, cut at the end; none where media would be cut."""
+def encode(content: Content, tokenizer: PreTrainedTokenizerFast, row: Row, limit: Limit) -> list[int]:
+    """Token ids of a text or a conversation within the limit; none where nothing of it may be kept."""
     text, special = written(content, tokenizer, row)
     media = media_of(content)
     if media:
         text, _ = processor_of(tokenizer, row, media).expand(text, [], media, row.where)
-    ids: Any = tokenizer(text, add_special_tokens=special, truncation=not media, max_length=max_length)["input_ids"]
+    ids: Any = tokenizer(text, add_special_tokens=special)["input_ids"]
     if not ids:
         raise DataError(f"{row.where}: there are no tokens in it; leave the row out")
-    return list(ids) if len(ids) <= max_length else []
+    if len(ids) <= limit.tokens:
+        return list(ids)
+    limit.refuse(row, len(ids))
+    if media or limit.truncation == "Drop":
+        return []
+    return shortened(tokenizer, [text], special, limit)
+
+
+def shortened(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], special: bool, limit: Limit) -> list[int]:
+    """A text, or two as a pair, cut by the tokenizer, which keeps its own special tokens at the ends."""
+    side = tokenizer.truncation_side
+    tokenizer.truncation_side = "left" if limit.truncation == "Left" else "right"
+    try:
+        found: Any = tokenizer(*texts, add_special_tokens=special, truncation=True, max_length=limit.tokens)
+    finally:  # the artefact's tokenizer is the model's
+        tokenizer.truncation_side = side
+        tokenizer.backend_tokenizer.no_truncation()
+    return list(found["input_ids"])
 
 
 def column(media: Sequence[Any], tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class TRAINER(Held, DPOTrainer):
 
 def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> Prepared:
     """Prompts and both answers as tokens."""
-    dataset, summary = pairs(rows, tokenizer, plan.training.max_length)
+    dataset, summary = pairs(plan, rows, tokenizer)
     # The plan's dropout holds; max_length is kept already.
     arguments = {**losses(plan.method.dpo or DPO()), "max_length": None, "disable_dropout": False}
     more, collator = adding(tokenizer, DataCollatorForPreference(pad_token_id=padded(tokenizer)), twice)

@@ -23,6 +23,7 @@ from tunesmith_trainer.methods.classifiers import column, encode, pad_rows
 from tunesmith_trainer.methods.metered import Metered
 from tunesmith_trainer.methods.preferences import padded
 from tunesmith_trainer.model import load_model
+from tunesmith_trainer.tokens import Limit
 
 CONFIG = TrainingArguments
 TASK = "FEATURE_EXTRACTION"
@@ -179,7 +180,7 @@ def texts_of(examples: Sequence[dict[str, Any]]) -> list[list[int]]:
 
 def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> Prepared:
     """Tokens of anchors and documents; a row with several positives becomes as many rows."""
-    options, most, pad = plan.method.embedding or Embedding(), plan.training.max_length, padded(tokenizer)
+    options, limit, pad = plan.method.embedding or Embedding(), Limit.of(plan), padded(tokenizer)
     pairs = options.loss != "InfoNCE"
     columns: dict[str, list[Any]] = {"anchor": [], "documents": [], "target": []}
     media: list[Any] = []
@@ -189,10 +190,10 @@ def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizer
             raise DataError(f"{row.where}: no label; expected one beside the pair, as loss is {options.loss}")
         if options.loss == "Contrastive" and row.label not in (0, 1):
             raise DataError(f"{row.where}: the label is {row.label}; expected 1 (alike) or 0, as loss is Contrastive")
-        anchor = encode(row.messages or row.text, tokenizer, row, most)
-        negatives = [] if pairs else [encode(one, tokenizer, row, most) for one in row.negatives]
+        anchor = encode(row.messages or row.text, tokenizer, row, limit)
+        negatives = [] if pairs else [encode(one, tokenizer, row, limit) for one in row.negatives]
         for positive in row.positives:
-            documents = [encode(positive, tokenizer, row, most), *negatives]
+            documents = [encode(positive, tokenizer, row, limit), *negatives]
             if not anchor or not all(documents):
                 dropped += 1
                 continue
@@ -214,11 +215,11 @@ def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizer
         return batch
 
     if not media:
-        raise DataError(f"all {len(rows)} rows are longer than spec.training.maxLength {most}: raise it")
+        raise DataError(f"all {len(rows)} rows are longer than spec.training.maxLength {limit.tokens}: raise it")
     dataset = Dataset.from_dict({**columns, **column(media, tokenizer)})
     tokens = sum(map(len, columns["anchor"])) + sum(len(d) for row in columns["documents"] for d in row)
     more, collator = adding(tokenizer, collate, texts_of)
     return Prepared(
-        dataset, f"{len(dataset)} pairs, {tokens} tokens; {dropped} with media left out as longer than maxLength", more,
+        dataset, f"{len(dataset)} pairs, {tokens} tokens; {dropped} left out as longer than maxLength", more,
         {"processing_class": tokenizer, "data_collator": collate, **collator},
     )  # fmt: skip

@@ -19,6 +19,7 @@ from tunesmith_trainer.masks import IGNORED, Masker
 from tunesmith_trainer.methods import Prepared
 from tunesmith_trainer.methods.causal import TASK, load
 from tunesmith_trainer.model import check_files, config_of, load_model, load_tokenizer
+from tunesmith_trainer.tokens import Limit
 
 __all__ = ["CONFIG", "TASK", "TRAINER", "load", "prepare"]
 
@@ -68,7 +69,7 @@ def answers(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizer
                 "spec.method.gkd.onPolicy 1, which needs prompts only"
             )
     coded = Masker(tokenizer, "LastAssistant").tokens(rows)
-    return [ids[labels != IGNORED].tolist() for _, ids, labels in coded]
+    return [one.ids[one.labels != IGNORED].tolist() for one in coded]
 
 
 def vocabulary(config: dict[str, Any]) -> int | None:
@@ -101,10 +102,10 @@ def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizer
     method = plan.method.gkd
     assert method
     check_teacher(plan, tokenizer)
-    longest = plan.training.max_length
-    found = rollouts.prompts(rows, tokenizer, longest, method.max_completion_length)
+    limit = Limit.of(plan)
+    found = rollouts.prompts(rows, tokenizer, limit, method.max_completion_length)
     given = answers(plan, found.rows, tokenizer)
-    given = [ids[: longest - len(prompt)] for ids, prompt in zip(given, found.ids, strict=False)]
+    given = [ids[: limit.tokens - len(prompt)] for ids, prompt in zip(given, found.ids, strict=False)]
     arguments: dict[str, Any] = {
         "max_completion_length": method.max_completion_length,
         "temperature": method.temperature,

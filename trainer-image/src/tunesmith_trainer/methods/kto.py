@@ -12,13 +12,14 @@ from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 from tunesmith.api.methods import KTO
 from tunesmith.training.plan import TrainPlan
 
+from tunesmith_trainer.cache import cache_of
 from tunesmith_trainer.collate import adding
 from tunesmith_trainer.data import Row
 from tunesmith_trainer.errors import DataError
-from tunesmith_trainer.masks import split_answers
 from tunesmith_trainer.methods import Prepared
 from tunesmith_trainer.methods.causal import TASK, load
 from tunesmith_trainer.methods.preferences import Held, padded
+from tunesmith_trainer.tokens import Limit, split_answers
 
 __all__ = ["CONFIG", "TASK", "TRAINER", "load", "prepare"]
 
@@ -34,7 +35,7 @@ def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizer
     TRL takes that from the row before in the file's order of micro-batches; here it is drawn once by the seed, the
     same whatever the order and the number of processes.
     """
-    found = split_answers(rows, tokenizer, plan.training.max_length)
+    found = split_answers(rows, tokenizer, Limit.of(plan), cache=cache_of(plan))
     count = len(found.kept)
     if count < 2:
         raise DataError("KTO needs two rows at least: each row's prompt is compared with another row's answer")

@@ -77,7 +77,7 @@ class TRAINER(Metered, Trainer):
 
 def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> Prepared:
     """Prompts and both answers as tokens."""
-    dataset, summary = pairs(rows, tokenizer, plan.training.max_length)
+    dataset, summary = pairs(plan, rows, tokenizer)
     collator = DataCollatorForPreference(pad_token_id=padded(tokenizer))
     more, media = adding(tokenizer, collator, twice)
     return Prepared(dataset, summary, more, {"processing_class": tokenizer, "data_collator": collator, **media})

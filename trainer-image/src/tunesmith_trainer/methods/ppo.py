@@ -22,6 +22,7 @@ from tunesmith_trainer import group, rewards, rollouts
 from tunesmith_trainer.data import Row
 from tunesmith_trainer.methods import Prepared
 from tunesmith_trainer.methods.causal import TASK, drop_copy, load
+from tunesmith_trainer.tokens import Limit
 
 __all__ = ["CONFIG", "TASK", "TRAINER", "load", "prepare"]
 
@@ -188,7 +189,7 @@ def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizer
     """Prompts, and the rewards of the answers to them."""
     policy = plan.method.ppo
     assert policy
-    found = rollouts.prompts(rows, tokenizer, plan.training.max_length, policy.rollout.max_completion_length)
+    found = rollouts.prompts(rows, tokenizer, Limit.of(plan), policy.rollout.max_completion_length)
     scores = rewards.build(plan.method, found.rows)
     arguments: dict[str, Any] = {
         **rollouts.sampling(policy.rollout),

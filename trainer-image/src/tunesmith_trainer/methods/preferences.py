@@ -12,16 +12,17 @@ from tunesmith.api.methods import MEMBERS
 from tunesmith.training.plan import TrainPlan
 
 from tunesmith_trainer import strategy
+from tunesmith_trainer.cache import cache_of
 from tunesmith_trainer.data import Row
 from tunesmith_trainer.lifecycle import Lifecycle
-from tunesmith_trainer.masks import split_answers
 from tunesmith_trainer.methods.causal import drop_copy
 from tunesmith_trainer.model import check_files, compute_dtype, load_model
+from tunesmith_trainer.tokens import Limit, split_answers
 
 
-def pairs(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, max_length: int) -> tuple[Dataset, str]:
+def pairs(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> tuple[Dataset, str]:
     """Rows as TRL's collator for preferences wants them, and a summary."""
-    found = split_answers(rows, tokenizer, max_length, rejected=True)
+    found = split_answers(rows, tokenizer, Limit.of(plan), rejected=True, cache=cache_of(plan))
     chosen, rejected = zip(*found.answers, strict=True)
     columns = {"prompt_ids": found.prompts, "chosen_ids": chosen, "rejected_ids": rejected, **found.media}
     return Dataset.from_dict(columns), found.summary()

@@ -17,10 +17,11 @@ from tunesmith_trainer.data import Content, Row
 from tunesmith_trainer.errors import DataError
 from tunesmith_trainer.media import media_of
 from tunesmith_trainer.methods import Prepared
-from tunesmith_trainer.methods.classifiers import Classifier, column, load, pad_rows, plain
+from tunesmith_trainer.methods.classifiers import Classifier, column, load, pad_rows, plain, shortened
 from tunesmith_trainer.methods.metered import Metered
 from tunesmith_trainer.methods.preferences import padded
 from tunesmith_trainer.multimodal import processor_of
+from tunesmith_trainer.tokens import Limit
 
 __all__ = ["CONFIG", "TASK", "TRAINER", "load", "prepare"]
 
@@ -60,15 +61,20 @@ class TRAINER(Classifier, Metered, Trainer):
         return rank_loss(options.loss, scores, real), {"recall@1": first_of(scores, real)}
 
 
-def paired(query: Content, document: Content, tokenizer: PreTrainedTokenizerFast, row: Row, most: int) -> list[int]:
-    """Tokens of a query and a document. The longer is cut; none where one with media is too long."""
+def paired(query: Content, document: Content, tokenizer: PreTrainedTokenizerFast, row: Row, limit: Limit) -> list[int]:
+    """Tokens of a query and a document. The longer is cut; none where nothing of them may be kept."""
     media = media_of(query), media_of(document)
     sides = [plain(one, tokenizer) for one in (query, document)]
     if any(media):
         multimodal = processor_of(tokenizer, row, [*media[0], *media[1]])
         sides = [multimodal.expand(text, [], own, row.where)[0] for text, own in zip(sides, media, strict=True)]
-    coded: Any = tokenizer(*sides, truncation=not any(media), max_length=most)["input_ids"]
-    return list(coded) if len(coded) <= most else []
+    coded: Any = tokenizer(*sides)["input_ids"]
+    if len(coded) > limit.tokens:
+        limit.refuse(row, len(coded))
+        if any(media) or limit.truncation == "Drop":
+            return []
+        return shortened(tokenizer, sides, True, limit)
+    return list(coded)
 
 
 def pairs_of(examples: Sequence[dict[str, Any]]) -> list[list[int]]:
@@ -89,7 +95,7 @@ def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizer
             )
         for positive in row.positives:
             query, every = row.messages or row.text, (positive, *row.negatives)
-            coded = [paired(query, one, tokenizer, row, plan.training.max_length) for one in every]
+            coded = [paired(query, one, tokenizer, row, Limit.of(plan)) for one in every]
             if all(coded):
                 documents.append(coded)
                 media.append([[*media_of(query), *media_of(one)] for one in every])
@@ -106,9 +112,7 @@ def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizer
 
     count = sum(map(len, documents))
     tokens = sum(len(d) for q in documents for d in q)
-    summary = (
-        f"{len(documents)} queries with {count} documents, {tokens} tokens; {dropped} with media left out as longer"
-    )
+    summary = f"{len(documents)} queries with {count} documents, {tokens} tokens; {dropped} left out as longer"
     more, collator = adding(tokenizer, collate, pairs_of)
     return Prepared(
         Dataset.from_dict({"documents": documents, **column(media, tokenizer)}), summary, more,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from datasets import Dataset
@@ -20,6 +21,7 @@ from tunesmith_trainer.media import media_of
 from tunesmith_trainer.methods import Prepared
 from tunesmith_trainer.methods.classifiers import Classifier, column, encode, load
 from tunesmith_trainer.methods.preferences import padded
+from tunesmith_trainer.tokens import Limit
 
 __all__ = ["CONFIG", "TASK", "TRAINER", "load", "prepare"]
 
@@ -40,20 +42,22 @@ def sides_of(examples: Sequence[dict[str, Any]]) -> list[list[int]]:
 
 
 def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> Prepared:
-    """Both conversations as tokens. A conversation that is too long is left out: its end is what is judged."""
+    """Both conversations as tokens. One that is too long is left out, or cut at its beginning: its end is judged."""
     need_template(rows, tokenizer)
-    most = plan.training.max_length
+    limit = Limit.of(plan)
+    if limit.truncation == "Right":
+        limit = replace(limit, truncation="Drop")
     columns: dict[str, list[Any]] = {"chosen_ids": [], "rejected_ids": [], "margin": []}
     media: list[Any] = []
     for row in rows:
-        sides = [encode(side, tokenizer, row, most + 1) for side in (row.messages, row.rejected)]
-        if max(map(len, sides)) <= most and all(sides):
+        sides = [encode(side, tokenizer, row, limit) for side in (row.messages, row.rejected)]
+        if all(sides):
             media.append([media_of(row.messages), media_of(row.rejected)])
             for name, value in zip(columns, (*sides, row.margin or 0.0), strict=True):
                 columns[name].append(value)
     left = len(columns["margin"])
     if not left:
-        raise DataError(f"all {len(rows)} rows are longer than spec.training.maxLength {most}: raise it")
+        raise DataError(f"all {len(rows)} rows are longer than spec.training.maxLength {limit.tokens}: raise it")
     if not any(columns["margin"]):
         del columns["margin"]
     columns |= column(media, tokenizer)
