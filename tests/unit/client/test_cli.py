@@ -13,10 +13,11 @@ import yaml
 from rich.console import Console
 from tunesmith import FineTuneJob, Invalid, ModelDeployment
 from tunesmith.api.methods import MEMBERS
-from tunesmith.cli import show, starters
+from tunesmith.cli import show
 from tunesmith.cli.app import app
 from tunesmith.cli.files import assign
 from tunesmith.cli.submit import datasets
+from tunesmith.client import starters
 from tunesmith.client.preview import preview
 from tunesmith.client.resources import read
 from tunesmith.decide import reasons

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tunesmith import __version__
-from tunesmith.cli import change, chat, doctor, explain, look, submit, watch
+from tunesmith.cli import change, chat, console, doctor, explain, look, submit, watch
 
 app = typer.Typer(
     name="tunesmith",
@@ -31,5 +31,5 @@ def options(
     """Fine-tune, merge and serve language models on Kubernetes."""
 
 
-for part in (submit, look, watch, change, chat, explain, doctor):
+for part in (submit, look, watch, change, chat, console, explain, doctor):
     part.register(app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,10 +10,10 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from tunesmith.cli import files, show, starters
+from tunesmith.cli import files, show
 from tunesmith.cli.session import Session, command
 from tunesmith.cli.watch import follow
-from tunesmith.client import Invalid
+from tunesmith.client import Invalid, starters
 from tunesmith.client.resources import AnyResource, read
 from tunesmith.settings import Settings
 
@@ -187,13 +188,22 @@ def send(
         follow(session, found)
 
 
+def read_config(path: Path) -> dict[str, Any]:
+    """A model's config.json, given as the file or its folder."""
+    try:
+        found: dict[str, Any] = json.loads((path / "config.json" if path.is_dir() else path).read_text())
+    except (OSError, ValueError) as error:
+        raise Invalid(f"--model-config {path}: {error}", "give a model's folder or its config.json") from error
+    return found
+
+
 def show_preview(session: Session, one: AnyResource, config: Path | None) -> None:
     """The plan, the memory and the pods."""
     from rich.syntax import Syntax
 
     from tunesmith.client.preview import preview
 
-    seen = preview(one, Settings(), session.namespace or "default", config)
+    seen = preview(one, Settings(), session.namespace or "default", read_config(config) if config else None)
     data = {
         "resource": one.manifest(),
         "plan": seen.plan.body() if seen.plan else None,

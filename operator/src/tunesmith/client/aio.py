@@ -29,12 +29,19 @@ Messages = str | Sequence[Mapping[str, Any]]
 
 
 class AsyncClient:
-    """Used as `async with AsyncClient() as client`. `namespace`: by default that of the kubeconfig's context."""
+    """Used as `async with AsyncClient() as client`. `namespace`: by default that of the kubeconfig's context.
+    `connection`: in place of one that the kubeconfig describes.
+    """
 
     def __init__(
-        self, namespace: str | None = None, *, context: str | None = None, kubeconfig: str | None = None
+        self,
+        namespace: str | None = None,
+        *,
+        context: str | None = None,
+        kubeconfig: str | None = None,
+        connection: Connection | None = None,
     ) -> None:
-        self.connection = Connection(kubeconfig, context)
+        self.connection = connection or Connection(kubeconfig, context)
         self._namespace = namespace
         self._open = False
 

@@ -62,12 +62,16 @@ class Invalid(Refused):
     """A field is wrong."""
 
     exit_code = 2
+    problems: Sequence[str] = ()
+    """Each with its field: `spec.nodes: …`."""
 
     @classmethod
     def fields(cls, what: str, problems: Sequence[str]) -> Invalid:
         """One message about all of the problems."""
         listed = "".join(f"\n  {one}" for one in problems)
-        return cls(f"{what} cannot be submitted:{listed}")
+        error = cls(f"{what} cannot be submitted:{listed}")
+        error.problems = problems
+        return error
 
 
 class Conflict(Refused):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from tunesmith.children.inspect import inspect_job
 from tunesmith.children.job import headless_service, merge_job, train_job
@@ -32,6 +31,7 @@ from tunesmith.training.planning import merge_plan, train_plan
 from tunesmith.training.report import Inspection
 
 UID = "00000000-0000-0000-0000-000000000000"
+FETCHED = frozenset({"hf", "https", "s3", "gs", "oci"})
 
 
 @dataclass(frozen=True)
@@ -47,16 +47,22 @@ class Preview:
     """The Kubernetes objects, pods' templates included."""
 
 
-def preview(resource: AnyResource, settings: Settings, namespace: str, config: Path | None = None) -> Preview:
-    """What would be made. `config`: config.json of the model where its address cannot be read from here. Raises
-    Invalid for what can be known from the spec to be impossible.
+def preview(
+    resource: AnyResource,
+    settings: Settings,
+    namespace: str,
+    config: Mapping[str, Any] | None = None,
+    schemes: Collection[str] = FETCHED,
+) -> Preview:
+    """What would be made. `config`: the model's config.json where its address cannot be read from here. `schemes`: of
+    the addresses that are. Raises Invalid for what can be known from the spec to be impossible.
     """
     owner = Owner(resource.kind, resource.metadata.namespace or namespace, resource.name, UID)
     resolved, notes = _resolved(resource, settings)
     try:
         match resource:
             case FineTuneJob():
-                return _train(resource, owner, resolved, settings, notes, config)
+                return _train(resource, owner, resolved, settings, notes, lambda uri: look(uri, config, schemes))
             case MergeJob():
                 job = Job(namespace=owner.namespace, name=owner.name, uid=UID)
                 plan = merge_plan(job, resource.spec, resolved, settings.default_store)
@@ -84,12 +90,12 @@ def _train(
     resolved: Mapping[tuple[str, str], str],
     settings: Settings,
     notes: list[str],
-    config: Path | None,
+    looked: Callable[[str], tuple[Inspection | None, str]],
 ) -> Preview:
     spec = resource.spec
     job = Job(namespace=owner.namespace, name=owner.name, uid=UID)
     plan = train_plan(job, spec, resolved, settings.default_store)
-    seen, why = look(plan.model.uri, config)
+    seen, why = looked(plan.model.uri)
     memory = preflight.choice(spec, plan, seen, None) if seen else None
     if memory:
         plan = plan.model_copy(update={"distribution": memory.distribution})
@@ -105,22 +111,21 @@ def _train(
     return Preview(plan, memory, notes, [*objects, train_job(owner, 1, spec, plan, settings, None)])
 
 
-def look(uri: str, config: Path | None) -> tuple[Inspection | None, str]:
+def look(uri: str, config: Mapping[str, Any] | None, schemes: Collection[str]) -> tuple[Inspection | None, str]:
     """What the model is, or why that cannot be told from here."""
-    if config:
-        path = config / "config.json" if config.is_dir() else config
-        try:
-            found = architecture.facts(json.loads(path.read_text()))
-        except (OSError, ValueError) as error:
-            raise Invalid(f"--model-config {config}: {error}", "give a model's folder or its config.json") from error
+    hint = "--model-config PATH, or the console's field for it, takes a copy of the model's config.json"
+    if config is not None:
+        found = architecture.facts(config)
         return Inspection(facts=found.facts, reason=found.reason), found.reason
     if not locate(uri).fetch:
-        return None, f"{uri} is inside the cluster; --model-config PATH takes a copy of the model's config.json"
+        return None, f"{uri} is inside the cluster; {hint}"
+    if urlsplit(uri).scheme not in schemes:
+        return None, f"{uri} is not read from here; {hint}"
     try:
         files = open_files(uri, {})
         return (inspect(uri, files), "") if files else (None, f"{uri} is an archive")
     except (FetchError, Refusal, OSError) as error:
-        return None, f"{error}; --model-config PATH takes a copy of the model's config.json"
+        return None, f"{error}; {hint}"
 
 
 def _serve(resource: ModelDeployment, owner: Owner, settings: Settings, notes: list[str]) -> Preview:

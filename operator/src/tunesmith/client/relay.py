@@ -17,38 +17,41 @@ SECONDS = 600.0
 PASSED = ("Content-Type", "Cache-Control")
 
 
+async def forward(
+    connection: Connection, request: web.Request, namespace: str, deployment: str, path: str
+) -> web.StreamResponse:
+    """The answer of a deployment's API to a request, streamed."""
+    target = f"{path_of('Service', namespace, f'{deployment}:{PORT_NAME}')}/proxy/v1/{path}"
+    body = await request.read()
+    try:
+        answer = connection.request(
+            request.method, target, json.loads(body) if body else None, query=dict(request.query), seconds=SECONDS
+        )
+        async with answer as upstream:
+            headers = {name: upstream.headers[name] for name in PASSED if name in upstream.headers}
+            response = web.StreamResponse(status=upstream.status, headers=headers)
+            await response.prepare(request)
+            async for chunk in upstream.content.iter_any():
+                await response.write(chunk)
+            await response.write_eof()
+            return response
+    except ApiError as error:
+        return web.json_response({"error": {"message": error.message, "code": error.status}}, status=error.status)
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        return web.json_response({"error": {"message": str(error), "code": 502}}, status=502)
+
+
 @asynccontextmanager
 async def relay(connection: Connection, namespace: str, deployment: str) -> AsyncIterator[str]:
     """The API's address, http://127.0.0.1:PORT/v1, while the block runs. It is bound to this machine, as that of
     `kubectl port-forward`; whoever can reach it can ask the models, and nothing else.
     """
-    target = f"{path_of('Service', namespace, f'{deployment}:{PORT_NAME}')}/proxy"
 
-    async def forward(request: web.Request) -> web.StreamResponse:
-        body = await request.read()
-        try:
-            answer = connection.request(
-                request.method,
-                f"{target}/v1/{request.match_info['rest']}",
-                json.loads(body) if body else None,
-                query=dict(request.query),
-                seconds=SECONDS,
-            )
-            async with answer as upstream:
-                headers = {name: upstream.headers[name] for name in PASSED if name in upstream.headers}
-                response = web.StreamResponse(status=upstream.status, headers=headers)
-                await response.prepare(request)
-                async for chunk in upstream.content.iter_any():
-                    await response.write(chunk)
-                await response.write_eof()
-                return response
-        except ApiError as error:
-            return web.json_response({"error": {"message": error.message, "code": error.status}}, status=error.status)
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            return web.json_response({"error": {"message": str(error), "code": 502}}, status=502)
+    async def pass_on(request: web.Request) -> web.StreamResponse:
+        return await forward(connection, request, namespace, deployment, request.match_info["rest"])
 
     app = web.Application()
-    app.router.add_route("*", "/v1/{rest:.*}", forward)
+    app.router.add_route("*", "/v1/{rest:.*}", pass_on)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
     await runner.setup()
     try:

@@ -1,0 +1,316 @@
+"""The HTTP, with the few answers of an API server that it needs: tests/console asks a real one, by a browser."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from tunesmith.client import AsyncClient
+from tunesmith.console import settings as console_settings
+from tunesmith.console.access import OwnKubeconfig, OwnToken
+from tunesmith.console.server import application
+from tunesmith.kube.connection import Connection
+from tunesmith.settings import Settings
+
+JOB = {
+    "apiVersion": "tunesmith.io/v1alpha1",
+    "kind": "FineTuneJob",
+    "metadata": {"name": "x"},
+    "spec": {
+        "model": {"uri": "pvc://models/x"},
+        "datasets": [{"uri": "pvc://data/rows.jsonl"}],
+        "method": {"type": "SFT"},
+    },
+}
+PLURALS = ("finetunejobs", "mergejobs", "modeldeployments")
+SPACE = "/api/namespaces/team"
+
+
+class Kubernetes:
+    """Knows the token `user`, and `reader`, who may only read the three kinds. Says who asked for what."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, str]] = []
+        self.bodies: list[Any] = []
+        live = {"uid": "u", "namespace": "team", "resourceVersion": "7", "creationTimestamp": "2026-01-01T00:00:00Z"}
+        managed = {"managedFields": [{"manager": "kubectl"}]}
+        self.job: dict[str, Any] = {**JOB, "metadata": {**JOB["metadata"], **live, **managed}}  # type: ignore[dict-item]
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        self.asked.append((token, request.method, request.path_qs))
+        if token not in {"user", "reader"}:
+            return web.json_response({"message": "Unauthorized"}, status=401)
+        path, body = request.path, await request.read()
+        if body:
+            self.bodies.append(json.loads(body))
+        if path.endswith("/selfsubjectreviews"):
+            return web.json_response({"status": {"userInfo": {"username": token}}})
+        if path.endswith("/proxy/v1/chat/completions"):
+            response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Set-Cookie": "a=b"})
+            await response.prepare(request)
+            for word in ("one", "two"):
+                await response.write(f'data: {{"choices": [{{"delta": {{"content": "{word}"}}}}]}}\n\n'.encode())
+            return response
+        kind, _, name = path.partition("/namespaces/team/")[2].partition("/")
+        if token == "reader" and (request.method != "GET" or kind not in PLURALS):
+            return web.json_response({"message": f"reader cannot {request.method} {kind}"}, status=403)
+        if request.method in {"POST", "PUT"}:
+            if self.bodies[-1]["spec"].get("nodes") == 2:
+                cause = {"field": "spec", "message": "Invalid value: elastic.minNodes must be at most nodes"}
+                answer = {"message": "FineTuneJob is invalid", "reason": "Invalid", "details": {"causes": [cause]}}
+                return web.json_response(answer, status=422)
+            return web.json_response({**self.bodies[-1], "metadata": self.job["metadata"]})
+        if not name:
+            found = [self.job] if kind == "finetunejobs" else []
+            return web.json_response({"items": found, "metadata": {"resourceVersion": "1"}})
+        if (kind, name) == ("finetunejobs", "x"):
+            return web.json_response(self.job)
+        return web.json_response({"message": "not found"}, status=404)
+
+
+@pytest.fixture
+def kubernetes() -> Kubernetes:
+    return Kubernetes()
+
+
+@pytest.fixture
+def pages(tmp_path: Path) -> Path:
+    (tmp_path / "assets").mkdir()
+    (tmp_path / "assets" / "a.js").write_text("1")
+    (tmp_path / "index.html").write_text('<meta name="style-nonce" content="NONCE-OF-THIS-ANSWER">')
+    (tmp_path / "secret").write_text("no page")
+    return tmp_path
+
+
+@pytest.fixture
+async def server(kubernetes: Kubernetes) -> AsyncIterator[str]:
+    api = web.Application()
+    api.router.add_route("*", "/{path:.*}", kubernetes.answer)
+    async with TestServer(api) as running:
+        yield str(running.make_url("")).rstrip("/")
+
+
+@pytest.fixture
+async def console(server: str, pages: Path) -> AsyncIterator[TestClient[web.Request, web.Application]]:
+    async with TestClient(TestServer(application(OwnToken(server, ""), pages, Settings()))) as client:
+        yield client
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+async def error(answer: aiohttp.ClientResponse) -> dict[str, Any]:
+    found: dict[str, Any] = (await answer.json())["error"]
+    return found
+
+
+async def test_without_a_token_or_with_a_wrong_one_nothing_is_said(
+    console: TestClient[web.Request, web.Application], kubernetes: Kubernetes
+) -> None:
+    for path in ("/api/session", "/api/namespaces", f"{SPACE}/resources", f"{SPACE}/finetunejobs/x"):
+        answer = await console.get(path)
+        assert answer.status == 401
+        assert "kubectl create token" in (await error(answer))["hint"]
+        answer = await console.get(path, headers=bearer("nonsense"))
+        assert answer.status == 401, path
+        assert "log in with a new one" in (await error(answer))["hint"]
+    assert {token for token, *_ in kubernetes.asked} == {"nonsense"}
+
+
+async def test_every_request_to_the_api_server_is_made_with_the_users_own_token(
+    console: TestClient[web.Request, web.Application], kubernetes: Kubernetes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for token in ("user", "reader"):
+        kubernetes.asked.clear()
+        session = await (await console.get("/api/session", headers=bearer(token))).json()
+        assert session == {"user": token, "namespace": "default", "local": False}
+        for path in ("resources", "finetunejobs/x"):
+            assert (await console.get(f"{SPACE}/{path}", headers=bearer(token))).status == 200
+        await console.post(f"{SPACE}/resources", json=JOB, headers=bearer(token))
+        assert {seen for seen, *_ in kubernetes.asked} == {token}
+        assert len(kubernetes.asked) >= 6
+
+
+async def test_who_may_not_is_refused_by_the_api_server_and_told_so(
+    console: TestClient[web.Request, web.Application],
+) -> None:
+    answer = await console.post(f"{SPACE}/resources", json=JOB, headers=bearer("reader"))
+    assert answer.status == 403
+    # Pods and events that the user may not read are left out; the rest is shown.
+    found = await (await console.get(f"{SPACE}/finetunejobs/x", headers=bearer("reader"))).json()
+    assert (found["pods"], found["events"]) == (None, None)
+    assert found["summary"]["name"] == "x"
+    assert "managedFields" not in found["resource"]["metadata"]
+
+
+async def test_a_check_makes_nothing_and_names_fields(
+    console: TestClient[web.Request, web.Application], kubernetes: Kubernetes
+) -> None:
+    async def check(**spec: Any) -> Any:
+        body = {"resource": {**JOB, "spec": {**JOB["spec"], **spec}}}  # type: ignore[dict-item]
+        answer = await console.post(f"{SPACE}/check", json=body, headers=bearer("user"))
+        assert answer.status == 200
+        return await answer.json()
+
+    found = await check()
+    assert found["problems"] == []
+    assert [one["kind"] for one in found["objects"]][-1] == "Job"
+    assert any("config.json" in note for note in found["notes"])
+    assert [one["path"] for one in (await check(nodess=1))["problems"]] == ["spec.nodess"]
+    rule = (await check(nodes=2))["problems"]
+    assert len(rule) == 1
+    assert "elastic.minNodes must be at most nodes" in rule[0]["message"]
+    writes = [path for _, method, path in kubernetes.asked if method != "GET"]
+    assert writes
+    assert all("dryRun=All" in path for path in writes)
+
+
+async def test_no_address_is_followed_into_the_clusters_network(
+    console: TestClient[web.Request, web.Application], kubernetes: Kubernetes, server: str
+) -> None:
+    inside = f"https://{server.partition('://')[2]}/model#sha256={'0' * 64}"
+    for uri in (inside, "s3://bucket/model", "oci://127.0.0.1:1/model:1"):
+        body = {"resource": {**JOB, "spec": {**JOB["spec"], "model": {"uri": uri}}}}  # type: ignore[dict-item]
+        found = await (await console.post(f"{SPACE}/check", json=body, headers=bearer("user"))).json()
+        assert any("is not read from here" in note for note in found.get("notes", [])), (uri, found)
+    assert all("/model" not in path.partition("/namespaces/team/")[0] for *_, path in kubernetes.asked)
+
+
+async def test_a_resource_of_another_namespace_or_name_is_not_made(
+    console: TestClient[web.Request, web.Application], kubernetes: Kubernetes
+) -> None:
+    elsewhere = {**JOB, "metadata": {"name": "x", "namespace": "other"}}
+    answer = await console.post(f"{SPACE}/resources", json=elsewhere, headers=bearer("user"))
+    assert answer.status == 422
+    assert [one["path"] for one in (await error(answer))["problems"]] == ["metadata.namespace"]
+    answer = await console.put(f"{SPACE}/finetunejobs/y", json=JOB, headers=bearer("user"))
+    assert answer.status == 422
+    assert [method for _, method, _ in kubernetes.asked if method != "GET"] == []
+
+
+async def test_a_change_keeps_what_others_wrote_and_names_its_version(
+    console: TestClient[web.Request, web.Application], kubernetes: Kubernetes
+) -> None:
+    body = {**JOB, "metadata": {"name": "x", "resourceVersion": "5"}, "spec": {**JOB["spec"], "suspend": True}}  # type: ignore[dict-item]
+    assert (await console.put(f"{SPACE}/finetunejobs/x", json=body, headers=bearer("user"))).status == 200
+    sent = kubernetes.bodies[-1]
+    assert sent["metadata"]["resourceVersion"] == "5"
+    assert sent["metadata"]["uid"] == "u"
+    assert sent["spec"]["suspend"] is True
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Origin": "null"},
+    ],
+    ids=str,
+)
+async def test_other_pages_may_ask_nothing(
+    console: TestClient[web.Request, web.Application], kubernetes: Kubernetes, headers: dict[str, str]
+) -> None:
+    answer = await console.post(f"{SPACE}/resources", json=JOB, headers={**bearer("user"), **headers})
+    assert answer.status == 403
+    assert kubernetes.asked == []
+
+
+async def test_every_answer_has_the_headers_that_keep_a_browser_from_harm(
+    console: TestClient[web.Request, web.Application],
+) -> None:
+    nonces = set()
+    for path in ("/", "/", "/assets/a.js", "/api/session", "/api/none", "/none", "/healthz"):
+        answer = await console.get(path)
+        policy = dict(one.split(" ", 1) for one in answer.headers["Content-Security-Policy"].split("; "))
+        assert policy["default-src"] == "'none'"
+        assert policy["script-src"] == policy["connect-src"] == "'self'"
+        assert policy["frame-ancestors"] == policy["base-uri"] == policy["form-action"] == "'none'"
+        assert "unsafe" not in answer.headers["Content-Security-Policy"]
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Referrer-Policy"] == "no-referrer"
+        if path == "/":
+            nonce = policy["style-src"].partition("'nonce-")[2].rstrip("'")
+            assert f'content="{nonce}"' in await answer.text()
+            assert len(nonce) > 20
+            nonces.add(nonce)
+        if path.startswith("/api/"):
+            assert answer.headers["Cache-Control"] == "no-store"
+    assert len(nonces) == 2
+
+
+@pytest.mark.parametrize("path", ["/assets/../secret", "/assets/%2e%2e/secret", "/secret", "/assets/"])
+async def test_only_pages_are_served(console: TestClient[web.Request, web.Application], path: str) -> None:
+    answer = await console.get(path, allow_redirects=False)
+    assert answer.status in {403, 404}
+    assert "no page" not in await answer.text()
+
+
+async def test_a_models_answer_streams_through_without_its_cookies(
+    console: TestClient[web.Request, web.Application], kubernetes: Kubernetes
+) -> None:
+    answer = await console.post(
+        f"{SPACE}/modeldeployments/chat/v1/chat/completions", json={"model": "chat"}, headers=bearer("user")
+    )
+    assert answer.status == 200
+    assert answer.content_type == "text/event-stream"
+    assert "Set-Cookie" not in answer.headers
+    assert (await answer.text()).count("data:") == 2
+    token, method, path = kubernetes.asked[-1]
+    assert (token, method) == ("user", "POST")
+    assert path == "/api/v1/namespaces/team/services/chat:http/proxy/v1/chat/completions"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "modeldeployments/chat/v1/load_lora_adapter",
+        "modeldeployments/chat/v1/../adapters",
+        "modeldeployments/chat:9500%2F/v1/models",
+        "finetunejobs/x/v1/models",
+        "secrets/x",
+        "modeldeployments/..%2F..%2Fsecrets/v1/models",
+    ],
+)
+async def test_nothing_but_inference_and_the_three_kinds_is_reached(
+    console: TestClient[web.Request, web.Application], kubernetes: Kubernetes, path: str
+) -> None:
+    assert (await console.get(f"{SPACE}/{path}", headers=bearer("user"))).status == 404
+    assert kubernetes.asked == []
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"nonsense", b'{"resource": 1}', b"[" * 100_000])
+async def test_no_body_is_a_fault_of_the_console(
+    console: TestClient[web.Request, web.Application], body: bytes
+) -> None:
+    for path in ("check", "resources"):
+        answer = await console.post(f"{SPACE}/{path}", data=body, headers=bearer("user"))
+        assert answer.status == 422, (path, await answer.text())
+
+
+async def test_on_the_users_machine_the_secret_of_the_address_is_asked_for(server: str, pages: Path) -> None:
+    async with AsyncClient("team", connection=Connection.of_token(server, "", "user")) as client:
+        access = OwnKubeconfig(client)
+        async with TestClient(TestServer(application(access, pages, Settings()))) as console:
+            for headers in ({}, bearer("user"), bearer(access.secret[:-1]), bearer("ä")):
+                answer = await console.get("/api/session", headers=headers)
+                assert answer.status == 401
+                assert "tunesmith console" in (await error(answer))["hint"]
+            found = await (await console.get("/api/session", headers=bearer(access.secret))).json()
+            assert found == {"user": "user", "namespace": "team", "local": True}
+
+
+def test_the_process_names_the_setting_that_is_wrong() -> None:
+    with pytest.raises(ValueError, match="server"):
+        console_settings.load({})
+    found = console_settings.load({"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "6443"})
+    assert found.server == "https://[fd00::1]:6443"
