@@ -11,8 +11,8 @@ DOCKERFILES := operator/Dockerfile trainer-image/Dockerfile cluster/kind/engine.
 SCRIPTS := hack/run hack/security .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check docs security generate verify unit chart install integration trainer long memory matrix serving \
-	fleet queueing chaos benchmark-serving e2e teardown up cluster down clean quiet
+.PHONY: help console console-test quickstart test check docs security generate verify unit chart install integration trainer long memory matrix \
+	serving fleet queueing chaos benchmark-serving e2e teardown up cluster down clean quiet
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,7 +41,7 @@ test: ## all tests, on a cluster of their own on this machine
 	@$(MAKE) --no-print-directory chaos CHAOS_MINUTES=2 CHAOS_JOBS=6
 
 # Never on the cluster that a shell happens to point at.
-test quiet install fleet integration queueing chaos e2e teardown: export KUBECONFIG =
+test quiet install console-test fleet integration queueing chaos e2e teardown: export KUBECONFIG =
 
 check: verify docs ## formatting, lint, types, layers, Dockerfiles, scripts
 	$(RUN) ruff format --check .
@@ -70,6 +70,14 @@ verify: ## fail if a generated file is not what `make generate` would write
 
 unit: ## tests without a cluster
 	$(PYTEST) tests/unit tests/quickstart tests/packaging tests/gitops/test_health.py
+
+console: ## build the web console's pages, and say how to see them
+	@pages=$$($(PYTHON) -m tunesmith_cluster.console build) && \
+	echo "TUNESMITH_CONSOLE_PAGES=$$pages hack/run python -m tunesmith.cli console"
+
+console-test: quiet ## the console: types, style, unit tests, and headless Chromium against a real cluster
+	$(PYTHON) -m tunesmith_cluster.console check
+	$(PYTEST) tests/console
 
 chart: ## the chart, rendered by the real helm
 	$(PYTEST) tests/chart

@@ -1,0 +1,136 @@
+import { describe, expect, test } from 'vitest';
+import { add, aligned, metrics, type Point, type Points, smoothed } from '../src/pure/curve';
+import { leaves, sideBySide } from '../src/pure/differences';
+import { bytes, duration, short, tail } from '../src/pure/format';
+import { Lines, piece } from '../src/pure/lines';
+import { below, byField, parts } from '../src/pure/problems';
+import { forForm, type Node, others, pruned, title, withoutOthers } from '../src/pure/schema';
+
+const point = (step: number, loss = 1 / step, more: Record<string, number> = {}): Point => ({
+  step, totalSteps: 10, loss, learningRate: 1e-4, tokensPerSecond: 10, metrics: more,
+});
+
+describe('a curve', () => {
+  test('goes on from where an attempt was resumed, and what was lost goes', () => {
+    const first = [1, 2, 3, 4].map((step) => point(step));
+    const whole = [point(3, 9), point(4, 8)].reduce<Points>(add, first);
+    expect(whole.map((one) => [one.step, one.loss])).toEqual([[1, 1], [2, 0.5], [3, 9], [4, 8]]);
+  });
+
+  test('shares its steps with others, with gaps where it has none', () => {
+    expect(aligned([[point(1), point(3)], [point(2)]], 'loss')).toEqual([[1, 2, 3], [1, null, 1 / 3], [null, 0.5, null]]);
+    expect(aligned([], 'loss')).toEqual([[]]);
+  });
+
+  test('offers each metric that any has, its own first', () => {
+    expect(metrics([[point(1, 1, { rewards: 1 })], [point(2, 1, { accuracy: 2 })]])).toEqual([
+      'loss', 'learning rate', 'tokens/s', 'accuracy', 'rewards',
+    ]);
+    expect(aligned([[point(1, 1, { rewards: 7 }), point(2)]], 'rewards')).toEqual([[1, 2], [7, null]]);
+  });
+
+  test('is smoothed by an exponential moving average', () => {
+    expect(smoothed([1, null, 0, 0], 0.5)).toEqual([1, null, 0.5, 0.25]);
+    expect(smoothed([3, 1, 2], 0)).toEqual([3, 1, 2]);
+  });
+});
+
+describe('text that comes in pieces', () => {
+  test('is cut into the same lines, wherever it is cut', () => {
+    const text = 'one\ntwo\n\nthree';
+    for (let at = 0; at <= text.length; at += 1) {
+      const cut = new Lines();
+      const found = [...cut.push(text.slice(0, at)), ...cut.push(text.slice(at)), ...cut.end()];
+      expect(found).toEqual(['one', 'two', '', 'three']);
+      expect(cut.end()).toEqual([]);
+    }
+  });
+
+  test('of a chat completion is its words', () => {
+    expect(piece('data: {"choices":[{"delta":{"content":"hi"}}]}')).toBe('hi');
+    for (const line of ['', ': ping', 'data: [DONE]', 'data: {"choices":[]}', 'data: {"choices":[{"delta":{"role":"assistant"}}]}']) {
+      expect(piece(line)).toBeNull();
+    }
+    expect(() => piece('data: {"error":{"message":"out of memory"}}')).toThrow('out of memory');
+  });
+});
+
+describe('what is wrong', () => {
+  test('is shown at its field', () => {
+    const found = byField([
+      { path: 'spec.datasets[0].uri', message: 'a' },
+      { path: 'spec.datasets[0].uri', message: 'b' },
+      { path: 'metadata.labels', message: 'c' },
+      { path: '', message: 'd' },
+      { path: 'spec', message: 'e' },
+    ]);
+    expect(found).toEqual({ 'datasets.0.uri': ['a', 'b'], '': ['metadata.labels: c', 'd', 'spec: e'] });
+    expect(below(found, 'datasets')).toEqual(['datasets.0.uri: a', 'datasets.0.uri: b']);
+    expect(below(found, 'data')).toEqual([]);
+    expect(parts('spec.datasets[0].uri')).toEqual(['spec', 'datasets', '0', 'uri']);
+  });
+});
+
+describe('numbers for people', () => {
+  test.each([[0, '0'], [0.033333333, '0.03333'], [1e-4, '1e-4'], [2.5e-5, '2.5e-5'], [12345.6, '12350'], [2e6, '2e6'], [-1.5, '-1.5'], [NaN, '–'], [undefined, '–']])(
+    '%s is %s', (value, text) => { expect(short(value)).toBe(text); });
+  test.each([[0, '0 B'], [1023, '1023 B'], [1536, '1.5 KiB'], [80 * 2 ** 30, '80.0 GiB'], [2 ** 50, '1024 TiB']])(
+    '%s bytes are %s', (value, text) => { expect(bytes(value)).toBe(text); });
+  test.each([[0, '0s'], [59.6, '1m'], [3723, '1h2m'], [90000, '1d1h'], [86400, '1d'], [-5, '0s']])(
+    '%s seconds are %s', (value, text) => { expect(duration(value)).toBe(text); });
+  test.each([['hf://org/name@rev', 'name@rev'], ['pvc://claim/a/', 'a'], ['x', 'x']])(
+    'the end of %s is %s', (value, text) => { expect(tail(value)).toBe(text); });
+});
+
+const METHOD: Node = {
+  type: 'object',
+  required: ['type'],
+  properties: {
+    type: { type: 'string', enum: ['SFT', 'DPO'] },
+    sft: { type: 'object', properties: { packing: { type: 'boolean', default: false } } },
+    dpo: { type: 'object', properties: { beta: { type: 'number', default: 0.1, minimum: 0 } } },
+  },
+};
+
+describe('a form of a schema', () => {
+  test('shows of a union the member of its type only', () => {
+    expect([...others(METHOD, { type: 'DPO' })]).toEqual(['sft']);
+    const { schema, ui } = forForm(METHOD, { type: 'DPO' }, 'method');
+    expect(Object.keys(schema.properties ?? {})).toEqual(['type', 'dpo']);
+    expect(ui).toMatchObject({ dpo: { beta: { 'ui:placeholder': '0.1' } } });
+    // Defaults are hints: what is not set stays out of the resource.
+    expect(JSON.stringify(schema)).not.toContain('default');
+  });
+
+  test('drops the other member when the type is changed, and nothing else', () => {
+    const spec: Node = { type: 'object', properties: { method: METHOD, nodes: { type: 'integer' } } };
+    const value = { method: { type: 'DPO', sft: { packing: true }, dpo: { beta: 1 } }, nodes: 2, unknown: 1 };
+    expect(withoutOthers(spec, value)).toEqual({ method: { type: 'DPO', dpo: { beta: 1 } }, nodes: 2, unknown: 1 });
+  });
+
+  test('leaves nothing behind where nothing was entered', () => {
+    expect(pruned({ a: '', b: {}, c: { d: undefined }, e: [{ f: '' }], g: 0, h: false })).toEqual({ e: [{}], g: 0, h: false });
+  });
+
+  test('leaves to the YAML what has no schema', () => {
+    const node: Node = { type: 'object', required: ['a'], properties: { a: { type: 'object', 'x-kubernetes-preserve-unknown-fields': true }, b: { type: 'string' } } };
+    const { schema } = forForm(node, {});
+    expect(Object.keys(schema.properties ?? {})).toEqual(['b']);
+    expect(schema.required).toEqual([]);
+  });
+
+  test('has words for names', () => {
+    expect(title('learningRate')).toBe('Learning rate');
+  });
+});
+
+describe('jobs side by side', () => {
+  test('differ by leaves', () => {
+    expect(leaves({ a: [{ b: 1 }], c: true })).toEqual({ 'a[0].b': '1', c: 'true' });
+    expect(sideBySide([{ a: 1, b: 2 }, { a: 1, c: 3 }])).toEqual([
+      { path: 'a', values: ['1', '1'], same: true },
+      { path: 'b', values: ['2', ''], same: false },
+      { path: 'c', values: ['', '3'], same: false },
+    ]);
+  });
+});
