@@ -15,6 +15,7 @@ from chart.values_matrix import DIGEST, MATRIX, REFUSED
 from tunesmith.children.gateway import gateway_labels
 from tunesmith.children.meta import KIND_LABEL, Owner
 from tunesmith.children.serving import pod_labels
+from tunesmith.console import settings as console_settings
 from tunesmith.openai_api import catalog
 from tunesmith.openai_api import settings as openai_settings
 from tunesmith.serving.contract import AGENT_PORT, ENGINE_PORT
@@ -325,3 +326,40 @@ def test_the_openai_api_is_restricted_has_no_rights_and_understands_its_environm
         assert folders <= mounts
         (tmp_path / "models.yaml").write_text(one(own, "ConfigMap")["data"]["models.yaml"])
         assert catalog.load(tmp_path / "models.yaml")["small"].spec["nodes"] == 2
+
+
+def test_the_console_is_restricted_has_no_rights_and_shows_what_the_operator_would_make(render: Render) -> None:
+    manifests = render(MATRIX["console"])
+    names = {m["metadata"]["name"] for m in render() if "Role" in m["kind"]}
+    assert {m["metadata"]["name"] for m in manifests if "Role" in m["kind"]} == names
+    own = [m for m in manifests if m["metadata"]["name"].endswith("-console")]
+    assert {m["kind"] for m in own} == {"Deployment", "Service", "NetworkPolicy"}
+    deployment = one(own, "Deployment")
+    pod = deployment["spec"]["template"]["spec"]
+    assert deployment["spec"]["replicas"] == 2
+    assert pod["automountServiceAccountToken"] is False
+    assert "serviceAccountName" not in pod
+    assert pod["imagePullSecrets"] == [{"name": "regcred"}]
+    (container,) = pod["containers"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    given = {item["name"]: item["value"] for item in container["env"]}
+    settings = console_settings.load({"KUBERNETES_SERVICE_HOST": "10.0.0.1", **given})
+    assert settings.port == container["ports"][0]["containerPort"]
+    assert str(settings.authority.parent) in {mount["mountPath"] for mount in container["volumeMounts"]}
+    # The same settings as the operator's, where they decide what a resource becomes.
+    operators = [m for m in manifests if m["kind"] == "Deployment" and m not in own]
+    theirs = load(environment(operators))
+    decisive = {"default_store", "operator_image", "trainer_image", "engine_image", "gang_scheduler", "prices"}
+    assert load(given).model_dump(include=decisive) == theirs.model_dump(include=decisive)
+    assert load(given).default_store == "pvc://team-store"
+    selector = one(own, "Service")["spec"]["selector"]
+    assert selector.items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
+    policy = one(own, "NetworkPolicy")["spec"]
+    assert policy["podSelector"]["matchLabels"] == selector
+    assert [rule["from"] for rule in policy["ingress"]] == [MATRIX["console"]["networkPolicy"]["consoleFrom"]]
+    assert not [m for m in render() if m["metadata"]["name"].endswith("-console")]

@@ -88,6 +88,15 @@ MATRIX: dict[str, dict[str, Any]] = {
             "models": {"small": {"uri": "hf://org/small", "secret": "hub", "spec": {"tuner": {"rank": 4}, "nodes": 2}}},
         },
     },
+    "console": {
+        "imagePullSecrets": [{"name": "regcred"}],
+        "networkPolicy": {
+            "enabled": True,
+            "consoleFrom": [{"namespaceSelector": {"matchLabels": {"role": "ingress"}}}],
+        },
+        "console": {"enabled": True, "replicas": 2},
+        "defaultStore": "pvc://team-store",
+    },
     "marked-pods": {"podLabels": {"team": "a"}, "podAnnotations": {"note": "b"}},
     "subchart": {"global": {"imageRegistry": "other"}},
 }
@@ -109,6 +118,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"openaiApi": {"models": {"x": {"uri": "hf://a/b", "spec": {"method": {}}}}}},
         "method",
     ),
+    "a console of no pod": ({"console": {"enabled": True, "replicas": 0}}, "replicas"),
     "a peer that is none": ({"networkPolicy": {"metricsFrom": [{}]}}, "metricsFrom"),
     "a misspelt affinity": ({"affinity": {"nodeAffinity": {"required": {}}}}, "nodeAffinity"),
     "a key reference without a key": (

@@ -147,3 +147,25 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
     matchLabels:
       {{- include "tunesmith.selectorLabels" . | nindent 6 }}
 {{- end }}
+
+{{- /* Settings that decide what a resource becomes: of the operator, and of who shows it beforehand. */}}
+{{- define "tunesmith.resourceSettings" -}}
+- name: TUNESMITH_OPERATOR_IMAGE
+  value: {{ include "tunesmith.image" (list . .Values.operatorImage) | quote }}
+- name: TUNESMITH_TRAINER_IMAGE
+  value: {{ include "tunesmith.image" (list . .Values.trainerImage) | quote }}
+- name: TUNESMITH_ENGINE_IMAGE
+  value: {{ include "tunesmith.image" (list . .Values.engineImage) | quote }}
+- name: TUNESMITH_IMAGE_PULL_POLICY
+  value: {{ .Values.imagePullPolicy | quote }}
+- name: TUNESMITH_IMAGE_PULL_SECRETS
+  value: {{ .Values.pods.imagePullSecrets | uniq | join "," | quote }}
+- name: TUNESMITH_DEFAULT_STORE
+  value: {{ .Values.defaultStore | quote }}
+- name: TUNESMITH_GANG_SCHEDULER
+  value: {{ .Values.gangScheduler | quote }}
+{{- with .Values.prices }}
+- name: TUNESMITH_PRICES
+  value: {{ toJson . | quote }}
+{{- end }}
+{{- end }}
