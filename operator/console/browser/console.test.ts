@@ -1,5 +1,5 @@
 import { expect } from '@playwright/test';
-import { barriers, EDITOR, go, LOCAL, login, picture, READER, SERVING, TEAM, test } from './support';
+import { barriers, EDITOR, go, LOCAL, login, OUTPUT, picture, READER, SERVING, TEAM, test } from './support';
 
 const MOST_BYTES = 300_000;
 const PAGES = [
@@ -83,7 +83,7 @@ test('from the form to a job that runs: mistakes on the way, estimate, curve, su
   await expect(page.getByText('One thing is wrong')).toBeVisible();
   await expect(page.getByRole('alert').filter({ hasText: 'elastic.minNodes must be at most nodes' }).first()).toBeVisible();
   await expect(page.getByRole('button', { name: 'Create' })).toBeDisabled();
-  await picture(page, 'new-refused');
+  await page.screenshot({ path: `${OUTPUT}/new-refused.png` });
   // A field that there is not is named.
   await yaml.fill((await yaml.inputValue()).replace('"elastic":{"minNodes":4}', '"nodez":1'));
   await expect(page.getByText('spec.nodez:')).toBeVisible();
@@ -102,8 +102,10 @@ test('from the form to a job that runs: mistakes on the way, estimate, curve, su
       num_attention_heads: 14, num_key_value_heads: 2, vocab_size: 151936, tie_word_embeddings: true, torch_dtype: 'bfloat16',
     }),
   );
-  await expect(page.getByText('Weights', { exact: false }).first()).toBeVisible();
-  await picture(page, 'new');
+  const needs = page.getByRole('region', { name: 'What it needs' });
+  await expect(needs).toContainText(/[Ww]eights [\d.]+ [MG]iB/);
+  await expect(needs).not.toContainText('no estimate of memory');
+  await page.screenshot({ path: `${OUTPUT}/new.png` });
   await page.getByRole('button', { name: 'Create' }).click();
 
   await expect(page.getByRole('heading', { level: 1, name: 'made' })).toBeVisible();
