@@ -87,7 +87,10 @@ def plan_of(make_plan: Make, tiny: Path, cell: Cell, folder: Path) -> TrainPlan:
     if cell.modality != "Text":
         rows = with_media(rows, cell.modality, folder)
     nodes = 2 if cell.nodes == "SeveralNodes" else 1
-    processes = 2 if cell.strategy != "DDP" and nodes == 1 else 1
+    processes = 2 if (cell.strategy, cell.parallelism) != ("DDP", "Data") and nodes == 1 else 1
+    if (cell.strategy, cell.parallelism) == ("FSDP2", "Tensor"):
+        processes = 4
+    shared = {"Sequence": {"sequence_parallel": 2}, "Tensor": {"tensor_parallel": 2}}.get(cell.parallelism, {})
     models = {}
     if cell.method == "GKD":
         models["spec.method.gkd.teacher"] = {"uri": "pvc://models/tiny", "path": str(tiny)}
@@ -96,13 +99,13 @@ def plan_of(make_plan: Make, tiny: Path, cell: Cell, folder: Path) -> TrainPlan:
         rows=rows,
         tuner=TUNERS[cell.tuner],
         method={"type": cell.method, **complete(cell.method, options), "models": models},
-        processes=nodes * processes,
+        processes=nodes * processes // (2 if shared else 1),
         max_steps=2,
         global_batch_size=8,
         micro_batch_size=2,
         max_length=96,
     )
-    spread = plan.distribution.model_copy(update={"strategy": cell.strategy})
+    spread = plan.distribution.model_copy(update={"strategy": cell.strategy, **shared})
     return plan.model_copy(
         update={
             "model": plan.model.model_copy(update={"path": str(tiny)}),

@@ -22,6 +22,8 @@ NEEDED: dict[str, dict[str, Any]] = {
     "Classification": {"classification": {"labels": ["warm", "cold"]}},
 }
 GPU = {"limits": {"nvidia.com/gpu": "1"}}
+GPUS = {"limits": {"nvidia.com/gpu": "4"}}
+SHARED: dict[str, dict[str, int]] = {"Data": {}, "Sequence": {"sequenceParallel": 2}, "Tensor": {"tensorParallel": 2}}
 
 
 def spec_of(cell: Cell) -> FineTuneJobSpec:
@@ -37,10 +39,10 @@ def spec_of(cell: Cell) -> FineTuneJobSpec:
             "method": method,
             "tuner": {"type": cell.tuner},
             "training": {"microBatchSize": 2},
-            "distribution": {"strategy": cell.strategy},
-            "processesPerNode": 2 if cell.strategy == "FSDP2" else 1,
+            "distribution": {"strategy": cell.strategy, **SHARED[cell.parallelism]},
+            "processesPerNode": 2 if cell.strategy == "FSDP2" or cell.parallelism != "Data" else 1,
             "nodes": 2 if cell.nodes == "SeveralNodes" else 1,
-            "resources": GPU if cell.rollout != "Transformers" else {},
+            "resources": GPUS if cell.strategy == "DeviceMap" else GPU if cell.rollout != "Transformers" else {},
         }
     )
 
@@ -103,6 +105,69 @@ def test_what_is_unverified_has_its_row_in_the_docs() -> None:
 def test_what_a_tuner_or_an_optimizer_cannot_do_is_refused(parts: dict[str, Any], words: str) -> None:
     with pytest.raises(PlanError, match=words):
         refuse(FineTuneJobSpec.model_validate(spec_of(Cell("SFT")).body() | parts))
+
+
+FOUR = {"processesPerNode": 4}
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"distribution": {"strategy": "DeviceMap"}}, "two or more, and spec.resources.limits has not so many"),
+        ({"distribution": {"strategy": "DeviceMap"}, "resources": GPU}, "ask for more GPUs, lower"),
+        ({"distribution": {"strategy": "DeviceMap"}, "resources": GPUS, "processesPerNode": 4}, "use DDP"),
+        (
+            {"distribution": {"strategy": "DeviceMap"}, "resources": GPUS, "nodes": 2, "tuner": {"type": "QLoRA"}},
+            "by one process only",
+        ),
+        ({"distribution": {"sequenceParallel": 2, "tensorParallel": 2}, "tuner": {"type": "Full"}} | FOUR, "together"),
+        ({"distribution": {"sequenceParallel": 3}} | FOUR, "use a number that divides 4"),
+        (
+            {"distribution": {"tensorParallel": 2, "strategy": "DDP"}, "tuner": {"type": "Full"}} | FOUR,
+            "use Auto or FSDP2",
+        ),
+        (
+            {"distribution": {"tensorParallel": 4, "offload": "All"}, "tuner": {"type": "Full"}} | FOUR,
+            "use offload None",
+        ),
+        (
+            {
+                "distribution": {"tensorParallel": 4},
+                "tuner": {"type": "Full"},
+                "training": {"optimizer": "Adafactor"},
+            }
+            | FOUR,
+            "update weights that processes share",
+        ),
+        (
+            {"distribution": {"tensorParallel": 4}, "tuner": {"type": "Full"}, "validation": {"split": 0.1}} | FOUR,
+            "spec.validation: evaluations are not known",
+        ),
+        ({"distribution": {"sequenceParallel": 2}, "training": {"packing": "Always"}} | FOUR, "use Auto or Never"),
+        (
+            {"distribution": {"sequenceParallel": 2}, "tuner": {"type": "PEFT", "peft": {"type": "PTuning"}}} | FOUR,
+            "prompts would stand before each part",
+        ),
+    ],
+)
+def test_processes_that_cannot_share_are_refused(parts: dict[str, Any], words: str) -> None:
+    with pytest.raises(PlanError, match=words):
+        refuse(FineTuneJobSpec.model_validate(spec_of(Cell("SFT")).body() | parts))
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"distribution": {"strategy": "DeviceMap"}, "resources": GPUS},
+        {"distribution": {"strategy": "DeviceMap"}, "resources": GPUS, "processesPerNode": 2, "nodes": 2},
+        {"distribution": {"sequenceParallel": 4}, "validation": {"split": 0.1}} | FOUR,
+        {"distribution": {"sequenceParallel": 2, "strategy": "ZeRO3", "offload": "All"}} | FOUR,
+        {"distribution": {"tensorParallel": 2}, "tuner": {"type": "Full"}} | FOUR,
+        {"distribution": {"tensorParallel": 4, "strategy": "DDP"}, "tuner": {"type": "Full"}} | FOUR,
+    ],
+)
+def test_processes_that_can_share_are_not(parts: dict[str, Any]) -> None:
+    refuse(FineTuneJobSpec.model_validate(spec_of(Cell("SFT")).body() | parts))
 
 
 @pytest.mark.parametrize(

@@ -236,6 +236,30 @@ def test_fsdp_shares_out_all_that_is_held():
     assert needs.overhead > 2 * 2 * facts(LLAMA_7B).layer
 
 
+@pytest.mark.parametrize(("size", "count"), [(8, 8), (2, 8), (8, 16)])
+def test_tensor_parallel_processes_hold_their_part_of_each_matrix(size, count):
+    """16 bytes a parameter; what is no matrix is held by all of a group, and shared out by several groups."""
+    found, spread = facts(LLAMA_7B), DistributionPlan(strategy="FSDP2", tensor_parallel=size)
+    needs = estimate(plan(FULL, processes=count).model_copy(update={"distribution": spread}), found, spread)
+    held = (found.linear / size + found.parameters - found.linear) / (count // size)
+    assert needs.weights + needs.gradients + needs.optimizer == pytest.approx(16 * held, rel=1e-6)
+
+
+def test_processes_that_share_rows_take_the_activations_of_shorter_ones():
+    found, values = facts(QWEN_7B), {"gradient_checkpointing": False}
+    spread = DistributionPlan(sequence_parallel=4)
+    shared = estimate(plan(LORA, processes=4, max_length=8192, **values), found, spread)
+    assert shared == estimate(plan(LORA, processes=4, max_length=2048, **values), found, DDP)
+
+
+def test_layers_over_several_devices_take_a_part_of_each():
+    found = facts(LLAMA_70B)
+    alone = estimate(plan(LORA), found, DDP)
+    spread = estimate(plan(LORA), found, DistributionPlan(strategy="DeviceMap", devices=4))
+    assert alone.weights / 4 < spread.weights < alone.weights / 4 + 2.1 * found.layer
+    assert spread.gradients + spread.optimizer < alone.gradients + alone.optimizer
+
+
 # Model, tuner, training, GB and the part by which an estimate may differ. See docs/memory.md for the sources.
 FIGURES = {
     "LLaMA-Factory, Full (AMP), 7B": (LLAMA_7B, FULL, {}, 120, 0.2),

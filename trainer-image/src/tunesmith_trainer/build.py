@@ -8,7 +8,7 @@ import torch
 from transformers import PrinterCallback, TrainingArguments, set_seed
 from tunesmith.training.plan import TrainPlan
 
-from tunesmith_trainer import adapters, artifact, group, optimizers, strategy, towers, tuner
+from tunesmith_trainer import adapters, artifact, group, layers, optimizers, sequence, strategy, towers, tuner
 from tunesmith_trainer.checkpoint import Checkpoints
 from tunesmith_trainer.errors import ConfigError
 from tunesmith_trainer.fencing import Fence
@@ -72,7 +72,9 @@ def build(
 ) -> Lifecycle:
     """The trainer with the plan's model and tuner, checked to do what the plan says. Joins the processes."""
     cuda = torch.cuda.is_available()
-    if cuda and torch.cuda.device_count() > plan.processes_per_node == 1:
+    if plan.distribution.strategy == "DeviceMap":
+        layers.begin(plan, torch.cuda.device_count())
+    elif cuda and torch.cuda.device_count() > plan.processes_per_node == 1:
         raise ConfigError(
             f"spec.processesPerNode: 1, but {torch.cuda.device_count()} GPUs are there: use one process for each"
         )
@@ -87,15 +89,22 @@ def build(
         )
     zero = strategy.STAGES[plan.distribution.strategy]
     set_seed(plan.training.seed)
+    device: Any = None
+    if plan.distribution.strategy == "DeviceMap":
+        device = layers.options(plan, {gpu: torch.cuda.mem_get_info(gpu)[0] for gpu in layers.own(plan)})
+    elif plan.tuner.type == "QLoRA" and zero < 3:
+        device = args.local_process_index if cuda else "cpu"
     # Full: float32 weights (under bfloat16 autocast where that is the compute dtype), so that small updates count.
     # DeepSpeed keeps float32 ones in its optimizer.
     model: Any = method.load(
         plan,
         torch.float32 if plan.tuner.type == "Full" and not zero else compute,
         quantization=tuner.quantization_config(plan.tuner, compute),
-        device=(args.local_process_index if cuda else "cpu") if plan.tuner.type == "QLoRA" and zero < 3 else None,
+        device=device,
     )
     model.config.use_cache = False
+    if plan.distribution.strategy == "DeviceMap":
+        layers.check(model, plan)
     if towers.has_towers(model):
         # Rows without images pass no tower.
         args.ddp_find_unused_parameters = not (plan.tuner.freeze.towers and plan.tuner.freeze.aligner)
@@ -131,4 +140,8 @@ def build(
             if parameter.requires_grad:
                 parameter.data = parameter.data.to(compute if zero else torch.float32)
     tuner.check_tuner(model, plan.tuner)
+    if plan.distribution.sequence_parallel > 1:
+        sequence.begin(model, plan)
+    if plan.distribution.tensor_parallel > 1:
+        model.config.distributed_config = None  # all would be waited for where rank 0 alone saves
     return trainer

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import Trainer, TrainerCallback
+from transformers.trainer import SCHEDULER_NAME
 from tunesmith.training.plan import TrainPlan
 
-from tunesmith_trainer import group, optimizers, strategy
+from tunesmith_trainer import group, optimizers, strategy, tensor
 from tunesmith_trainer.checkpoint import PREFIX, Checkpoints, sync
 from tunesmith_trainer.fencing import Fence
 from tunesmith_trainer.order import Order
+from tunesmith_trainer.sequence import Part
 from tunesmith_trainer.towers import set_learning_rates
 
 # For the type checker a Trainer; at run time the class beside it is one.
@@ -54,8 +57,20 @@ class Lifecycle(Base):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Order:
         rows = len(train_dataset if train_dataset is not None else self.train_dataset)
-        self.order = Order(rows, self.plan.training.global_batch_size, self.plan.training.seed)
+        training, copies = self.plan.training, self.plan.distribution.sequence_parallel
+        self.order = Order(rows, training.global_batch_size, training.seed, training.micro_batch_size, copies)
         return self.order
+
+    def get_train_dataloader(self) -> Any:
+        """Parts of rows where processes share them."""
+        size = self.plan.distribution.sequence_parallel
+        if size == 1:
+            return super().get_train_dataloader()
+        whole, self.data_collator = self.data_collator, Part(self.data_collator, size, self.args.process_index)
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = whole
 
     def create_optimizer(self, model: Any = None) -> Any:
         """LoRA+ has groups of its own, and so have parts of the model with rates of their own."""
@@ -81,9 +96,33 @@ class Lifecycle(Base):
         return str(self.checkpoints.staging)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Nothing where DeepSpeed or FSDP2 write the weights with the optimizer."""
-        if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+        """Nothing where the weights are written with the optimizer."""
+        if not (self.is_deepspeed_enabled or self.is_fsdp_enabled or self.shares_tensors):
             super().save_model(output_dir, _internal_call)
+
+    @property
+    def shares_tensors(self) -> bool:
+        """Whether processes share each weight."""
+        return self.plan.distribution.tensor_parallel > 1
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.shares_tensors:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        tensor.save(self, output_dir)
+        if group.is_first():
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not self.shares_tensors:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self.shares_tensors:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        elif checkpoint is not None:
+            tensor.load(self, checkpoint)
+            self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write a checkpoint as a draft, wait until all processes have written theirs, and move it into place."""

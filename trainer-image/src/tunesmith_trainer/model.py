@@ -150,12 +150,14 @@ def load_model(
     place: Place,
     dtype: torch.dtype,
     quantization: BitsAndBytesConfig | None = None,
-    device: str | int | None = None,
+    device: str | int | dict[str, Any] | None = None,
     head: Literal["CausalLM", "SequenceClassification", "None"] = "CausalLM",
+    distributed: Any = None,
     **config: Any,
 ) -> PreTrainedModel:
-    """The model with its weights in `dtype` (quantised layers apart), on `device` (default: CPU), with a head that is
-    new where the model's files have none, and changes of its configuration.
+    """The model with its weights in `dtype` (quantised layers apart), on `device` (default: CPU) or laid out by such
+    arguments of from_pretrained, with a head that is new where the model's files have none, and changes of its
+    configuration; or shared by processes, as `distributed` says.
     """
     from transformers.utils import logging
 
@@ -169,7 +171,8 @@ def load_model(
             attn_implementation="sdpa",
             use_safetensors=True,
             trust_remote_code=False,
-            device_map=None if device is None else {"": device},
+            distributed_config=distributed,
+            **(device if isinstance(device, dict) else {"device_map": None if device is None else {"": device}}),
             **config,
         )
     except (OSError, ValueError, KeyError, ImportError) as error:

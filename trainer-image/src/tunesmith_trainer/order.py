@@ -10,23 +10,25 @@ from torch.utils.data import Sampler
 
 class Order(Sampler[int]):
     """A new order for each epoch. The last step is filled up with the first rows of the same order: every step has a
-    whole global batch, which any number of processes can share.
+    whole global batch, which any number of processes can share. Where `copies` processes side by side work on the same
+    `micro` rows, these come as often.
     """
 
-    def __init__(self, rows: int, batch: int, seed: int) -> None:
-        self.rows, self.batch, self.seed = rows, batch, seed
+    def __init__(self, rows: int, batch: int, seed: int, micro: int = 1, copies: int = 1) -> None:
+        self.rows, self.batch, self.seed, self.micro, self.copies = rows, batch, seed, micro, copies
         self.steps = -(-rows // batch)
         """Steps of an epoch."""
         self.epoch = 0
 
     def __len__(self) -> int:
         """Rows of an epoch, those that fill it up included."""
-        return self.steps * self.batch
+        return self.steps * self.batch * self.copies
 
     def __iter__(self) -> Iterator[int]:
         """The rows of the epoch at hand."""
         generator = torch.Generator()
         generator.manual_seed(self.seed + self.epoch)
         order = torch.randperm(self.rows, generator=generator).tolist()
-        for position in range(len(self)):
-            yield order[position % self.rows]
+        for start in range(0, self.steps * self.batch, self.micro):
+            rows = [order[position % self.rows] for position in range(start, start + self.micro)]
+            yield from rows * self.copies

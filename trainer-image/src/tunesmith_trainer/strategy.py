@@ -12,18 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.training.plan import DistributionPlan, TrainPlan
 
+from tunesmith_trainer import tensor
 from tunesmith_trainer.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
 
-STAGES = {"DDP": 0, "FSDP2": 0, "ZeRO1": 1, "ZeRO2": 2, "ZeRO3": 3}
+STAGES = {"DDP": 0, "DeviceMap": 0, "FSDP2": 0, "ZeRO1": 1, "ZeRO2": 2, "ZeRO3": 3}
 """DeepSpeed's stage; 0: it has no part in it."""
 SPLIT = ("ZeRO3", "FSDP2")
-"""Where no process holds the weights whole."""
 TIMEOUT_SECONDS = "600"
 CHECKPOINTED = "_checkpoint_wrapped_module."
 """Within names of parameters, where torch computes activations anew."""
+
+
+def is_split(distribution: DistributionPlan) -> bool:
+    """Whether no process holds the weights whole."""
+    return distribution.strategy in SPLIT or distribution.tensor_parallel > 1
 
 
 def timeout() -> timedelta:
@@ -53,7 +58,7 @@ def join(plan: TrainPlan, cuda: bool) -> None:
     from tunesmith_trainer import group
 
     stage, alone = STAGES[plan.distribution.strategy], plan.world_size == 1
-    sharded = plan.distribution.strategy == "FSDP2"
+    sharded = plan.distribution.strategy == "FSDP2" and plan.distribution.tensor_parallel == 1
     if alone and sharded:
         raise ConfigError(
             "spec.distribution.strategy: FSDP2 shares the weights out among processes, and there is one: use DDP, or "
@@ -63,7 +68,7 @@ def join(plan: TrainPlan, cuda: bool) -> None:
         return
     local = int(os.environ.setdefault("LOCAL_RANK", "0"))
     if cuda:
-        torch.cuda.set_device(local)
+        torch.cuda.set_device(local * plan.distribution.devices)
     group.join(
         timeout(),
         "nccl" if cuda else "gloo",
@@ -71,21 +76,28 @@ def join(plan: TrainPlan, cuda: bool) -> None:
     )
     if stage:
         _begin_deepspeed(cuda)
-    if sharded and not cuda:
+    elif plan.distribution.sequence_parallel > 1:
+        _load_deepspeed(cuda)
+    if (sharded or plan.distribution.tensor_parallel > 1) and not cuda:
         _begin_fsdp_on_cpu()
 
 
-def _begin_deepspeed(cuda: bool) -> None:
+def _load_deepspeed(cuda: bool) -> None:
     if not cuda:
         os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed
-    import torch
 
     # Else it looks for compilers, and builds an operator for processes of one machine that gloo does without.
     deepspeed.ops.__compatible_ops__ = {}
     deepspeed.init_distributed("nccl" if cuda else "gloo", auto_mpi_discovery=False, timeout=timeout())
+
+
+def _begin_deepspeed(cuda: bool) -> None:
+    _load_deepspeed(cuda)
     if cuda:
         return
+    import torch
+
     # accelerate turns DeepSpeed into DDP, without a word, where it is told to use CPUs.
     from accelerate import PartialState
     from accelerate.utils import DistributedType
@@ -106,7 +118,8 @@ def _begin_deepspeed(cuda: bool) -> None:
 
 
 def _begin_fsdp_on_cpu() -> None:
-    # accelerate turns FSDP into DDP, without a word, where it finds processes on CPUs. fully_shard itself takes gloo.
+    # accelerate turns FSDP into DDP, without a word, where it finds processes on CPUs, and knows no tensor parallelism
+    # there. torch itself does both over gloo.
     from accelerate import PartialState
     from accelerate.utils import DistributedType
     from transformers import training_args
@@ -121,7 +134,7 @@ def _begin_fsdp_on_cpu() -> None:
 def arguments(plan: TrainPlan, cuda: bool) -> dict[str, Any]:
     """The strategy's part of TrainingArguments."""
     stage = STAGES[plan.distribution.strategy]
-    if plan.distribution.strategy == "FSDP2":
+    if plan.distribution.strategy == "FSDP2" and plan.distribution.tensor_parallel == 1:
         return {
             "fsdp": True,
             "fsdp_config": {
@@ -134,6 +147,8 @@ def arguments(plan: TrainPlan, cuda: bool) -> dict[str, Any]:
             },
             **({} if cuda else {"accelerator_config": {"use_configured_state": True}}),
         }
+    if plan.distribution.tensor_parallel > 1:  # by how the model is loaded
+        return {} if cuda else {"accelerator_config": {"use_configured_state": True}}
     if not stage:
         return {
             "use_cpu": not cuda,
@@ -167,12 +182,16 @@ def check_engine(wrapped: Any, plan: TrainPlan) -> None:
 
     asked, found = plan.distribution, type(wrapped).__name__
     stage = STAGES[asked.strategy]
+    if asked.tensor_parallel > 1:
+        tensor.check(wrapped, plan)
+        return
     if asked.strategy == "FSDP2":
         _check_fsdp(wrapped, plan)
         return
     if not stage:
         if isinstance(wrapped, DistributedDataParallel) != (plan.world_size > 1) or found == "DeepSpeedEngine":
-            raise ConfigError(f"strategy DDP over {plan.world_size} process(es), but the model is a {found}")
+            over = f"{asked.strategy} over {plan.world_size} process(es)"
+            raise ConfigError(f"strategy {over}, but the model is a {found}")
         return
     from deepspeed import DeepSpeedEngine
 

@@ -135,7 +135,7 @@ def finish(
     )  # fmt: skip
     full = plan.tuner.type == "Full"
     model: Any = trainer.model
-    split = plan.distribution.strategy in strategy.SPLIT
+    split = strategy.is_split(plan.distribution)
     state = strategy.whole_state(model, trained_only=not full) if split else None
     trainer.fence.check(group.first_says)
     if group.is_first():

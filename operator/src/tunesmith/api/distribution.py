@@ -24,13 +24,20 @@ class Distribution(Model):
             ),
         )
     )
-    strategy: Literal["Auto", "DDP", "FSDP2", "ZeRO1", "ZeRO2", "ZeRO3"] = "Auto"
+    strategy: Literal["Auto", "DDP", "DeviceMap", "FSDP2", "ZeRO1", "ZeRO2", "ZeRO3"] = "Auto"
     """DDP (every process holds everything) or DeepSpeed's ZeRO (arXiv 1910.02054): the optimizer's state (ZeRO1), also
     the gradients (ZeRO2), also the weights (ZeRO3) are shared out among the processes. FSDP2: torch's fully_shard
-    (arXiv 2304.11277), which shares all three out. Auto: the first of DDP, ZeRO2, ZeRO3, ZeRO3 with offload that fits
-    the memory by its estimate."""
+    (arXiv 2304.11277), which shares all three out. DeviceMap: a process, one per pod by default, lays the layers over
+    its GPUs, which compute one after the other (transformers' device_map); several processes are DDP of that. Auto: the
+    first of DDP, ZeRO2, ZeRO3, ZeRO3 with offload that fits the memory by its estimate."""
     offload: Literal["None", "Optimizer", "All"] = "None"
     """Keep the optimizer's state, or also the weights, in the host's memory."""
+    sequence_parallel: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Processes that share each row along its length, and the heads while they attend (Ulysses: arXiv 2309.14509): for
+    rows too long for one device. Within any strategy but DeviceMap."""
+    tensor_parallel: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes that share each weight matrix (arXiv 1909.08053), by transformers' plan of the model: for tuner Full.
+    Several such groups share the weights among each other as FSDP2 does."""
 
 
 class Memory(Model):

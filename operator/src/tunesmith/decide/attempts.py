@@ -93,8 +93,9 @@ def next_size(spec: FineTuneJobSpec, plan: TrainPlan, attempts: Sequence[Attempt
     if last and last.reason == "TooFewNodes" and spec.elastic and last.scheduled_nodes:
         nodes = nodes_that_divide(plan, last.scheduled_nodes, spec.elastic.min_nodes) or nodes
     if last and last.reason == "OutOfMemory" and micro > least(spec):
-        batch, world, half = plan.training.global_batch_size, nodes * plan.processes_per_node, micro // 2
-        micro = next((m for m in range(half, least(spec) - 1, -1) if batch % (world * m) == 0), micro)
+        batch, half = plan.training.global_batch_size, micro // 2
+        groups = nodes * plan.processes_per_node // plan.distribution.sharing
+        micro = next((m for m in range(half, least(spec) - 1, -1) if batch % (groups * m) == 0), micro)
     return nodes, micro
 
 

@@ -27,6 +27,7 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "method": get_args(MethodType),
     "tuner": _choices(Tuner, "type"),
     "strategy": tuple(name for name in _choices(Distribution, "strategy") if name != "Auto"),
+    "parallelism": ("Data", "Sequence", "Tensor"),
     "nodes": ("OneNode", "SeveralNodes"),
     "modality": get_args(Modality),
     "rollout": _choices(Rollout, "backend"),
@@ -34,6 +35,7 @@ AXES: Mapping[str, tuple[str, ...]] = {
 """All values, by axis."""
 ROLLING = ("GRPO", "PPO")
 """Methods with a choice of rollout backends."""
+OTHER_THAN_LANGUAGE_MODELING = tuple(name for name in AXES["method"] if name not in ("PreTraining", "SFT"))
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Cell:
     method: str
     tuner: str = "LoRA"
     strategy: str = "DDP"
+    parallelism: str = "Data"
     nodes: str = "OneNode"
     modality: str = "Text"
     rollout: str = "Transformers"
@@ -86,8 +89,41 @@ REFUSED = (
         "vLLM in the training processes is not given a row's media yet",
         "use backend Transformers",
     ),
+    Refused(
+        {"parallelism": ("Sequence", "Tensor"), "method": OTHER_THAN_LANGUAGE_MODELING},
+        "spec.distribution",
+        "only the losses of PreTraining and SFT are known to come out the same where processes share rows or weights",
+        "leave out sequenceParallel and tensorParallel, and use strategy FSDP2 or ZeRO3",
+    ),
+    Refused(
+        {"parallelism": ("Sequence", "Tensor"), "modality": ("Image", "Video", "Audio")},
+        "spec.distribution",
+        "towers of multi-modal models have no plan for shared rows or weights",
+        "leave out sequenceParallel and tensorParallel, and use strategy FSDP2 or ZeRO3",
+    ),
+    Refused(
+        {"parallelism": ("Tensor",), "tuner": ("LoRA", "PEFT", "QLoRA")},
+        "spec.distribution.tensorParallel",
+        "the gradients of adapters over shared weights are not those of one process",
+        "use tuner Full, or strategy FSDP2",
+    ),
+    Refused(
+        {"parallelism": ("Tensor",), "strategy": ("ZeRO1", "ZeRO2", "ZeRO3")},
+        "spec.distribution.strategy",
+        "DeepSpeed cannot split weights that are shared already",
+        "use Auto or FSDP2",
+    ),
+    Refused(
+        {"parallelism": ("Sequence", "Tensor"), "strategy": ("DeviceMap",)},
+        "spec.distribution.strategy",
+        "DeviceMap gives each process GPUs, layers and rows of its own",
+        "use Auto or FSDP2",
+    ),
 )
-UNVERIFIED = (Unverified({"rollout": ("VLLMColocate",)}, "GRPO with `rollout.backend: VLLMColocate`"),)
+UNVERIFIED = (
+    Unverified({"strategy": ("DeviceMap",)}, "`strategy: DeviceMap`, one process over 2 GPUs, and two over 2 each"),
+    Unverified({"rollout": ("VLLMColocate",)}, "GRPO with `rollout.backend: VLLMColocate`"),
+)
 
 
 def verdict(cell: Cell) -> Refused | Unverified | None:
@@ -102,6 +138,9 @@ def cell_of(spec: FineTuneJobSpec, modality: Modality = "Text") -> Cell:
         method=spec.method.type,
         tuner=spec.tuner.type,
         strategy="DDP" if strategy == "Auto" else strategy,
+        parallelism="Tensor"
+        if spec.distribution.tensor_parallel > 1
+        else ("Sequence" if spec.distribution.sequence_parallel > 1 else "Data"),
         nodes="SeveralNodes" if spec.nodes > 1 else "OneNode",
         modality=modality,
         rollout=policy.rollout.backend if policy else "Transformers",
@@ -115,7 +154,7 @@ def axes_of(method: str) -> list[str]:
 
 def cells() -> list[Cell]:
     """The combinations that tests go through: every method with every value of each axis, the others as usual; and SFT
-    with every pair of tuner and strategy, since what these do to each other does not depend on the method.
+    with every pair of tuner, strategy and parallelism, since what these do to each other does not depend on the method.
     """
     seen: dict[Cell, None] = {}
     for method in AXES["method"]:
@@ -123,6 +162,9 @@ def cells() -> list[Cell]:
         for axis in axes_of(method):
             seen |= {replace(usual, **{axis: value}): None for value in AXES[axis]}
     seen |= {Cell("SFT", tuner, strategy): None for tuner in AXES["tuner"] for strategy in AXES["strategy"]}
+    shared = AXES["parallelism"][1:]
+    seen |= {Cell("SFT", tuner, parallelism=one): None for tuner in AXES["tuner"] for one in shared}
+    seen |= {Cell("SFT", "Full", strategy, one): None for strategy in AXES["strategy"] for one in shared}
     return list(seen)
 
 

@@ -72,6 +72,9 @@ def base_bytes(plan: TrainPlan, facts: ModelFacts, compute: int) -> int:
 
 def estimate(plan: TrainPlan, facts: ModelFacts, distribution: DistributionPlan, cpu: bool = False) -> Estimate:
     """Memory of one device under `distribution`. With `cpu` the processes share the host's, without accelerators."""
+    if distribution.sequence_parallel > 1:  # of a row each has a part, and of all heads' whole rows as much
+        shorter = -(-plan.training.max_length // distribution.sequence_parallel)
+        plan = plan.model_copy(update={"training": plan.training.model_copy(update={"max_length": shorter})})
     float32 = plan.training.dtype == "Float32" or (plan.training.dtype == "Auto" and cpu)
     compute, full = 4 if float32 else 2, plan.tuner.type == "Full"
     sharded = distribution.strategy.startswith("ZeRO")
@@ -80,7 +83,7 @@ def estimate(plan: TrainPlan, facts: ModelFacts, distribution: DistributionPlan,
     widths = Widths(compute, held if full else compute)
     number = trained(plan, facts)
     passing = peak(plan, facts, widths, cpu)
-    if full and distribution.strategy == "DDP" and compute == 2:
+    if full and distribution.strategy == "DDP" and distribution.tensor_parallel == 1 and compute == 2:
         passing += 2 * (facts.linear + facts.experts)
     if plan.tuner.quantization:  # one layer's weights at a time, as they were
         passing += compute * facts.hidden * max(facts.intermediate, facts.heads * facts.head_dim)
@@ -89,6 +92,8 @@ def estimate(plan: TrainPlan, facts: ModelFacts, distribution: DistributionPlan,
         copies = 1 if plan.training.gradient_checkpointing else facts.layers
         passing += compute * (copies + 1) * facts.experts // facts.layers
     adapters = 0 if full else number
+    if distribution.tensor_parallel > 1:
+        return _tensor(plan, facts, distribution, cpu, compute, held, number, passing)
     if sharded:
         return _zero(plan, facts, distribution, cpu, compute, number, adapters, passing)
     if distribution.strategy == "FSDP2":
@@ -98,7 +103,36 @@ def estimate(plan: TrainPlan, facts: ModelFacts, distribution: DistributionPlan,
     buckets = 4 * number if plan.world_size > 1 else 0  # DistributedDataParallel without gradient_as_bucket_view
     weights, gradients = base_bytes(plan, facts, held) + 4 * adapters, 4 * number
     optimizer = state_bytes(plan, facts, number)
+    if distribution.devices > 1:  # whole layers, so that one more may be on a device; and what the layers keep
+        over, layer = distribution.devices, facts.layer / facts.parameters
+        weights, gradients, optimizer = (int(size * (1 / over + layer)) for size in (weights, gradients, optimizer))
+        temporary, buckets = temporary // over, buckets // over
     return _estimate(plan, cpu, weights, gradients, optimizer, max(passing, temporary), buckets)
+
+
+def _tensor(
+    plan: TrainPlan,
+    facts: ModelFacts,
+    distribution: DistributionPlan,
+    cpu: bool,
+    compute: int,
+    held: int,
+    number: int,
+    passing: int,
+) -> Estimate:
+    """Tensor parallelism (arXiv 1909.08053): each process its part of the matrices, and all of the rest; several groups
+    share both out, as FSDP2 does. Activations are taken as whole, though the inner ones are parts.
+    """
+    size, others = distribution.tensor_parallel, plan.world_size // distribution.tensor_parallel
+    matrices = facts.linear + facts.experts
+    share = (matrices / size + facts.parameters - matrices) / facts.parameters / others
+    weights, gradients = int(share * facts.parameters * held), int(share * 4 * number)
+    optimizer = int(share * state_bytes(plan, facts, number))
+    layer, ends = facts.layer // size, facts.embeddings + facts.head
+    buckets = (compute + 4) * (2 * layer + ends) if others > 1 else 0
+    if others == 1 and compute == 2:  # casts, which live as long as the forward pass
+        passing += 2 * (facts.linear + facts.experts) // size
+    return _estimate(plan, cpu, weights, gradients, optimizer, max(passing, int(share * 4 * number)), buckets)
 
 
 def _fsdp(

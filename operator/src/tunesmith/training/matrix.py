@@ -79,10 +79,31 @@ def unsplit(job: FineTuneJobSpec | TrainPlan) -> tuple[str, ...]:
     return ("ZeRO3",) if job.tuner.initialization == "PiSSA" else ()
 
 
-def processes_per_node(spec: FineTuneJobSpec) -> int:
-    """Training processes of a pod: as asked, else one per GPU, else one."""
+def gpus(spec: FineTuneJobSpec) -> int:
+    """GPUs of a pod."""
     limits = spec.resources.limits or {}
-    return spec.processes_per_node or next((int(limits[name]) for name in GPUS if name in limits), 1)
+    return next((int(limits[name]) for name in GPUS if name in limits), 0)
+
+
+def processes_per_node(spec: FineTuneJobSpec) -> int:
+    """Training processes of a pod: as asked, else one per GPU (one in all for DeviceMap), else one."""
+    each = 0 if spec.distribution.strategy == "DeviceMap" else gpus(spec)
+    return spec.processes_per_node or each or 1
+
+
+def devices(spec: FineTuneJobSpec) -> int:
+    """GPUs over which one process lays its model out; 1 for any strategy but DeviceMap."""
+    return gpus(spec) // processes_per_node(spec) if spec.distribution.strategy == "DeviceMap" else 1
+
+
+def sharing(spec: FineTuneJobSpec) -> int:
+    """Processes that work on the same rows."""
+    return spec.distribution.sequence_parallel * spec.distribution.tensor_parallel
+
+
+def groups(spec: FineTuneJobSpec) -> float:
+    """Processes, or groups of those that share, with rows of their own; must be whole."""
+    return spec.nodes * processes_per_node(spec) / sharing(spec)
 
 
 RULES = (
@@ -115,6 +136,75 @@ RULES = (
         "spec.training.optimizer",
         "bitsandbytes' optimizers cannot update the tensors that FSDP2 shares out",
         "use AdamW, or strategy DDP or ZeRO3",
+    ),
+    Rule(
+        lambda spec: (
+            spec.distribution.strategy == "DeviceMap" and (devices(spec) < 2 or bool(gpus(spec) % devices(spec)))
+        ),
+        "spec.distribution.strategy",
+        "DeviceMap lays a model over the GPUs of each process, two or more, and spec.resources.limits has not so many "
+        "for each",
+        "ask for more GPUs, lower spec.processesPerNode, or use DDP",
+    ),
+    Rule(
+        lambda spec: (
+            spec.distribution.strategy == "DeviceMap"
+            and spec.tuner.type == "QLoRA"
+            and spec.nodes * processes_per_node(spec) > 1
+        ),
+        "spec.distribution.strategy",
+        "quantised weights over several GPUs can be trained by one process only",
+        "use one node and processesPerNode 1, or FSDP2",
+    ),
+    Rule(
+        lambda spec: min(spec.distribution.sequence_parallel, spec.distribution.tensor_parallel) > 1,
+        "spec.distribution",
+        "sequenceParallel and tensorParallel are not carried out together",
+        "use one of them",
+    ),
+    Rule(
+        lambda spec: not groups(spec).is_integer(),
+        "spec.distribution",
+        "sequenceParallel and tensorParallel count processes, and must divide all of them",
+        lambda spec: f"use a number that divides {spec.nodes * processes_per_node(spec)}, or other nodes",
+    ),
+    Rule(
+        lambda spec: spec.distribution.tensor_parallel > 1 and spec.distribution.strategy == "DDP" and groups(spec) > 1,
+        "spec.distribution.strategy",
+        "several groups that share weights share them among each other, too",
+        "use Auto or FSDP2, or tensorParallel for all processes",
+    ),
+    Rule(
+        lambda spec: spec.distribution.tensor_parallel > 1 and spec.training.optimizer != "AdamW",
+        "spec.training.optimizer",
+        "only AdamW is known to update weights that processes share",
+        "use AdamW",
+    ),
+    Rule(
+        lambda spec: spec.distribution.tensor_parallel > 1 and spec.distribution.offload != "None",
+        "spec.distribution.offload",
+        "only ZeRO moves to the host's memory, and it cannot split weights that are shared already",
+        "use offload None",
+    ),
+    Rule(
+        lambda spec: spec.distribution.tensor_parallel > 1 and spec.validation is not None,
+        "spec.validation",
+        "evaluations are not known to come out the same where processes share weights",
+        "leave it out, or use strategy FSDP2 without tensorParallel",
+    ),
+    Rule(
+        lambda spec: spec.distribution.sequence_parallel > 1 and spec.training.packing == "Always",
+        "spec.training.packing",
+        "where a row is shared along its length its tokens look at all before them, at other rows packed with it, too",
+        "use Auto or Never",
+    ),
+    Rule(
+        lambda spec: (
+            spec.distribution.sequence_parallel > 1 and spec.tuner.peft is not None and spec.tuner.peft.type in PROMPTS
+        ),
+        "spec.tuner.peft.type",
+        "prompts would stand before each part of a row that is shared along its length",
+        "use another type",
     ),
     Rule(
         lambda spec: spec.training.optimizer in PROJECTING and spec.tuner.type != "Full",

@@ -11,10 +11,11 @@ from tunesmith.training.architecture import ModelFacts
 from tunesmith.training.estimating import GIB, Estimate, estimate
 from tunesmith.training.matrix import unsplit
 from tunesmith.training.plan import DistributionPlan, TrainPlan, TunerPlan
+from tunesmith.training.planning import nodes_that_divide
 
 __all__ = ["Choice", "Estimate", "choose", "estimate"]
 
-Strategy = Literal["Auto", "DDP", "FSDP2", "ZeRO1", "ZeRO2", "ZeRO3"]
+Strategy = Literal["Auto", "DDP", "DeviceMap", "FSDP2", "ZeRO1", "ZeRO2", "ZeRO3"]
 Offload = Literal["None", "Optimizer", "All"]
 OFFLOADS: tuple[Offload, ...] = ("Optimizer", "All")
 SHORTEST = 256  # tokens; nobody trains on less
@@ -75,13 +76,22 @@ def choose(
 
 def name_of(distribution: DistributionPlan) -> str:
     """For people: ZeRO3, offload All."""
-    return distribution.strategy + ("" if distribution.offload == "None" else f", offload {distribution.offload}")
+    words: list[str] = [distribution.strategy]
+    if distribution.offload != "None":
+        words.append(f"offload {distribution.offload}")
+    if distribution.sequence_parallel > 1:
+        words.append(f"sequenceParallel {distribution.sequence_parallel}")
+    if distribution.tensor_parallel > 1:
+        words.append(f"tensorParallel {distribution.tensor_parallel}")
+    return ", ".join(words)
 
 
 def candidates(plan: TrainPlan, strategy: Strategy, offload: Offload, cpu: bool) -> list[DistributionPlan]:
     """The distributions that are to be tried, the fastest first."""
     if strategy != "Auto":
-        return [DistributionPlan(strategy=strategy, offload=offload)]
+        return [plan.distribution.model_copy(update={"strategy": strategy, "offload": offload})]
+    if plan.distribution.tensor_parallel > 1:
+        return [plan.distribution.model_copy(update={"strategy": "FSDP2" if plan.data_parallel > 1 else "DDP"})]
     zero2, zero3 = ([name] if name not in unsplit(plan) else [] for name in ("ZeRO2", "ZeRO3"))
     found: list[tuple[str, Offload]]
     if offload == "None":
@@ -90,7 +100,7 @@ def candidates(plan: TrainPlan, strategy: Strategy, offload: Offload, cpu: bool)
             found += [(name, to) for name in zero3 for to in OFFLOADS]
     else:
         found = [(name, offload) for name in (zero2 + zero3 if offload == "Optimizer" else zero3)]
-    return [DistributionPlan.model_validate({"strategy": s, "offload": o}) for s, o in found]
+    return [plan.distribution.model_copy(update={"strategy": s, "offload": o, "devices": 1}) for s, o in found]
 
 
 def _first_fit(
@@ -172,7 +182,7 @@ def _changes(
     wider = [
         Change(f"nodes {nodes}", plan.model_copy(update={"nodes": nodes}))
         for nodes in _doubles(plan.nodes, MOST_NODES)
-        if training.global_batch_size % (nodes * plan.processes_per_node * training.micro_batch_size) == 0
+        if nodes_that_divide(plan, nodes, nodes)
     ]
     for series in (smaller, shorter, wider):
         if series:

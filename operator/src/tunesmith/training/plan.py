@@ -153,8 +153,17 @@ class CheckpointPlan(Place):
 class DistributionPlan(Model):
     """How the model is spread over the processes."""
 
-    strategy: Literal["DDP", "FSDP2", "ZeRO1", "ZeRO2", "ZeRO3"] = "DDP"
+    strategy: Literal["DDP", "DeviceMap", "FSDP2", "ZeRO1", "ZeRO2", "ZeRO3"] = "DDP"
     offload: Literal["None", "Optimizer", "All"] = "None"
+    sequence_parallel: int = 1
+    tensor_parallel: int = 1
+    devices: int = 1
+    """GPUs of one process; over several its layers are laid out."""
+
+    @property
+    def sharing(self) -> int:
+        """Processes that work on the same rows."""
+        return self.sequence_parallel * self.tensor_parallel
 
 
 class OutputPlan(Place):
@@ -193,6 +202,11 @@ class TrainPlan(Model):
     def world_size(self) -> int:
         """Training processes in all."""
         return self.nodes * self.processes_per_node
+
+    @property
+    def data_parallel(self) -> int:
+        """Processes, or groups of them, that learn from rows of their own."""
+        return self.world_size // self.distribution.sharing
 
 
 class MergeAdapterPlan(Place):

@@ -14,7 +14,7 @@ from tunesmith.api.methods import Method, attribute
 from tunesmith.api.quantization import Quantization
 from tunesmith.api.tuner import Tuner
 from tunesmith.training.location import join, locate
-from tunesmith.training.matrix import PlanError, processes_per_node, refuse
+from tunesmith.training.matrix import PlanError, devices, groups, processes_per_node, refuse, sharing
 from tunesmith.training.plan import (
     ChatPlan,
     CheckpointPlan,
@@ -59,13 +59,18 @@ def output(job: Job, store: str) -> OutputPlan:
     return OutputPlan(**place(store).model_dump(), run=locate(run_folder(job, store)).path)
 
 
-def accumulation(field: str, batch: int, nodes: int, processes: int, micro: int) -> int:
-    """Micro-batches of one optimizer step. Raises PlanError where the global batch cannot be divided."""
-    per_step = nodes * processes * micro
+def accumulation(field: str, batch: int, nodes: int, processes: int, micro: int, sharing: int = 1) -> int:
+    """Micro-batches of one optimizer step, where `sharing` processes work on the same rows. Raises PlanError where the
+    global batch cannot be divided.
+    """
+    if nodes * processes % sharing:
+        raise PlanError(f"{field}: {sharing} processes share their rows, which do not divide {nodes * processes}")
+    per_step = nodes * processes * micro // sharing
     if batch % per_step:
         below = max(1, batch // per_step)
+        shared = f" / {sharing} that share rows" if sharing > 1 else ""
         raise PlanError(
-            f"{field}: {batch} rows cannot be divided among {nodes} node(s) x {processes} process(es) x "
+            f"{field}: {batch} rows cannot be divided among {nodes} node(s) x {processes} process(es){shared} x "
             f"microBatchSize {micro}: use {per_step * below} or {per_step * (below + 1)}"
         )
     return batch // per_step
@@ -79,7 +84,9 @@ def train_plan(job: Job, spec: FineTuneJobSpec, resolved: Resolved, default_stor
     processes = processes_per_node(spec)
     store = spec.output.uri or default_store
     refuse(spec)
-    strategy = spec.distribution.strategy
+    asked = spec.distribution
+    # Auto: where groups share weights, FSDP2 is what there is for several of them.
+    first = "FSDP2" if asked.tensor_parallel > 1 and groups(spec) > 1 else "DDP"
     return TrainPlan(
         job=job,
         model=place(address(spec.model, resolved)),
@@ -97,14 +104,18 @@ def train_plan(job: Job, spec: FineTuneJobSpec, resolved: Resolved, default_stor
                 spec.nodes,
                 processes,
                 training.micro_batch_size,
+                sharing(spec),
             ),
-            packing=training.packing == "Always" or (training.packing == "Auto" and method.type == "PreTraining"),
+            packing=training.packing == "Always"
+            or (training.packing == "Auto" and method.type == "PreTraining" and asked.sequence_parallel == 1),
             gradient_checkpointing=training.gradient_checkpointing == "Enabled",
         ),
         nodes=spec.nodes,
         processes_per_node=processes,
         distribution=DistributionPlan(
-            strategy="DDP" if strategy == "Auto" else strategy, offload=spec.distribution.offload
+            strategy=first if asked.strategy == "Auto" else asked.strategy,
+            devices=devices(spec),
+            **asked.model_dump(exclude={"strategy"}),
         ),
         checkpoint=CheckpointPlan(
             **place(run_folder(job, kept.storage or store)).model_dump(),
@@ -178,7 +189,8 @@ def method_plan(method: Method, resolved: Resolved) -> MethodPlan:
 def for_attempt(plan: TrainPlan, attempt: int, nodes: int, micro_batch_size: int) -> TrainPlan:
     """The plan of a later attempt: other nodes or micro-batches, the same global batch. Raises PlanError."""
     batch = plan.training.global_batch_size
-    steps = accumulation("nodes", batch, nodes, plan.processes_per_node, micro_batch_size)
+    sharing = plan.distribution.sharing
+    steps = accumulation("nodes", batch, nodes, plan.processes_per_node, micro_batch_size, sharing)
     training = plan.training.model_copy(
         update={"micro_batch_size": micro_batch_size, "gradient_accumulation_steps": steps}
     )
@@ -187,8 +199,12 @@ def for_attempt(plan: TrainPlan, attempt: int, nodes: int, micro_batch_size: int
 
 def nodes_that_divide(plan: TrainPlan, most: int, least: int) -> int | None:
     """The largest number of nodes in [least, most] among which the global batch can be divided, if there is one."""
-    per_node = plan.processes_per_node * plan.training.micro_batch_size
-    return next((n for n in range(most, least - 1, -1) if plan.training.global_batch_size % (n * per_node) == 0), None)
+    training, sharing = plan.training, plan.distribution.sharing
+    for nodes in range(most, least - 1, -1):
+        groups, rest = divmod(nodes * plan.processes_per_node, sharing)
+        if not rest and training.global_batch_size % (groups * training.micro_batch_size) == 0:
+            return nodes
+    return None
 
 
 def merge_plan(job: Job, spec: MergeJobSpec, resolved: Resolved, default_store: str) -> MergePlan:

@@ -8,6 +8,7 @@ import torch
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from tunesmith.training.plan import TrainPlan
 
+from tunesmith_trainer import tensor
 from tunesmith_trainer.model import load_model
 
 TASK = "CAUSAL_LM"
@@ -17,7 +18,7 @@ def load(
     plan: TrainPlan, dtype: torch.dtype, quantization: BitsAndBytesConfig | None, device: str | int | None
 ) -> PreTrainedModel:
     """The causal language model."""
-    return load_model(plan.model, dtype, quantization, device)
+    return load_model(plan.model, dtype, quantization, device, distributed=tensor.config(plan))
 
 
 def drop_copy(model: Any) -> None:
