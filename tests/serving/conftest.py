@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tunesmith.serving.contract import PLUGIN
 
 MAX_RANK = 16
 KEY = "a-client's-key"
@@ -321,7 +322,7 @@ def make_pod(root: Path, base: Path) -> Pod:
         "PYTHONPATH": str(root / "guard"),
         "TUNESMITH_API_KEYS_FOLDER": str(root / "keys"),
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
-        "VLLM_PLUGINS": "",
+        "VLLM_PLUGINS": PLUGIN,
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_CACHE_ROOT": str(root / "cache"),
         "VLLM_CPU_KVCACHE_SPACE": "1",

@@ -225,6 +225,32 @@ def test_files_outlive_the_requests_that_need_them_and_no_longer(pod, forge):
         assert pod.say(name) == forge.say(pod.base, filler)
 
 
+LONG = 450
+
+
+def token_ids(lines) -> tuple[int, ...]:
+    """All tokens of a stream."""
+    events = [json.loads(line[6:]) for line in lines if line.startswith(b"data: {")]
+    return tuple(token for event in events for token in event["choices"][0].get("token_ids") or [])
+
+
+def test_two_versions_that_both_answer_keep_their_slots_while_a_third_adapter_is_loaded(pod, forge):
+    """The engine has two slots. vLLM without agent/plugin.py dies here."""
+    old, new, other = (forge.adapter(pod.base, seed=seed) for seed in (60, 61, 62))
+    pod.want(doubled=old)
+    pod.settle("doubled")
+    with pod.stream("doubled", tokens=LONG) as before:
+        pod.want(doubled=new)
+        until(lambda: pod.models().get("doubled", "").endswith(artifacts.digest(new)), 5)
+        with pod.stream("doubled", tokens=LONG) as after:
+            pod.want(third=other)
+            pod.settle("third")
+            for response, path in ((before, old), (after, new)):
+                assert token_ids([response.first_line, *response]) == forge.say(pod.base, path, tokens=LONG)
+    assert pod.say("third") == forge.say(pod.base, other)
+    pod.want(doubled=None, third=None)
+
+
 STREAMS, TOKENS = 16, 48
 
 
@@ -244,8 +270,7 @@ def stream(pod, model: str) -> Stream:
         with pod.stream(model, tokens=TOKENS) as response:
             one.status = response.status
             for line in [response.first_line, *response]:
-                if line.startswith(b"data: {"):
-                    one.tokens += json.loads(line[6:])["choices"][0].get("token_ids") or []
+                one.tokens += token_ids([line])
     except urllib.error.HTTPError as error:
         one.status = error.code
     one.ended = time.monotonic()

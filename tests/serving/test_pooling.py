@@ -15,7 +15,7 @@ from serving.conftest import ENGINE_START
 from tunesmith.agent.__main__ import install_guard
 from tunesmith.api.modeldeployment import ModelDeploymentSpec
 from tunesmith.children.serving import server_arguments
-from tunesmith.serving.contract import State
+from tunesmith.serving.contract import PLUGIN, State
 
 pytestmark = pytest.mark.trainer
 TEXTS = ["hello world", "who are you? I am a model"]
@@ -69,7 +69,7 @@ def served(
         "HOME": str(tmp_path),
         "PYTHONPATH": str(tmp_path / "guard"),
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
-        "VLLM_PLUGINS": "",
+        "VLLM_PLUGINS": PLUGIN,
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "HF_HUB_OFFLINE": "1",

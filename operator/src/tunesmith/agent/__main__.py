@@ -6,29 +6,39 @@ import asyncio
 import contextlib
 import logging
 import os
-import shutil
 import signal
 from pathlib import Path
 
 import aiohttp
 from aiohttp import web
 
-from tunesmith.agent import guard
+from tunesmith.agent import guard, plugin
 from tunesmith.agent.engine import Engine
 from tunesmith.agent.loop import Agent
 from tunesmith.agent.metrics import Metrics
 from tunesmith.agent.server import application, token
 from tunesmith.agent.settings import Settings
+from tunesmith.serving.contract import PLUGIN
 
-MODULE = "tunesmith_guard.py"
+# What a vLLM of any image imports: the guard by its name, the plugin by its entry point.
+ENGINE_FILES = {
+    "tunesmith_guard.py": Path(guard.__file__).read_bytes(),
+    "tunesmith_plugin.py": Path(plugin.__file__).read_bytes(),
+    "tunesmith_plugin-1.dist-info/METADATA": b"Metadata-Version: 2.1\nName: tunesmith-plugin\nVersion: 1\n",
+    "tunesmith_plugin-1.dist-info/entry_points.txt": (
+        f"[vllm.general_plugins]\n{PLUGIN} = tunesmith_plugin:register\n".encode()
+    ),
+}
 
 
 def install_guard(folder: Path) -> None:
-    """Put the guard where the engine finds it. The engine starts after this: the agent's startup probe waits."""
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f"{MODULE}.tmp"
-    shutil.copyfile(guard.__file__, draft)
-    os.replace(draft, folder / MODULE)
+    """Put guard and plugin where the engine finds them. It starts after this: the agent's startup probe waits."""
+    for name, content in ENGINE_FILES.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f"{path.name}.tmp")
+        draft.write_bytes(content)
+        os.replace(draft, path)
 
 
 async def run(settings: Settings) -> None:

@@ -29,6 +29,7 @@ from tunesmith.serving.contract import (
     API_KEYS_FOLDER,
     ENGINE_PORT,
     GUARD_FOLDER,
+    PLUGIN,
     STATE_FOLDER,
     TOKEN_FILE,
     State,
@@ -189,7 +190,7 @@ def engine_environment() -> list[Object]:
     return [
         *ENVIRONMENT,
         {"name": "VLLM_ALLOW_RUNTIME_LORA_UPDATING", "value": "1"},
-        {"name": "VLLM_PLUGINS", "value": ""},  # no resolver: it loads whatever a model name points at
+        {"name": "VLLM_PLUGINS", "value": PLUGIN},  # and no resolver: it loads whatever a model name points at
         {"name": "VLLM_NO_USAGE_STATS", "value": "1"},
         {"name": "DO_NOT_TRACK", "value": "1"},
         {"name": "VLLM_CACHE_ROOT", "value": "/tmp/vllm"},

@@ -23,6 +23,8 @@ TOKEN_FILE = f"{ADMIN_FOLDER}/token"
 API_KEYS_FOLDER = "/etc/tunesmith/api-keys"
 ADAPTERS_FOLDER = "/var/lib/tunesmith/adapters"
 GUARD_FOLDER = "/var/lib/tunesmith/guard"
+PLUGIN = "tunesmith"
+"""Name of the vLLM plugin in that folder (agent/plugin.py)."""
 
 
 class Version(Place):
