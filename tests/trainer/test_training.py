@@ -103,8 +103,8 @@ def test_lora_learns_and_leaves_the_contract_behind(make_plan: Make, tiny: Path)
     assert [line["step"] for line in read_log(plan)] == [1, 5, 10, 12]
     assert losses(plan)[-1] < losses(plan)[0] / 2
     assert set(read_log(plan)[0]) == {
-        "step", "total_steps", "epoch", "loss", "grad_norm", "learning_rate", "tokens_per_second", "peak_memory_bytes",
-        "elapsed_seconds", "eta_seconds", "metrics",
+        "step", "total_steps", "epoch", "loss", "grad_norm", "learning_rate", "tokens_per_second", "mfu",
+        "peak_memory_bytes", "elapsed_seconds", "eta_seconds", "metrics",
     }  # fmt: skip
     assert TrainPlan.model_validate_json((run / "plan.json").read_bytes()) == plan
     assert {path.name for path in run.iterdir()} == {

@@ -19,6 +19,10 @@ def test_a_printed_line_is_read_back() -> None:
         peak_memory_bytes=3 * 2**30, eta_seconds=7505, metrics={"rewards/margins": -0.25, "kl": 1e-9},
     )  # fmt: skip
     assert parse("some prefix " + printed.text() + "\n") == printed.model_copy(update={"eta_seconds": 7500})
+    on_gpus = printed.model_copy(update={"mfu": 0.412, "eta_seconds": 60})
+    assert "  mfu 41.2%  " in on_gpus.text()
+    assert "mfu" not in printed.text()
+    assert parse(on_gpus.text()) == on_gpus
 
 
 @pytest.mark.parametrize("text", ["step 1/2", "loss 1.0", "", "step 1/2  loss nan  lr 1e-4  1 tokens/s  peak 1.0 GiB"])

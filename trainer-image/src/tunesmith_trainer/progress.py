@@ -45,8 +45,8 @@ def peak_memory() -> int:
 class Reporter(TrainerCallback):
     """Follows the training on every process; rank 0 writes and serves."""
 
-    def __init__(self, log: Path, port: int) -> None:
-        self.log, self.port = log, port
+    def __init__(self, log: Path, port: int, most_tokens: float | None = None) -> None:
+        self.log, self.port, self.most_tokens = log, port, most_tokens
         self.server: Server | None = None
         self.report = Report(step=0, total_steps=0)
         self.began = self.window = self.ended = self.mark = 0.0
@@ -113,7 +113,12 @@ class Reporter(TrainerCallback):
         tokens = logs.get("num_tokens", self.tokens)
         speed = (tokens - self.tokens) / (now - self.window)
         self.tokens, self.window = tokens, now
-        self.update(loss=logs["loss"], learning_rate=logs["learning_rate"], tokens_per_second=round(speed, 1))
+        self.update(
+            loss=logs["loss"],
+            learning_rate=logs["learning_rate"],
+            tokens_per_second=round(speed, 1),
+            mfu=round(speed / self.most_tokens, 4) if self.most_tokens else None,
+        )
         if not state.is_world_process_zero:
             return
         norm = float(logs.get("grad_norm", math.nan))
@@ -125,6 +130,7 @@ class Reporter(TrainerCallback):
             "grad_norm": norm if math.isfinite(norm) else None,
             "learning_rate": logs["learning_rate"],
             "tokens_per_second": self.report.tokens_per_second,
+            "mfu": self.report.mfu,
             "peak_memory_bytes": self.report.peak_memory_bytes,
             "elapsed_seconds": round(now - self.began, 2),
             "eta_seconds": self.report.eta_seconds,

@@ -23,6 +23,7 @@ GAUGES = {
     "loss": "Training loss of the newest log line.",
     "learning_rate": "Learning rate of the newest log line.",
     "tokens_per_second": "Tokens trained per second, over all processes.",
+    "mfu": "Part of the GPUs' peak that the model's own arithmetic is, by estimate, 0 to 1. Absent on CPU.",
     "eta_seconds": "Seconds to the end, by the speed so far.",
     "peak_memory_bytes": "Largest memory of rank 0: of its GPU where it has one, else of the process.",
 }

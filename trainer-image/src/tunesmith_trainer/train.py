@@ -39,6 +39,7 @@ def train(plan: TrainPlan) -> Ending:
     from tunesmith_trainer.model import load_tokenizer
     from tunesmith_trainer.progress import Reporter
     from tunesmith_trainer.stopping import Pace
+    from tunesmith_trainer.utilization import gpu, most_tokens
 
     run = Path(plan.output.run)
     prepared = prepare(plan, data, load_tokenizer(plan.model, plan.chat_template))
@@ -51,7 +52,7 @@ def train(plan: TrainPlan) -> Ending:
     kept = plan.checkpoint
     checkpoints = Checkpoints(Path(kept.path), kept.keep, plan.attempt, plan.world_size, plan.distribution.strategy)
     fence = Fence(Path(kept.path), plan.attempt)
-    pace, reporter = Pace(kept), Reporter(run / "logging.jsonl", PORT)
+    pace, reporter = Pace(kept), Reporter(run / "logging.jsonl", PORT, most_tokens(plan, gpu()))
     # The reporter comes first: a step counts as made before it is judged.
     evaluation = None
     if prepared.validation and plan.method.type not in UNMEASURED:

@@ -86,6 +86,9 @@ class Progress(Model):
     """Learning rate of the newest log line."""
     tokens_per_second: float | None = None
     """Tokens trained per second, over all processes."""
+    mfu: float | None = None
+    """Part of the GPUs' peak that the model's own arithmetic is (model FLOPs utilisation), by estimate, 0 to 1. Absent
+    on CPU."""
     eta_seconds: int | None = None
     """Seconds to the end, by the speed so far."""
     eta: Annotated[str, Field(max_length=32)] | None = None

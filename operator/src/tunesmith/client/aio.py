@@ -346,6 +346,7 @@ def _from_status(job: AnyResource) -> LogLine | None:
         loss=progress.loss,
         learning_rate=progress.learning_rate or 0,
         tokens_per_second=progress.tokens_per_second or 0,
+        mfu=progress.mfu,
         peak_memory_bytes=progress.peak_memory_bytes or 0,
         eta_seconds=progress.eta_seconds or 0,
     )

@@ -21,6 +21,7 @@ def progress(report: Report, old: Progress | None, stamp: str) -> Progress | Non
         loss=_short(report.loss),
         learning_rate=report.learning_rate,
         tokens_per_second=_short(report.tokens_per_second),
+        mfu=_short(report.mfu),
         eta_seconds=report.eta_seconds,
         eta=None if report.eta_seconds is None else duration(report.eta_seconds),
         peak_memory_bytes=report.peak_memory_bytes,

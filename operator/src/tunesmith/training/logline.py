@@ -18,6 +18,8 @@ class LogLine(Model):
     loss: float
     learning_rate: float
     tokens_per_second: float = 0
+    mfu: float | None = None
+    """Part of the GPUs' peak, 0 to 1; None on CPU."""
     peak_memory_bytes: int = 0
     eta_seconds: int = 0
     metrics: dict[str, float] = {}
@@ -26,16 +28,17 @@ class LogLine(Model):
     def text(self) -> str:
         """For the trainer's log."""
         more = f"  {json.dumps(self.metrics)}" if self.metrics else ""
+        used = "" if self.mfu is None else f"mfu {100 * self.mfu:.1f}%  "
         return (
             f"step {self.step}/{self.total_steps}  loss {self.loss:.6g}  lr {self.learning_rate:.3e}  "
-            f"{self.tokens_per_second:.0f} tokens/s  peak {self.peak_memory_bytes / 2**30:.2f} GiB  "
+            f"{self.tokens_per_second:.0f} tokens/s  {used}peak {self.peak_memory_bytes / 2**30:.2f} GiB  "
             f"eta {duration(self.eta_seconds)}{more}"
         )
 
 
 LINE = re.compile(
     r"step (?P<step>\d+)/(?P<total>\d+)  loss (?P<loss>\S+)  lr (?P<lr>\S+)  (?P<speed>[\d.]+) tokens/s  "
-    r"peak (?P<peak>[\d.]+) GiB  eta (?P<eta>[\dsmhd]+)(?:  (?P<metrics>\{.*\}))?$"
+    r"(?:mfu (?P<mfu>[\d.]+)%  )?peak (?P<peak>[\d.]+) GiB  eta (?P<eta>[\dsmhd]+)(?:  (?P<metrics>\{.*\}))?$"
 )
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -52,6 +55,7 @@ def parse(text: str) -> LogLine | None:
             loss=float(found["loss"]),
             learning_rate=float(found["lr"]),
             tokens_per_second=float(found["speed"]),
+            mfu=round(float(found["mfu"]) / 100, 3) if found["mfu"] else None,
             peak_memory_bytes=int(float(found["peak"]) * 2**30),
             eta_seconds=sum(int(number) * UNITS[unit] for number, unit in re.findall(r"(\d+)([smhd])", found["eta"])),
             metrics=json.loads(found["metrics"] or "{}"),

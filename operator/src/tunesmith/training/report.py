@@ -53,6 +53,8 @@ class Report(Model):
     loss: float | None = None
     learning_rate: float | None = None
     tokens_per_second: float | None = None
+    mfu: float | None = None
+    """Model FLOPs utilisation (arXiv 2204.02311, appendix B), 0 to 1; None on CPU."""
     eta_seconds: int | None = None
     best: BestEvaluation | None = None
     peak_memory_bytes: int | None = None
