@@ -12,7 +12,7 @@ SCRIPTS := hack/run hack/security .ci/run
 
 .DEFAULT_GOAL := help
 .PHONY: help console console-test quickstart test check docs security generate verify unit chart install integration trainer long memory matrix \
-	serving fleet queueing chaos benchmark-serving e2e teardown up cluster down clean quiet
+	serving fleet queueing chaos benchmark-serving benchmark-trainer e2e teardown up cluster down clean quiet
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -118,6 +118,17 @@ fleet: quiet ## many pods: versions, placement, restarts, under load
 # 1,000 adapters, 50 pods by default: make benchmark-serving ARGUMENTS='--adapters 100 --pods 10'
 benchmark-serving: ## how fast pods follow many adapters, and what it costs the operator (benchmarks/serving)
 	PYTHONPATH=tests:tests/fleet/app $(RUN) unshare --net python benchmarks/serving/run.py $(ARGUMENTS)
+
+# ms-swift in an environment of its own; see benchmarks/trainer/README.md.
+SWIFT := $(or $(TUNESMITH_CACHE),$(HOME)/.cache/tunesmith)/benchmark-swift
+
+$(SWIFT)/bin/swift: benchmarks/trainer/swift.txt
+	python3 -m venv $(SWIFT)
+	$(SWIFT)/bin/python -m pip install --quiet -r $<
+	touch $@
+
+benchmark-trainer: $(SWIFT)/bin/swift ## our trainer beside ms-swift's: losses and tokens per second (benchmarks/trainer)
+	$(PYTHON) -m tunesmith_cluster.environments run trainer benchmarks/trainer/run.py --swift $(SWIFT)/bin/python $(ARGUMENTS)
 
 e2e: quiet ## the whole way, in pods
 	$(PYTEST) tests/e2e
