@@ -13,6 +13,7 @@ import yaml
 from prometheus_client import REGISTRY, CollectorRegistry
 from tunesmith import metrics
 from tunesmith.agent.metrics import Metrics
+from tunesmith.gateway.metrics import Metrics as Gateway
 from tunesmith.kube import client
 from tunesmith_cluster.environments import ROOT
 from tunesmith_cluster.paths import Paths
@@ -26,6 +27,8 @@ LABELS = {"tunesmith_io_name"}  # of the PodMonitors
 
 LEADING = {"series": "tunesmith_leader", "values": "1x200"}
 JOB = 'kind="FineTuneJob",namespace="a"'
+DEPLOYMENT = 'kind="ModelDeployment",namespace="a"'
+GATEWAY = 'namespace="a",tunesmith_io_name="chat"'
 # Alert -> what is seen, when it must fire and no other, its labels.
 CASES: dict[str, tuple[list[tuple[str, str]], str, dict[str, str]]] = {
     "TunesmithNoLeader": ([("tunesmith_leader", "0x30")], "10m", {}),
@@ -60,6 +63,25 @@ CASES: dict[str, tuple[list[tuple[str, str]], str, dict[str, str]]] = {
     ),
     "TunesmithEngineDown": ([('tunesmith_agent_engine_up{pod="p"}', "0x60")], "20m", {"pod": "p"}),
     "TunesmithAdaptersDrift": ([('tunesmith_agent_drift_repaired_total{pod="p"}', "0+1x60")], "30m", {"pod": "p"}),
+    "TunesmithDeploymentsUnsteady": (
+        [(f'tunesmith_condition_changes_total{{{DEPLOYMENT},type="Ready",status="True",reason="Degraded"}}', "0+1x90")],
+        "45m",
+        {"namespace": "a"},
+    ),
+    "TunesmithGatewayErrors": (
+        [
+            (f'tunesmith_gateway_requests_total{{{GATEWAY},pod="p",code="200"}}', "0+80x60"),
+            (f'tunesmith_gateway_requests_total{{{GATEWAY},pod="p",code="502"}}', "0+10x60"),
+            (f'tunesmith_gateway_requests_total{{{GATEWAY},pod="q",code="0"}}', "0+10x60"),
+        ],
+        "20m",
+        {"namespace": "a", "tunesmith_io_name": "chat"},
+    ),
+    "TunesmithGatewayRefusing": (
+        [(f'tunesmith_gateway_refused_total{{{GATEWAY},pod="p"}}', "0+3x60")],
+        "20m",
+        {"namespace": "a", "tunesmith_io_name": "chat"},
+    ),
 }
 
 
@@ -126,7 +148,7 @@ def exported() -> set[str]:
     trained = re.findall(r'^    "(\w+)": "', TRAINER.read_text(), re.M)
     recorded = {rule["record"] for rule in rules() if "record" in rule}
     training = {f"tunesmith_training_{name}" for name in trained}
-    return names_of(REGISTRY) | names_of(Metrics().registry) | training | recorded
+    return names_of(REGISTRY) | names_of(Metrics().registry) | names_of(Gateway().registry) | training | recorded
 
 
 def queries() -> list[str]:
