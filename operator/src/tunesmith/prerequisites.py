@@ -63,6 +63,10 @@ def wanted(resource: Resource, default_store: str) -> Iterator[Wanted]:
                 "spec.modelCache.claim", CLAIM, cache.claim.name, pods=resource.spec.engine.nodes, writable=True
             )
         return
+    if isinstance(resource, FineTuneJob):
+        for number, tracker in enumerate(resource.spec.training.report_to):
+            if tracker.secret_ref:
+                yield Wanted(f"spec.training.reportTo[{number}]", "Secret", tracker.secret_ref.name)
     field = "spec.output.uri" if resource.spec.output.uri else "the default store"
     claim = locate(resource.spec.output.uri or default_store).claim or ""
     yield Wanted(field, CLAIM, claim, pods=nodes, writable=True)

@@ -15,7 +15,7 @@ from tunesmith.children.meta import Object, Owner
 from tunesmith.children.pods import Input
 from tunesmith.children.serving import deployment
 from tunesmith.children.template import customised
-from tunesmith.prerequisites import Wanted, refusal
+from tunesmith.prerequisites import Wanted, refusal, wanted
 from tunesmith.serving.contract import State
 from tunesmith.settings import Settings, load
 from tunesmith.training.plan import Job
@@ -118,6 +118,22 @@ def test_the_pods_of_a_gang_name_their_group(scheduler: str, group: str, member:
     assert pods["spec"]["schedulerName"] in {"volcano", "scheduler-plugins-scheduler"}
     own = built(settings, nodes=4, podTemplate={"schedulerName": "mine"})
     assert own["spec"]["template"]["spec"]["schedulerName"] == "mine"
+
+
+def test_a_trackers_secret_is_looked_for_and_mounted_into_the_trainer_alone() -> None:
+    trackers = [{"type": "TensorBoard"}, {"type": "WandB", "secretRef": {"name": "wandb"}}]
+    model = {"uri": "hf://org/base@main", "secretRef": {"name": "hub"}}
+    body = train(model=model, training={"reportTo": trackers})
+    pod = built(Settings(), model=model, training={"reportTo": trackers})["spec"]["template"]["spec"]
+    [trainer], [fetch] = pod["containers"], pod["initContainers"]
+    seen = {
+        one["name"]: [m["mountPath"] for m in one["volumeMounts"] if "secret" in m["name"]] for one in (trainer, fetch)
+    }
+    assert seen == {"trainer": ["/mnt/secrets/wandb"], "fetch-0": ["/mnt/secrets/hub"]}
+    assert [v["secret"]["secretName"] for v in pod["volumes"] if "secret" in v] == ["hub", "wandb"]
+    assert "wandb" not in str(trainer.get("env"))
+    named = wanted(FineTuneJob.model_validate(body), "pvc://store")
+    assert Wanted("spec.training.reportTo[1]", "Secret", "wandb") in list(named)
 
 
 def test_without_a_gang_scheduler_there_is_no_group() -> None:

@@ -56,7 +56,8 @@ def settings(plan: TrainPlan, kind: type[TrainingArguments], bf16: bool, cuda: b
         eval_strategy="no",  # evaluation.Evaluation says when
         per_device_eval_batch_size=training.micro_batch_size,
         prediction_loss_only=True,
-        report_to="none",
+        report_to="none",  # trackers.py says to whom
+        run_name=plan.job.name,
         disable_tqdm=True,
         average_tokens_across_devices=True,
         dataloader_num_workers=2 if cuda else 0,

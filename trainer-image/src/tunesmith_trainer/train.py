@@ -39,9 +39,11 @@ def train(plan: TrainPlan) -> Ending:
     from tunesmith_trainer.model import load_tokenizer
     from tunesmith_trainer.progress import Reporter
     from tunesmith_trainer.stopping import Pace
+    from tunesmith_trainer.trackers import Trackers
     from tunesmith_trainer.utilization import gpu, most_tokens
 
     run = Path(plan.output.run)
+    trackers = Trackers(plan)
     prepared = prepare(plan, data, load_tokenizer(plan.model, plan.chat_template))
     if os.environ.get("RANK", "0") == "0":
         run.mkdir(parents=True, exist_ok=True)
@@ -60,7 +62,9 @@ def train(plan: TrainPlan) -> Ending:
     if prepared.validation and not evaluation:
         print(f"{plan.method.type} is not evaluated on the rows kept aside: its metrics are in every log line")
     # Evaluation comes last: what it wants beside the step's checkpoint is added to that.
-    trainer = build(plan, prepared, checkpoints, fence, [reporter, pace, *([evaluation] if evaluation else [])])
+    trainer = build(
+        plan, prepared, checkpoints, fence, [reporter, pace, trackers, *([evaluation] if evaluation else [])]
+    )
     try:
         resume = begin(trainer, evaluation)
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -77,6 +81,7 @@ def train(plan: TrainPlan) -> Ending:
             raise
         raise failure from error
     finally:
+        trackers.close()
         reporter.close()
     return ending
 

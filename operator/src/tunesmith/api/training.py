@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from tunesmith.api.base import ClaimUri, Model, rule, rules
+from tunesmith.api.base import ClaimUri, Model, NameRef, list_map, rule, rules
 
 Optimizer = Literal["AdamW", "AdamW8bit", "PagedAdamW8bit", "Adafactor", "GaLore", "APOLLO"]
 Truncation = Literal["Right", "Left", "Drop", "Split", "Error"]
+TrackerType = Literal["TensorBoard", "WandB", "SwanLab", "MLflow"]
 LearningRate = Annotated[float, Field(gt=0, le=10)]
 
 
@@ -20,6 +21,38 @@ class LearningRates(Model):
     """Of the vision and audio towers, where spec.tuner.freeze lets them learn. Default: learningRate."""
     aligner: LearningRate | None = None
     """Of the aligner, where spec.tuner.freeze lets it learn. Default: learningRate."""
+
+
+class Tracker(Model):
+    """An experiment tracker that rank 0 reports to, beside logging.jsonl. Where WandB or SwanLab have no secretRef, or
+    MLflow no url, runs are written to `trackers` in the run's folder, to be looked at or synchronised from there.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "self.type != 'TensorBoard' || [has(self.project), has(self.url), has(self.secretRef)].all(x, !x)",
+                "TensorBoard's files go to the run's folder: project, url and secretRef are for the other trackers",
+            ),
+            rule(
+                "!(self.type in ['WandB', 'SwanLab']) || !has(self.url) || has(self.secretRef)",
+                "WandB and SwanLab need a secretRef with an apiKey to report to a url",
+            ),
+            rule(
+                "self.type != 'MLflow' || !has(self.secretRef) || has(self.url)",
+                "MLflow needs the url of the server that secretRef is for",
+            ),
+        )
+    )
+    type: TrackerType
+    """Which tracker."""
+    project: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._-]+$")] | None = None
+    """Project (in MLflow: experiment) of the run. Default: tunesmith."""
+    url: Annotated[str, Field(max_length=1024, pattern=r"^https?://[^\s@]+$")] | None = None
+    """Address of the server. Default for WandB and SwanLab: the public one."""
+    secret_ref: NameRef | None = None
+    """The Secret with the credentials, in the same namespace. Keys: `apiKey` for WandB and SwanLab; `token`, or
+    `username` and `password`, for MLflow."""
 
 
 class Training(Model):
@@ -79,6 +112,8 @@ class Training(Model):
     """Seed of data order, sampling, initialisation and dropout."""
     logging_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 5
     """Optimizer steps between two lines of logging.jsonl."""
+    report_to: Annotated[list[Tracker], Field(max_length=4, json_schema_extra=list_map("type"))] = []
+    """Experiment trackers that get the metrics, too: TensorBoard, Weights & Biases, SwanLab, MLflow."""
 
 
 class Checkpoint(Model):

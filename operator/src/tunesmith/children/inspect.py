@@ -5,7 +5,6 @@ from __future__ import annotations
 from tunesmith.api.finetunejob import FineTuneJobSpec
 from tunesmith.children.meta import ROLE_LABEL, Object, Owner
 from tunesmith.children.pods import (
-    SECRETS,
     Input,
     container,
     mounts,
@@ -15,7 +14,7 @@ from tunesmith.children.pods import (
     secret_volumes,
 )
 from tunesmith.settings import Settings
-from tunesmith.training.location import locate
+from tunesmith.training.location import SECRETS, locate
 from tunesmith.training.plan import TrainPlan
 from tunesmith.training.report import PORT, TERMINATION_LOG
 

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from tunesmith.api.finetunejob import FineTuneJobSpec
 from tunesmith.api.job import JobSpec
 from tunesmith.api.mergejob import MergeJobSpec
 from tunesmith.children.gang import in_gang
 from tunesmith.children.meta import ATTEMPT_LABEL, Object, Owner, job_name
-from tunesmith.children.pods import ENVIRONMENT, SCRATCH, Input, container, mounts, pod_spec, pull_secrets
+from tunesmith.children.pods import (
+    ENVIRONMENT,
+    SCRATCH,
+    Input,
+    container,
+    mounts,
+    pod_spec,
+    pull_secrets,
+    secret_volume,
+    secret_volumes,
+)
 from tunesmith.children.template import customised
 from tunesmith.settings import Settings
+from tunesmith.training.location import SECRETS
 from tunesmith.training.plan import MergePlan, Place, TrainPlan
 from tunesmith.training.report import PLAN_FOLDER, PORT
 
@@ -55,6 +68,7 @@ def train_job(
         command=[*launcher, "-m", "tunesmith_trainer", "train"],
         env=[*threads(plan), *([] if alone else rendezvous(owner, attempt, plan))],
         inputs=[*inputs, Input(plan.checkpoint.uri, writable=True)],
+        secrets=[one.secret_ref.name for one in spec.training.report_to if one.secret_ref],
         plan=plan,
         nodes=plan.nodes,
         spec=spec,
@@ -128,6 +142,7 @@ def _job(
     command: list[str],
     env: list[Object],
     inputs: list[Input],
+    secrets: Iterable[str] = (),
     plan: TrainPlan | MergePlan,
     nodes: int,
     spec: JobSpec,
@@ -143,6 +158,8 @@ def _job(
         if spec.priority:
             queue[QUEUE_PRIORITY_LABEL] = spec.priority
     wanted = mounts([*inputs, Input(plan.output.uri, writable=True)], settings)
+    own = dict.fromkeys(secrets)
+    volumes = {body["name"]: body for body in [*wanted.volumes, *secret_volumes(own)]}
     trainer = container(
         "trainer",
         settings.trainer_image,
@@ -155,6 +172,7 @@ def _job(
             *SCRATCH,
             {"name": "plan", "mountPath": PLAN_FOLDER, "readOnly": True},
             *wanted.mounts,
+            *({"name": secret_volume(name), "mountPath": f"{SECRETS}/{name}", "readOnly": True} for name in own),
         ],
         terminationMessagePolicy="FallbackToLogsOnError",
     )
@@ -163,7 +181,7 @@ def _job(
         "spec": pod_spec(
             [trainer],
             wanted.fetchers,
-            [{"name": "plan", "configMap": {"name": name}}, *wanted.volumes],
+            [{"name": "plan", "configMap": {"name": name}}, *volumes.values()],
             restartPolicy="Never",
             subdomain=name,
             **pull_secrets(settings, spec.pod_template.image_pull_secrets),

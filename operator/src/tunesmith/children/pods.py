@@ -8,11 +8,10 @@ from typing import Literal
 
 from tunesmith.children.meta import Object
 from tunesmith.settings import Settings
-from tunesmith.training.location import CLAIMS, CONFIG_MAPS, FETCHED, Location, locate
+from tunesmith.training.location import CLAIMS, CONFIG_MAPS, FETCHED, SECRETS, Location, locate
 from tunesmith.training.report import TERMINATION_LOG
 
 USER = 65532
-SECRETS = "/mnt/secrets"
 
 # https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
 CONTAINER_SECURITY: Object = {

@@ -13,7 +13,6 @@ from tunesmith.children.meta import ROLE_LABEL, Object, Owner
 from tunesmith.children.pods import (
     ENVIRONMENT,
     SCRATCH,
-    SECRETS,
     Input,
     container,
     mounts,
@@ -36,6 +35,7 @@ from tunesmith.serving.contract import (
 )
 from tunesmith.serving.parallel import parallelism
 from tunesmith.settings import Settings
+from tunesmith.training.location import SECRETS
 
 DTYPES = {"Auto": "auto", "BFloat16": "bfloat16", "Float16": "float16", "Float32": "float32"}
 # What the agent needs after the engine has ended, and what a clock may be off.

@@ -16,7 +16,6 @@ from tunesmith.api.modeldeployment import (
     PodAdapter,
 )
 from tunesmith.children.meta import ROLE_LABEL
-from tunesmith.children.pods import SECRETS
 from tunesmith.children.serving import WORKER, service_name
 from tunesmith.decide import canary as trials
 from tunesmith.decide import pods as pod_facts
@@ -35,7 +34,7 @@ from tunesmith.serving.contract import (
     weight,
 )
 from tunesmith.serving.routes import canary_name
-from tunesmith.training.location import locate
+from tunesmith.training.location import SECRETS, locate
 from tunesmith.training.planning import address
 
 # etcd takes 1.5 MiB for a resource. The spec may be as long, and its fields' managers.

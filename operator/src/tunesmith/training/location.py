@@ -10,6 +10,7 @@ CLAIMS = "/mnt/claims"
 CONFIG_MAPS = "/mnt/configmaps"
 FETCHED = "/mnt/fetched"
 IMAGES = "/mnt/images"
+SECRETS = "/mnt/secrets"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from tunesmith.api.chat import ChatTemplate
 from tunesmith.api.dataset import Columns, EarlyStopping
 from tunesmith.api.mergejob import Combine
 from tunesmith.api.methods import Method
-from tunesmith.api.training import Optimizer, Truncation
+from tunesmith.api.training import Optimizer, TrackerType, Truncation
 from tunesmith.api.tuner import Peft, TunerType
 from tunesmith.training.location import locate
 
@@ -116,6 +116,16 @@ class RatesPlan(Model):
     aligner: float | None = None
 
 
+class TrackerPlan(Model):
+    """An experiment tracker."""
+
+    type: TrackerType
+    project: str = "tunesmith"
+    url: str | None = None
+    secret: str | None = None
+    """Path of the folder with the credentials."""
+
+
 class TrainingPlan(Model):
     """Optimisation."""
 
@@ -140,6 +150,7 @@ class TrainingPlan(Model):
     dtype: Literal["Auto", "BFloat16", "Float32"]
     seed: int
     logging_steps: int
+    report_to: list[TrackerPlan] = []
 
 
 class CheckpointPlan(Place):

@@ -12,8 +12,9 @@ from tunesmith.api.finetunejob import FineTuneJobSpec
 from tunesmith.api.mergejob import MergeJobSpec
 from tunesmith.api.methods import Method, attribute
 from tunesmith.api.quantization import Quantization
+from tunesmith.api.training import Tracker
 from tunesmith.api.tuner import Tuner
-from tunesmith.training.location import join, locate
+from tunesmith.training.location import SECRETS, join, locate
 from tunesmith.training.matrix import PlanError, devices, groups, processes_per_node, refuse, sharing
 from tunesmith.training.plan import (
     ChatPlan,
@@ -27,6 +28,7 @@ from tunesmith.training.plan import (
     MethodPlan,
     OutputPlan,
     QuantizationPlan,
+    TrackerPlan,
     TrainingPlan,
     TrainPlan,
     TunerPlan,
@@ -96,7 +98,7 @@ def train_plan(job: Job, spec: FineTuneJobSpec, resolved: Resolved, default_stor
         method=method_plan(method, resolved),
         tuner=tuner_plan(tuner),
         training=TrainingPlan(
-            **training.model_dump(exclude={"packing", "gradient_checkpointing", "learning_rate"}),
+            **training.model_dump(exclude={"packing", "gradient_checkpointing", "learning_rate", "report_to"}),
             learning_rate=training.learning_rate or (1e-5 if tuner.type == "Full" else 1e-4),
             gradient_accumulation_steps=accumulation(
                 "spec.training.globalBatchSize",
@@ -109,6 +111,7 @@ def train_plan(job: Job, spec: FineTuneJobSpec, resolved: Resolved, default_stor
             packing=training.packing == "Always"
             or (training.packing == "Auto" and method.type == "PreTraining" and asked.sequence_parallel == 1),
             gradient_checkpointing=training.gradient_checkpointing == "Enabled",
+            report_to=[tracker_plan(one) for one in training.report_to],
         ),
         nodes=spec.nodes,
         processes_per_node=processes,
@@ -124,6 +127,16 @@ def train_plan(job: Job, spec: FineTuneJobSpec, resolved: Resolved, default_stor
             keep=kept.keep,
         ),
         output=output(job, store),
+    )
+
+
+def tracker_plan(tracker: Tracker) -> TrackerPlan:
+    """The plan of a tracker: its credentials by their path."""
+    return TrackerPlan(
+        type=tracker.type,
+        url=tracker.url,
+        secret=f"{SECRETS}/{tracker.secret_ref.name}" if tracker.secret_ref else None,
+        **({"project": tracker.project} if tracker.project else {}),
     )
 
 
