@@ -12,7 +12,7 @@ SCRIPTS := hack/run hack/security .ci/run
 
 .DEFAULT_GOAL := help
 .PHONY: help console console-test quickstart test check docs security generate verify unit chart install integration trainer long memory matrix \
-	serving fleet queueing chaos benchmark-serving benchmark-trainer e2e teardown up cluster down clean quiet
+	serving fleet queueing chaos benchmark-serving benchmark-trainer autoscaling e2e teardown up cluster down clean quiet
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,7 +41,7 @@ test: ## all tests, on a cluster of their own on this machine
 	@$(MAKE) --no-print-directory chaos CHAOS_MINUTES=2 CHAOS_JOBS=6
 
 # Never on the cluster that a shell happens to point at.
-test quiet install console-test fleet integration queueing chaos e2e teardown: export KUBECONFIG =
+test quiet install console-test fleet autoscaling integration queueing chaos e2e teardown: export KUBECONFIG =
 
 check: verify docs ## formatting, lint, types, layers, Dockerfiles, scripts
 	$(RUN) ruff format --check .
@@ -114,6 +114,10 @@ chaos: quiet ## pods, ranks, nodes and operators killed at random while jobs run
 
 fleet: quiet ## many pods: versions, placement, restarts, under load
 	$(PYTEST) tests/fleet $(ONLY)
+
+# Builds prometheus-adapter and KEDA's types once, four minutes on two cores; they stay in the cache.
+autoscaling: quiet ## a HorizontalPodAutoscaler by prometheus-adapter; ScaledObjects by KEDA's types
+	$(PYTEST) -s tests/autoscaling
 
 # 1,000 adapters, 50 pods by default: make benchmark-serving ARGUMENTS='--adapters 100 --pods 10'
 benchmark-serving: ## how fast pods follow many adapters, and what it costs the operator (benchmarks/serving)

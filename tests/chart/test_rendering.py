@@ -285,6 +285,7 @@ def test_pod_monitors_select_the_pods_that_the_operator_makes(render: Render) ->
     serving = Owner("ModelDeployment", "ns", "x", "uid")
     assert monitors["tunesmith-serving"]["selector"]["matchLabels"].items() <= pod_labels(serving).items()
     assert monitors["tunesmith-gateways"]["selector"]["matchLabels"].items() <= gateway_labels(serving).items()
+    assert [one["port"] for one in monitors["tunesmith-serving"]["podMetricsEndpoints"]] == ["agent", "http"]
     assert monitors["tunesmith-training"]["namespaceSelector"] == {"any": True}
     [only] = {
         tuple(m["spec"]["namespaceSelector"]["matchNames"])

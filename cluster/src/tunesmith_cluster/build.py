@@ -94,7 +94,12 @@ KUEUE = Module(
 )
 PODGROUP = Module("podgroup", {"podgroup": "."}, usual_seconds=20)
 """Reads PodGroups with their makers' own Go types."""
-EXTRAS = (KUEUE, PODGROUP)
+SCALEDOBJECT = Module("scaledobject", {"scaledobject": "."}, usual_seconds=100)
+"""Reads ScaledObjects with KEDA's own Go types."""
+PROMETHEUS_ADAPTER = Module(
+    "prometheus-adapter", {"prometheus-adapter": "sigs.k8s.io/prometheus-adapter/cmd/adapter"}, usual_seconds=120
+)
+EXTRAS = (KUEUE, PODGROUP, SCALEDOBJECT, PROMETHEUS_ADAPTER)
 """Only built when they are asked for."""
 
 _ALL = (*MODULES, *EXTRAS)

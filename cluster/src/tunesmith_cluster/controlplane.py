@@ -119,6 +119,7 @@ def _apiserver(paths: Paths) -> Service:
     server = credentials.pair(paths, "apiserver")
     kubelet_client = credentials.pair(paths, "apiserver-kubelet-client")
     etcd = credentials.pair(paths, "etcd")
+    front_proxy = credentials.pair(paths, credentials.FRONT_PROXY)
     private, public = credentials.service_account_key(paths)
     command = [
         str(build.binary(paths.cache, "kube-apiserver")),
@@ -148,6 +149,13 @@ def _apiserver(paths: Paths) -> Service:
         f"--audit-log-path={paths.logs / 'audit.log'}",
         "--audit-log-maxsize=200",
         "--audit-log-maxbackup=1",
+        f"--requestheader-client-ca-file={credentials.front_proxy_authority(paths).certificate}",
+        f"--requestheader-allowed-names={credentials.FRONT_PROXY}",
+        "--requestheader-username-headers=X-Remote-User",
+        "--requestheader-group-headers=X-Remote-Group",
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+        f"--proxy-client-cert-file={front_proxy.certificate}",
+        f"--proxy-client-key-file={front_proxy.key}",
     ]
     ready = answers(f"{network.API_URL}/readyz", authority.certificate, credentials.pair(paths, "admin"))
     return Service(APISERVER, command, ready, listens=[(network.HOST_IP, network.API_PORT)])

@@ -30,8 +30,11 @@ CLIENTS = {
     "local-path-provisioner": Subject("system:local-path-provisioner"),
     "apiserver-kubelet-client": Subject("kube-apiserver-kubelet-client"),
     "kueue": Subject("system:kueue"),
+    "prometheus-adapter": Subject("system:prometheus-adapter"),
 }
 
+FRONT_PROXY = "front-proxy-client"
+"""Whom the API server is to those that it passes requests on to."""
 _APISERVER = Subject(
     "kube-apiserver",
     alternative_names=[
@@ -55,6 +58,11 @@ def authority(paths: Paths) -> KeyPair:
 def etcd_authority(paths: Paths) -> KeyPair:
     """A second authority for etcd alone: with the first, every component's certificate would open it."""
     return KeyPair.named(paths.pki, "etcd-ca")
+
+
+def front_proxy_authority(paths: Paths) -> KeyPair:
+    """A third for the API server as it passes requests on (aggregation): its headers say who asks, and are believed."""
+    return KeyPair.named(paths.pki, "front-proxy-ca")
 
 
 def pair(paths: Paths, name: str) -> KeyPair:
@@ -86,6 +94,8 @@ def ensure_all(paths: Paths, nodes: Iterable[Node]) -> None:
     ensure_authority(etcd_authority(paths), "tunesmith-cluster-etcd")
     ensure_signed(pair(paths, "etcd"), Subject("etcd", alternative_names=["127.0.0.1"]), etcd_authority(paths))
     ensure_signed(pair(paths, "apiserver"), _APISERVER, authority(paths))
+    ensure_authority(front_proxy_authority(paths), "tunesmith-cluster-front-proxy")
+    ensure_signed(pair(paths, FRONT_PROXY), Subject(FRONT_PROXY), front_proxy_authority(paths))
     for name, subject in {**CLIENTS, **{node.kubelet_service: kubelet(node) for node in nodes}}.items():
         ensure_signed(pair(paths, name), subject, authority(paths))
         path = kubeconfig(paths, name)
