@@ -68,6 +68,34 @@ def test_the_first_loss_equals_a_plain_computation(make_plan: Make, tiny: Path, 
     assert losses(plan)[0] == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_head_scores_only_tokens_that_are_learned_with_the_same_gradients(
+    make_plan: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    import trl.trainer.utils as trl
+
+    trainer = make_trainer(make_plan(maxSteps=1, tuner=FULL))
+    inputs = next(iter(trainer.get_train_dataloader()))
+    head, scored = trl._ChunkedLogProbFunction.apply, []
+    monkeypatch.setattr(
+        trl._ChunkedLogProbFunction, "apply", lambda states, *rest: (scored.append(len(states)), head(states, *rest))[1]
+    )
+
+    def gradients() -> list[Any]:
+        trainer.model.zero_grad()
+        trainer.compute_loss(trainer.model, dict(inputs)).backward()
+        return [parameter.grad.clone() for parameter in trainer.model.parameters()]
+
+    few = gradients()
+    monkeypatch.setattr(trl, "_use_triton", lambda device: False)
+    torch.testing.assert_close(few, gradients())
+    learned = inputs["labels"][:, 1:] != -100
+    assert scored == [int(learned.sum()), learned.numel()]
+    monkeypatch.undo()
+    inputs["labels"] = torch.full_like(inputs["labels"], -100)
+    assert not any(gradient.any() for gradient in gradients()), "of rows with nothing to learn"
+
+
 def test_one_full_step_equals_adamw_by_hand(make_plan: Make, tiny: Path, tokenizer: Any) -> None:
     """The whole step: gradient of the mean over all answer tokens, clipped to norm 1, AdamW's first update."""
     import torch
