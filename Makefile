@@ -127,7 +127,7 @@ benchmark-serving: ## how fast pods follow many adapters, and what it costs the 
 SWIFT := $(or $(TUNESMITH_CACHE),$(HOME)/.cache/tunesmith)/benchmark-swift
 
 $(SWIFT)/bin/swift: benchmarks/trainer/swift.txt
-	python3 -m venv $(SWIFT)
+	python3 -m venv --clear $(SWIFT)
 	$(SWIFT)/bin/python -m pip install --quiet -r $<
 	touch $@
 
