@@ -8,10 +8,10 @@ TRAINER_PYTEST := $(PYTHON) -m tunesmith_cluster.environments run trainer -m pyt
 
 TYPED := operator/src cluster/src
 DOCKERFILES := operator/Dockerfile trainer-image/Dockerfile cluster/kind/engine.Dockerfile
-SCRIPTS := hack/run hack/security .ci/run
+SCRIPTS := hack/run hack/security hack/fuzz .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help console console-test quickstart test check docs security generate verify unit chart install integration trainer long memory matrix \
+.PHONY: help console console-test quickstart test check docs security fuzz generate verify unit chart install integration trainer long memory matrix \
 	serving fleet queueing chaos benchmark-serving benchmark-trainer autoscaling e2e teardown up cluster down clean quiet
 
 help: ## show this list
@@ -56,6 +56,11 @@ docs: ## the documentation as a site, in dist/site: every link leads somewhere, 
 
 security: ## zizmor, bandit and checkov over the tree (docs/threat-model.md)
 	hack/security
+
+# make fuzz FUZZ_SECONDS=600: for each of the tests.
+export FUZZ_SECONDS
+fuzz: ## the tests of outside input, on bytes that atheris chooses by coverage: a minute each
+	hack/fuzz
 
 generate: ## write the CRDs from the models, to crds/ and the chart, and tables of the docs
 	$(PYTHON) -m tunesmith.schema .

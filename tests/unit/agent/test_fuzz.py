@@ -32,7 +32,7 @@ BODIES = st.binary(max_size=40) | st.builds(
 )
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "token"
     file.write_text(TOKEN)
@@ -42,7 +42,7 @@ def token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300, deadline=None)
 @given(path=PATHS | LISTED, method=METHODS, client=CLIENTS, headers=HEADERS, body=BODIES)
 def test_a_stranger_reaches_nothing_but_inference(
-    token: None, path: str, method: str, client: Any, headers: dict[str, str], body: bytes
+    path: str, method: str, client: Any, headers: dict[str, str], body: bytes
 ) -> None:
     """Whatever is sent from outside the pod, with the right token even: the engine sees listed paths only."""
     if client and client[0] in {"127.0.0.1", "::1"}:

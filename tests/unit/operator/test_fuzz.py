@@ -9,7 +9,7 @@ from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 from tunesmith.api.base import URI_PATTERN, Uri
@@ -47,6 +47,7 @@ VALUES = st.recursive(
 
 
 @given(WRITTEN | st.from_regex(URI_PATTERN, fullmatch=True))
+@example("configmap://rows/.")
 def test_no_address_leads_out_of_what_it_names(uri: str) -> None:
     try:
         ADDRESS.validate_python(uri)

@@ -38,7 +38,7 @@ def locate(uri: str) -> Location:
         case "pvc":
             return Location(uri, f"{CLAIMS}/{name}{inside}".rstrip("/"), claim=name)
         case "configmap":
-            return Location(uri, f"{CONFIG_MAPS}/{name}{inside}", config_map=name)
+            return Location(uri, f"{CONFIG_MAPS}/{name}{inside}".rstrip("/"), config_map=name)
         case "file":
             return Location(uri, inside)
         case _:
