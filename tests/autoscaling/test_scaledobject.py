@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from tunesmith.api.modeldeployment import Autoscaling
 from tunesmith.children.autoscaling import autoscaler
 from tunesmith.children.meta import Owner
 from tunesmith_cluster import build, golang
 from tunesmith_cluster.paths import Paths
 from tunesmith_cluster.progress import Reporter
+from tunesmith_cluster.prometheus import program
 
 OWNER = Owner("ModelDeployment", "ns", "chat", "uid")
 PROMETHEUS = "http://prometheus.monitoring:9090"
@@ -29,9 +32,9 @@ def read_by_keda(body: dict[str, Any]) -> dict[str, Any]:
     return read
 
 
-def wanted(**spec: Any) -> dict[str, Any]:
+def wanted(*, gateway: bool = False, **spec: Any) -> dict[str, Any]:
     spec = {"scaler": "KEDA", "prometheus": PROMETHEUS, "maxReplicas": 4, "queueLength": 3} | spec
-    return autoscaler(OWNER, Autoscaling.model_validate(spec))
+    return autoscaler(OWNER, Autoscaling.model_validate(spec), gateway=gateway)
 
 
 @pytest.mark.parametrize("spec", [{}, {"minReplicas": 0}, {"cacheUsagePercent": 80, "scaleDownSeconds": 60}])
@@ -53,3 +56,31 @@ def test_a_field_that_keda_does_not_know_and_bounds_that_it_refuses_are_seen() -
     with pytest.raises(subprocess.CalledProcessError) as refused:
         read_by_keda({**made, "spec": {**made["spec"], "minReplicaCount": 5}})
     assert "must be less than MaxReplicaCount" in refused.value.stderr
+
+
+def test_what_gateways_hold_is_a_queue_also_where_there_is_no_engine(tmp_path: Path) -> None:
+    """By promtool, as Prometheus computes it."""
+    made = wanted(gateway=True, minReplicas=0)
+    query = made["spec"]["triggers"][0]["metadata"]["query"]
+    engine = 'vllm:num_requests_waiting{namespace="ns",pod="chat-engine-1"}'
+    gateway = 'tunesmith_gateway_held_requests{namespace="ns",pod="chat-gateway-%s"}'
+    other = 'tunesmith_gateway_held_requests{namespace="other",pod="chat-gateway-1"}'
+    cases = {
+        5: {gateway % 1: 2, gateway % 2: 3, other: 50},
+        7: {engine: 7},
+        9: {engine: 7, gateway % 1: 2},
+        0: {other: 1},
+    }
+    tests = [
+        {
+            "input_series": [{"series": one, "values": str(value)} for one, value in series.items()],
+            "promql_expr_test": [
+                {"expr": query, "eval_time": "0m", "exp_samples": [{"labels": "{}", "value": result}]}
+            ],
+        }
+        for result, series in cases.items()
+    ]
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump({"tests": tests}))
+    command = [program(Paths.from_environment(), "promtool"), "test", "rules", tmp_path / "test.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from integration.harness import Kubectl, custom, serve, train
 
+KEDA = {"scaler": "KEDA", "prometheus": "http://p:9090", "minReplicas": 0, "maxReplicas": 3}
 ADAPTER = {"name": "lora1", "uri": "pvc://store/x"}
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("an unknown field", train("x", tunner={"type": "LoRA"}), 'unknown field "spec.tunner"'),
@@ -57,6 +58,16 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         "a canary without a gateway",
         serve("x", adapters=[{**ADAPTER, "canary": {"uri": "pvc://store/2"}}]),
         "adapters[].canary needs gateway",
+    ),
+    (
+        "no pod at all, and nobody who holds requests",
+        serve("x", autoscaling={**KEDA, "queueLength": 4}),
+        "autoscaling.minReplicas 0 needs gateway",
+    ),
+    (
+        "no pod at all, and nobody who looks at the queue",
+        serve("x", autoscaling={**KEDA, "cacheUsagePercent": 80}, gateway={}),
+        "autoscaling.minReplicas 0 needs queueLength",
     ),
     (
         "a canary from nowhere",

@@ -382,3 +382,8 @@ def test_an_autoscaler_writes_the_resource_itself_and_goes_with_its_field() -> N
         'sum(vllm:num_requests_waiting{namespace="ns",pod=~"x-engine-.+"})'
     )
     assert changed.status.body()["autoscaler"] == "KEDA"
+    [behind] = scalers(decided(world(serve(autoscaling=keda, gateway={}))))
+    assert behind["spec"]["triggers"][0]["metadata"]["query"] == (
+        '(sum(vllm:num_requests_waiting{namespace="ns",pod=~"x-engine-.+"}) or vector(0))'
+        ' + (sum(tunesmith_gateway_held_requests{namespace="ns",pod=~"x-gateway-.+"}) or vector(0))'
+    )

@@ -257,6 +257,14 @@ class ModelDeploymentSpec(Model):
                 "has(self.gateway) || !has(self.adapters) || self.adapters.all(a, !has(a.canary))",
                 "adapters[].canary needs gateway: it splits the requests",
             ),
+            rule(
+                "has(self.gateway) || !has(self.autoscaling) || self.autoscaling.minReplicas > 0",
+                "autoscaling.minReplicas 0 needs gateway: it holds the requests that bring the first pod back",
+            ),
+            rule(
+                "!has(self.autoscaling) || self.autoscaling.minReplicas > 0 || has(self.autoscaling.queueLength)",
+                "autoscaling.minReplicas 0 needs queueLength: where there is no pod, requests can only wait",
+            ),
         )
     )
     model: ModelSource

@@ -9,12 +9,13 @@ from tunesmith.api.modeldeployment import Autoscaling
 from tunesmith.children.meta import Object, Owner
 
 WAITING, CACHE = "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"
+HELD = "tunesmith_gateway_held_requests"
 KINDS = {"HPA": "HorizontalPodAutoscaler", "KEDA": "ScaledObject"}
 
 
-def autoscaler(owner: Owner, wanted: Autoscaling) -> Object:
+def autoscaler(owner: Owner, wanted: Autoscaling, *, gateway: bool = False) -> Object:
     """A HorizontalPodAutoscaler or a KEDA ScaledObject."""
-    return _hpa(owner, wanted) if wanted.scaler == "HPA" else _scaled_object(owner, wanted)
+    return _hpa(owner, wanted) if wanted.scaler == "HPA" else _scaled_object(owner, wanted, gateway=gateway)
 
 
 def _target(owner: Owner) -> Object:
@@ -48,11 +49,15 @@ def _hpa(owner: Owner, wanted: Autoscaling) -> Object:
     }
 
 
-def _scaled_object(owner: Owner, wanted: Autoscaling) -> Object:
+def _scaled_object(owner: Owner, wanted: Autoscaling, *, gateway: bool) -> Object:
     pods = f'namespace="{owner.namespace}",pod=~"{owner.name}-engine-.+"'
+    waiting = f"sum({WAITING}{{{pods}}})"
+    if gateway:  # where no engine is left, its gateways hold what waits for one
+        gateways = f'namespace="{owner.namespace}",pod=~"{owner.name}-gateway-.+"'
+        waiting = f"({waiting} or vector(0)) + (sum({HELD}{{{gateways}}}) or vector(0))"
     # Sums, which KEDA divides by the number of pods.
     queries = {
-        f"sum({WAITING}{{{pods}}})": wanted.queue_length,
+        waiting: wanted.queue_length,
         f"100 * sum({CACHE}{{{pods}}})": wanted.cache_usage_percent,
     }
     triggers = [

@@ -122,7 +122,7 @@ def decide(world: World, settings: Settings) -> Decision | None:
         *services,
         # Last what the cluster may not know: all else is there then.
         *gateways,
-        *([autoscaler(owner, spec.autoscaling)] if spec.autoscaling else []),
+        *([autoscaler(owner, spec.autoscaling, gateway=bool(spec.gateway))] if spec.autoscaling else []),
     ]
     status = observed_status(world, resource, state, found, live, size, run.replicas)
     was = next((c.status for c in resource.status.conditions if c.type == "Ready"), None)
