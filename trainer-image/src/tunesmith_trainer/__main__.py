@@ -108,9 +108,12 @@ def merge(path: PlanOption = Path(PLAN_FILE)) -> None:
 @app.command()
 def export(
     model: Annotated[Path, typer.Argument(help="Folder of a model, as an artefact of kind models is.")],
-    method: Annotated[Literal["FP8", "W8A8", "W4A16", "NF4"], typer.Option(help="As spec.quantization of a MergeJob.")],
+    method: Annotated[
+        Literal["FP8", "W8A8", "W4A16", "NF4", "GGUF"], typer.Option(help="As spec.quantization of a MergeJob.")
+    ],
     out: Annotated[Path, typer.Option(help="The folder to write; it must not be there yet.")],
     group_size: Annotated[int | None, typer.Option(help="Of W4A16: weights that share a scale.")] = None,
+    gguf_type: Annotated[str | None, typer.Option(help="Of GGUF: how matrices are stored.")] = None,
     tolerance: Annotated[float | None, typer.Option(help="Largest allowed error of the logits.")] = None,
 ) -> None:
     """Write a model in a smaller form, and compare its logits with the model's own."""
@@ -119,7 +122,7 @@ def export(
     def work() -> None:
         from tunesmith_trainer.export.folder import export_folder
 
-        asked = {"method": method, "groupSize": group_size, "tolerance": tolerance}
+        asked = {"method": method, "groupSize": group_size, "ggufType": gguf_type, "tolerance": tolerance}
         error = export_folder(model, {name: value for name, value in asked.items() if value is not None}, out)
         print(f"{out}: logit error {error:.3g}")
 

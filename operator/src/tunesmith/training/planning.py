@@ -11,7 +11,7 @@ from tunesmith.api.dataset import Columns, Dataset, Validation
 from tunesmith.api.finetunejob import FineTuneJobSpec
 from tunesmith.api.mergejob import MergeJobSpec
 from tunesmith.api.methods import Method, attribute
-from tunesmith.api.quantization import Quantization
+from tunesmith.api.quantization import GgufType, Quantization
 from tunesmith.api.training import Tracker
 from tunesmith.api.tuner import Tuner
 from tunesmith.training.location import SECRETS, join, locate
@@ -40,7 +40,10 @@ RANK = 8
 """Of adapters, where the spec names none."""
 GROUP_SIZE = 128
 """Of W4A16, where the spec names none."""
+GGUF_TYPE: GgufType = "Q8_0"
+"""Of GGUF, where the spec names none."""
 TOLERANCES = {"FP8": 0.2, "W8A8": 0.2, "W4A16": 0.3, "NF4": 0.3}
+TOLERANCES |= {"F16": 0.02, "BF16": 0.02, "Q8_0": 0.1, "Q5_1": 0.2, "Q5_0": 0.2, "Q4_1": 0.3, "Q4_0": 0.3}
 """Of a quantised model's logits, where the spec names none."""
 Resolved = Mapping[tuple[str, str], str]
 """(kind, name) of a finished resource -> address of its artefact."""
@@ -239,8 +242,10 @@ def merge_plan(job: Job, spec: MergeJobSpec, resolved: Resolved, default_store: 
 
 def quantization_plan(spec: Quantization) -> QuantizationPlan:
     """With the defaults of its method."""
+    gguf_type = (spec.gguf_type or GGUF_TYPE) if spec.method == "GGUF" else None
     return QuantizationPlan(
         method=spec.method,
         group_size=(spec.group_size or GROUP_SIZE) if spec.method == "W4A16" else None,
-        tolerance=spec.tolerance or TOLERANCES[spec.method],
+        gguf_type=gguf_type,
+        tolerance=spec.tolerance or TOLERANCES[gguf_type or spec.method],
     )

@@ -14,15 +14,21 @@ from tunesmith.training.plan import Place, QuantizationPlan
 
 from tunesmith_trainer import comparison
 from tunesmith_trainer.errors import CheckFailed
-from tunesmith_trainer.export import compressed, nf4
+from tunesmith_trainer.export import compressed, gguf, nf4
 from tunesmith_trainer.model import load_model, load_tokenizer
 
 if TYPE_CHECKING:
     import torch
 
 
-WRITERS = {"FP8": compressed.write, "W8A8": compressed.write, "W4A16": compressed.write, "NF4": nf4.write}
-FINER = {"W4A16": "a smaller groupSize, NF4, W8A8 or FP8", "NF4": "W8A8 or FP8"}
+WRITERS = {
+    "FP8": compressed.write,
+    "W8A8": compressed.write,
+    "W4A16": compressed.write,
+    "NF4": nf4.write,
+    "GGUF": gguf.write,
+}
+FINER = {"W4A16": "a smaller groupSize, NF4, W8A8 or FP8", "NF4": "W8A8 or FP8", "GGUF": "a larger ggufType"}
 
 
 def export(source: Place, plan: QuantizationPlan, folder: Path, expected: list[torch.Tensor] | None = None) -> float:
@@ -34,9 +40,8 @@ def export(source: Place, plan: QuantizationPlan, folder: Path, expected: list[t
     tokenizer = load_tokenizer(source)
     WRITERS[plan.method](source, plan, folder)
     expected = comparison.saved_logits(source, torch.float32, tokenizer) if expected is None else expected
-    loaded: Any = load_model(Place(uri="quantised", path=str(folder)), torch.float32)
-    error = comparison.logit_error(expected, comparison.logits(loaded, tokenizer))
-    print(f"{plan.method}: logit error {error:.3e}, tolerance {plan.tolerance:g}")
+    error = comparison.logit_error(expected, logits(plan, folder, tokenizer))
+    print(f"{plan.gguf_type or plan.method}: logit error {error:.3e}, tolerance {plan.tolerance:g}")
     if not error <= plan.tolerance:  # nan is no pass
         finer = FINER.get(plan.method, "no quantisation")
         raise CheckFailed(
@@ -45,3 +50,13 @@ def export(source: Place, plan: QuantizationPlan, folder: Path, expected: list[t
             "evaluation does"
         )
     return error
+
+
+def logits(plan: QuantizationPlan, folder: Path, tokenizer: Any) -> list[torch.Tensor]:
+    """The logits of what was written."""
+    import torch
+
+    if plan.method == "GGUF":
+        return gguf.logits(folder, tokenizer)
+    loaded: Any = load_model(Place(uri="quantised", path=str(folder)), torch.float32)
+    return comparison.logits(loaded, tokenizer)
