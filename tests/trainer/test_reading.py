@@ -237,9 +237,18 @@ def test_a_row_with_media_is_the_same_from_the_table(tmp_path: Path) -> None:
     assert decode(encode(row)) == row
 
 
-@pytest.mark.parametrize(("said", "expected"), [({"loss": False}, False), ({"weight": 1}, True)])
-def test_messages_say_whether_they_are_learned(tmp_path: Path, said: dict[str, Any], expected: bool) -> None:
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [({"loss": False}, False), ({"weight": 1}, True), ({"weight": 0.5}, 0.5), ({"loss_scale": 2}, 2.0)],
+)
+def test_messages_say_how_much_they_are_learned(tmp_path: Path, said: dict[str, Any], expected: float) -> None:
     row = read(tmp_path / "d.jsonl", json.dumps({"messages": [USER, ASSISTANT | said]}))[0]
     assert row.messages[1] == ASSISTANT | {"loss": expected}
-    with pytest.raises(DataError, match=r"messages\[1\] has the loss 0.5.*true or false"):
-        read(tmp_path / "d.jsonl", json.dumps({"messages": [USER, ASSISTANT | {"loss": 0.5}]}))
+    assert type(row.messages[1]["loss"]) is type(expected)
+
+
+@pytest.mark.parametrize("said", ["-0.5", "1001", "NaN", "Infinity", '"0.5"'])
+def test_a_loss_that_is_no_weight_is_refused(tmp_path: Path, said: str) -> None:
+    row = json.dumps({"messages": [USER, ASSISTANT | {"loss": "?"}]}).replace('"?"', said)
+    with pytest.raises(DataError, match=r"messages\[1\] has the loss .*true, false or a number from 0 to 1000"):
+        read(tmp_path / "d.jsonl", row)

@@ -79,7 +79,7 @@ def runs(pieces: Pieces) -> list[tuple[str, bool]]:
 def coded(masker: Masker, row: Row) -> list[list[tuple[str, bool]]]:
     """What a row's labels say: runs of tokens, learned or not, as text again."""
     every = []
-    for _, _, ids, labels in masker.tokens([row]):
+    for _, _, ids, labels, _ in masker.tokens([row]):
         assert all(label in (token, IGNORED) for token, label in zip(ids, labels, strict=True))
         marks = [(int(token), label != IGNORED) for token, label in zip(ids, labels, strict=True)]
         grouped: list[tuple[list[int], bool]] = []

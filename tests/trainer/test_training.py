@@ -200,6 +200,65 @@ def test_packed_rows_are_kept_apart(make_plan: Make) -> None:
     assert packed == pytest.approx(padded, rel=1e-5)
 
 
+TURNS = [[("hi", "hello there", 0.25), ("and you?", "I am a tiny model", 1)], [("who?", "Xiao Huang", 3)]]
+
+
+@pytest.mark.parametrize(("packing", "micro"), [(True, 1), (False, 1), (False, 3)])
+def test_the_loss_of_weighed_turns_equals_a_plain_computation(
+    make_plan: Make, tiny: Path, tokenizer: Any, packing: bool, micro: int
+) -> None:
+    """The sum of weight times loss over the number of learned tokens, whether rows of other weights share its batch,
+    come in other micro-batches or are packed beside it; and its gradient's norm.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    rows: list[dict[str, Any]] = [
+        {"messages": [
+            message
+            for question, answer, weight in turns
+            for message in ({"role": "user", "content": question},
+                            {"role": "assistant", "content": answer, "weight": weight})
+        ]}
+        for turns in [*TURNS[:2], *TURNS[:1]]
+    ]  # fmt: skip
+    rows[2]["messages"] = [{k: v for k, v in message.items() if k != "weight"} for message in rows[2]["messages"]]
+    size = 1 if packing else 3
+    plan = make_plan(rows=rows, tuner=FULL, packing=packing, micro_batch_size=micro, global_batch_size=size)
+    train(plan)
+
+    model, total, count = AutoModelForCausalLM.from_pretrained(tiny), torch.tensor(0.0), 0
+    for row in rows:
+        ids: list[int] = []
+        labels: list[int] = []
+        weights: list[float] = []
+        for message in row["messages"]:
+            head = tokenizer(f"<|im_start|>{message['role']}\n")["input_ids"]
+            text = tokenizer(f"{message['content']}<|im_end|>")["input_ids"]
+            end = tokenizer("\n")["input_ids"]
+            ids += head + text + end
+            learned = message["role"] == "assistant"
+            labels += [-100] * len(head) + (text if learned else [-100] * len(text)) + [-100] * len(end)
+            weights += [message.get("weight", 1)] * len(head + text + end)
+            count += len(text) * learned
+        each = torch.nn.functional.cross_entropy(
+            model(torch.tensor([ids])).logits[0, :-1], torch.tensor(labels[1:]), reduction="none"
+        )
+        total = total + (each * torch.tensor(weights[1:])).sum()
+    (total / count).backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    assert losses(plan)[0] == pytest.approx(total.item() / count, rel=1e-5)
+    assert read_log(plan)[0]["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
+
+
+def test_processes_that_share_rows_refuse_weights(make_plan: Make) -> None:
+    rows = [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0.5}]}]
+    plan = make_plan(rows=rows)
+    plan = plan.model_copy(update={"distribution": plan.distribution.model_copy(update={"sequence_parallel": 2})})
+    with pytest.raises(ConfigError, match=r"sequenceParallel: 2, but rows have turns with a loss or weight"):
+        make_trainer(plan)
+
+
 def test_gradient_checkpointing_changes_no_loss(make_plan: Make) -> None:
     for run, enabled in (("on", True), ("off", False)):
         train(make_plan(run=run, max_steps=3, gradient_checkpointing=enabled))

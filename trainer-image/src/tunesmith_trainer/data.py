@@ -29,6 +29,8 @@ RESPONSE = (
 SYSTEM = ("system", "system_prompt")
 TEXT = ("text", "content")
 TOLD = "chat_template_kwargs"
+HEAVIEST = 1000
+"""The most that a turn's loss is multiplied by."""
 ROLES = {
     "system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant",
     "bot": "assistant", "model": "assistant", "tool": "tool", "tool_response": "tool", "observation": "tool",
@@ -187,10 +189,11 @@ class Reader:
                 self.fail(where, f"{at} has the role {named!r}", found, expected)
             more = {k: v for k, v in item.items() if k not in ("role", "content") and v is not None}
             if (loss := learned(more)) is not None:
-                if role != "assistant" or loss not in (0, 1):
-                    self.fail(where, f"{at} has the loss {loss!r}", found, "true or false, at an assistant's turn")
+                if role != "assistant" or not (isinstance(loss, int | float) and 0 <= loss <= HEAVIEST):
+                    expected = f"true, false or a number from 0 to {HEAVIEST}, at an assistant's turn"
+                    self.fail(where, f"{at} has the loss {loss!r}", found, expected)
                 if self.method == "SFT":
-                    more["loss"] = bool(loss)
+                    more["loss"] = bool(loss) if loss in (0, 1) else float(loss)
             content = item.get("content")
             if isinstance(content, list):
                 parts = parts_of(content)
@@ -248,7 +251,7 @@ class Reader:
 
 
 def learned(message: Message) -> Any:
-    """What a message says of whether it is learned from, taken out of it: `loss`, or OpenAI's `weight`; else None."""
+    """What a message's loss is multiplied by, taken out of it: `loss`, or OpenAI's `weight`; else None."""
     said = [message.pop(key) for key in ("loss", "loss_scale", "weight") if key in message]
     return said[0] if said else None
 

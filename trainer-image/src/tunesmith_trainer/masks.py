@@ -36,6 +36,7 @@ NO_REASONING = re.compile(rf"\s*({THINK})?\s*{ANSWER}\n{{0,2}}")
 """What a template writes where a turn has no reasoning."""
 
 Ids = np.ndarray[tuple[int], np.dtype[np.int32]]
+Weights = np.ndarray[tuple[int], np.dtype[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Learned:
     text: str
     spans: list[Span]
     """The character ranges that are learned."""
+    weights: Sequence[float] = ()
+    """What the loss of each range is multiplied by; none: 1."""
 
 
 class Coded(NamedTuple):
@@ -58,6 +61,8 @@ class Coded(NamedTuple):
     """What is rendered in it."""
     ids: Ids
     labels: Ids
+    weights: Weights
+    """What each token's loss is multiplied by."""
 
 
 @dataclass(frozen=True)
@@ -106,13 +111,13 @@ class Masker:
         """The texts in which these turns are learned."""
         whole = self.render(row, len(row.messages))
         spans = {turn: self.within(row, whole, turn) for turn in turns}
-        here = [span for span in spans.values() if span]
+        here = {turn: span for turn, span in spans.items() if span}
         if here or not turns:
-            yield Learned(row, whole, here)
+            yield Learned(row, whole, list(here.values()), [weight_of(row, turn) for turn in here])
         left = [turn for turn, span in spans.items() if span is None]
         if left and left[-1] == len(row.messages) - 1:  # the template never renders it as the model would write it
-            text, span = self.alone(row, left.pop())
-            yield Learned(row, text, [span])
+            text, span = self.alone(row, turn := left.pop())
+            yield Learned(row, text, [span], [weight_of(row, turn)])
         if left:
             yield from self.found(replace(row, messages=row.messages[: left[-1] + 1]), left)
 
@@ -211,7 +216,7 @@ class Masker:
         """Each row's texts as tokens. Conversations carry the template's special tokens, text the tokenizer's own."""
         every = [(place, expanded(one, self.tokenizer)) for place, row in enumerate(rows) for one in self.texts(row)]
         found = [one for _, one in every]
-        coded: list[tuple[Ids, Ids]] = [(np.empty(0, np.int32),) * 2] * len(found)
+        coded: dict[int, tuple[Ids, Ids, Weights]] = {}
         for special in (False, True):
             chosen = [at for at, one in enumerate(found) if bool(one.row.text) == special]
             if not chosen:
@@ -223,8 +228,8 @@ class Masker:
                 return_attention_mask=False,
             )
             for at, ids, offsets in zip(chosen, made["input_ids"], made["offset_mapping"], strict=True):
-                coded[at] = mask(ids, offsets, found[at].spans)
-        return (Coded(place, one.row, *both) for (place, one), both in zip(every, coded, strict=True))
+                coded[at] = mask(ids, offsets, found[at].spans, found[at].weights)
+        return (Coded(place, one.row, *coded[at]) for at, (place, one) in enumerate(every))
 
 
 def answers_of(row: Row) -> list[int]:
@@ -243,16 +248,28 @@ def answers_of(row: Row) -> list[int]:
     return turns
 
 
-def mask(ids: list[int], offsets: list[Span], spans: list[Span]) -> tuple[Ids, Ids]:
-    """(ids, labels): a token is learned where its characters overlap a span. The first token is never predicted."""
+def weight_of(row: Row, turn: int) -> float:
+    """What the loss of an assistant's turn is multiplied by."""
+    return float(row.messages[turn].get("loss", True))
+
+
+def mask(
+    ids: list[int], offsets: list[Span], spans: list[Span], weights: Sequence[float] = ()
+) -> tuple[Ids, Ids, Weights]:
+    """(ids, labels, weights): a token is learned where its characters overlap a span, with the span's weight. The first
+    token is never predicted.
+    """
     tokens = np.asarray(ids, dtype=np.int32)
     at = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
     learned = np.zeros(len(tokens), dtype=bool)
-    for start, end in spans:
-        learned |= (at[:, 0] < end) & (at[:, 1] > start)
+    weighed = np.ones(len(tokens), dtype=np.float32)
+    for (start, end), weight in zip(spans, weights or [1.0] * len(spans), strict=True):
+        inside = (at[:, 0] < end) & (at[:, 1] > start)
+        learned |= inside
+        weighed[inside] = weight
     if len(learned):
         learned[0] = False
-    return tokens, np.where(learned, tokens, IGNORED).astype(np.int32)
+    return tokens, np.where(learned, tokens, IGNORED).astype(np.int32), weighed
 
 
 def raw(row: Row, tokenizer: PreTrainedTokenizerFast) -> str:

@@ -14,7 +14,7 @@ from tunesmith_trainer.cache import Cache, Notes, key_of
 from tunesmith_trainer.chat import need_template
 from tunesmith_trainer.data import Row
 from tunesmith_trainer.errors import DataError
-from tunesmith_trainer.masks import IGNORED, Ids, Masker, common, numbers_of
+from tunesmith_trainer.masks import IGNORED, Ids, Masker, Weights, common, numbers_of
 from tunesmith_trainer.media import media_of
 from tunesmith_trainer.rows import Rows
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 BATCH = 256
+WEIGHTS = "weights"
 
 
 @dataclass(frozen=True)
@@ -45,17 +46,18 @@ class Limit:
                 "Error: shorten the row, raise maxLength, or choose another truncation"
             )
 
-    def cut(self, row: Row, ids: Ids, labels: Ids) -> list[tuple[Ids, Ids]]:
+    def cut(self, row: Row, ids: Ids, labels: Ids, weights: Weights) -> list[tuple[Ids, Ids, Weights]]:
         """What is kept of a row: itself, a part, several, or nothing. A row with media is kept whole or not at all."""
         if len(ids) <= self.tokens:
-            return [(ids, labels)]
+            return [(ids, labels, weights)]
         self.refuse(row, len(ids))
         if self.truncation == "Drop" or media_of(row.messages, row.parts):
             return []
         begins = range(0, len(ids), self.tokens)
         parts = {"Right": [0], "Left": [len(ids) - self.tokens], "Split": begins}[self.truncation]
-        found = [(ids[at : at + self.tokens], labels[at : at + self.tokens].copy()) for at in parts]
-        for _, part in found:
+        ranges = [slice(at, at + self.tokens) for at in parts]
+        found = [(ids[own], labels[own].copy(), weights[own]) for own in ranges]
+        for _, part, _ in found:
             part[0] = IGNORED  # nothing stands before it to predict it from
         return found
 
@@ -70,7 +72,8 @@ class Tokens:
 
     table: Dataset
     """`input_ids` and `labels`, lists of equal length: a label is the token itself where it is learned, else -100; and
-    `media`, the numbers of the row's media, where there are any."""
+    `media`, the numbers of the row's media, where there are any; and `weights`, where turns have other weights than 1:
+    what each token's loss is multiplied by, empty for a row in which it is 1."""
     count: int
     """Tokens in all."""
     cut: int
@@ -84,21 +87,25 @@ def tokenize(rows: Sequence[Row], masker: Masker, limit: Limit, cache: Cache | N
     need_template(rows, masker.tokenizer)
 
     def make(notes: Notes) -> Iterator[Any]:
-        from pyarrow import array, int32, list_, record_batch
+        from pyarrow import array, float32, int32, list_, record_batch
 
-        notes |= {"count": 0, "cut": 0, "dropped": 0, "media": False}
+        ids_ = list_(int32())
+        types = {"input_ids": ids_, "labels": ids_, WEIGHTS: list_(float32()), "row": int32(), "turns": int32()}
+        notes |= {"count": 0, "cut": 0, "dropped": 0, "media": False, WEIGHTS: False}
         for begin in range(0, len(rows), BATCH):
-            columns: dict[str, list[Any]] = {"input_ids": [], "labels": [], "row": [], "turns": []}
-            for place, row, ids, labels in masker.tokens(rows[begin : begin + BATCH]):
-                notes["cut"] += len(ids) > limit.tokens
-                parts = [part for part in limit.cut(row, ids, labels) if (part[1] != IGNORED).any()]
+            columns: dict[str, list[Any]] = {name: [] for name in types}
+            for place, row, *coded in masker.tokens(rows[begin : begin + BATCH]):
+                notes["cut"] += len(coded[0]) > limit.tokens
+                parts = [part for part in limit.cut(row, *coded) if (part[1] != IGNORED).any()]
                 notes["dropped"] += not parts
                 notes["media"] |= bool(parts and media_of(row.messages, row.parts))
-                for part in parts:
-                    notes["count"] += len(part[0])
-                    for name, value in zip(columns, (*part, begin + place, len(row.messages)), strict=True):
+                for ids, labels, weights in parts:
+                    weighed = bool((weights != 1).any())
+                    notes[WEIGHTS] |= weighed
+                    notes["count"] += len(ids)
+                    values = ids, labels, weights if weighed else [], begin + place, len(row.messages)
+                    for name, value in zip(columns, values, strict=True):
                         columns[name].append(value)
-            types = {name: list_(int32()) if name in ("input_ids", "labels") else int32() for name in columns}
             yield record_batch({name: array(values, types[name]) for name, values in columns.items()})
 
     table, notes = kept(rows, masker, "tokens", asdict(limit), make, cache)
@@ -108,7 +115,7 @@ def tokenize(rows: Sequence[Row], masker: Masker, limit: Limit, cache: Cache | N
             f"({notes['cut']} of them are longer): raise it"
         )
     places = [(at, turns) for at, turns in zip(table["row"], table["turns"], strict=True)] if notes["media"] else []
-    table = table.remove_columns(["row", "turns"])
+    table = table.remove_columns(["row", "turns"] if notes[WEIGHTS] else ["row", "turns", WEIGHTS])
     if places:
         shown = [replace(rows[at], messages=rows[at].messages[:turns]) for at, turns in places]
         table = table.add_column("media", numbers_of(shown, masker.tokenizer))
@@ -203,7 +210,7 @@ def split_answers(
             if rejected:
                 worse = masker.tokens([replace(row, messages=row.rejected) for row in batch])
                 sides.append([last_turn(one.ids, one.labels) for one in worse])
-            for both, (place, shown, _, _) in zip(zip(*sides, strict=True), coded, strict=True):
+            for both, (place, shown, *_) in zip(zip(*sides, strict=True), coded, strict=True):
                 # Tokens may merge across the prompt's end: the prompt is what is the same on all sides.
                 prompt = common([before for before, _ in both])
                 whole = [(before + answer)[len(prompt) :] for before, answer in both]
