@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pytest
-from trainer import processes
+from trainer import bounded, processes
 from trainer.support import losses
 from tunesmith.api.training import Truncation
 from tunesmith.training.plan import ChatPlan, TrainPlan
@@ -207,3 +210,31 @@ def test_of_two_processes_one_tokenises_for_both(make_plan: Make, tmp_path: Path
     alone = make_plan(run="alone", max_steps=2)
     train(alone)
     assert losses(plan) == pytest.approx(losses(alone), rel=1e-5)
+
+
+@pytest.mark.long
+def test_rows_and_tokens_may_be_larger_than_the_memory(make_plan: Make, tmp_path: Path) -> None:
+    """With the cache, three times the memory that there is; the same without it fails."""
+    names = {}
+    for run, count in (("small", 1000), ("large", 48_000)):
+        rows = [{"text": f"{number:07}" * 24} for number in range(count)]
+        plan = make_plan(run=run, max_length=256, method={"type": "PreTraining"}, rows=rows)
+        names[run] = tmp_path / f"{run}.json"
+        names[run].write_text(plan.model_dump_json())
+    memory = 16 * 2**20
+    kept, held = (
+        subprocess.run(
+            [sys.executable, bounded.__file__, *map(str, names.values()), str(memory), how],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env=os.environ | {"TOKENIZERS_PARALLELISM": "false"},
+        )
+        for how in ("kept", "held")
+    )
+    assert kept.returncode == 0, kept.stderr
+    whole, size = kept.stdout.split()[-2:]
+    assert whole == "True"
+    assert int(size) + (tmp_path / "large.jsonl").stat().st_size > 3 * memory
+    assert held.returncode != 0
+    assert "memory" in held.stderr.lower() or "alloc" in held.stderr.lower(), held.stderr
