@@ -11,7 +11,7 @@ DOCKERFILES := operator/Dockerfile trainer-image/Dockerfile cluster/kind/engine.
 SCRIPTS := hack/run hack/security hack/fuzz .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help console console-test quickstart test check docs security fuzz generate verify unit chart install integration trainer long memory matrix \
+.PHONY: help console console-check console-test quickstart test check docs security fuzz generate verify unit chart install integration trainer long memory matrix \
 	serving fleet queueing chaos benchmark-serving benchmark-trainer autoscaling e2e teardown up cluster down clean quiet
 
 help: ## show this list
@@ -28,6 +28,8 @@ CELLS := PreTraining-Full or SFT-Video or DPO-SeveralNodes or KTO-PEFT or CPO-Ze
 # suites (queueing, chaos) a slice.
 test: ## all tests, on a cluster of their own on this machine
 	@$(MAKE) --no-print-directory check
+	@$(MAKE) --no-print-directory security
+	@$(MAKE) --no-print-directory console-check
 	@$(MAKE) --no-print-directory unit
 	@$(MAKE) --no-print-directory chart
 	@$(MAKE) --no-print-directory install
@@ -80,8 +82,10 @@ console: ## build the web console's pages, and say how to see them
 	@pages=$$($(PYTHON) -m tunesmith_cluster.console build) && \
 	echo "TUNESMITH_CONSOLE_PAGES=$$pages hack/run python -m tunesmith.cli console"
 
-console-test: quiet ## the console: types, style, unit tests, and headless Chromium against a real cluster
+console-check: ## the console: types, style, unit tests
 	$(PYTHON) -m tunesmith_cluster.console check
+
+console-test: console-check quiet ## the same, and headless Chromium against a real cluster
 	$(PYTEST) tests/console
 
 chart: ## the chart, rendered by the real helm
