@@ -12,7 +12,7 @@ SCRIPTS := hack/run hack/security hack/fuzz .ci/run
 
 .DEFAULT_GOAL := help
 .PHONY: help console console-check console-test quickstart test check docs security fuzz generate verify unit chart install integration trainer long memory matrix \
-	serving fleet queueing chaos benchmark-serving benchmark-trainer autoscaling e2e teardown up cluster down clean quiet
+	serving fleet queueing chaos benchmark-serving benchmark-trainer soak autoscaling e2e teardown up cluster down clean quiet
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -123,6 +123,10 @@ chaos: quiet ## pods, ranks, nodes and operators killed at random while jobs run
 
 fleet: quiet ## many pods: versions, placement, restarts, under load
 	$(PYTEST) tests/fleet $(ONLY)
+
+# SOAK_LOADS=40 SOAK_SEED=7 make soak: shorter, and another order. SOAK_OUT=.: the figures as a file, too.
+soak: ## a real vLLM: 200 loads and unloads, kills of engine and agent, under 16 streams
+	$(TRAINER_PYTEST) -s tests/soak
 
 # Builds prometheus-adapter and KEDA's types once, four minutes on two cores; they stay in the cache.
 autoscaling: quiet ## a HorizontalPodAutoscaler by prometheus-adapter; ScaledObjects by KEDA's types
