@@ -7,11 +7,21 @@ from typing import Any
 
 import aiohttp
 import pytest
-from integration.harness import Kubectl, reconciler, serve, train
+from integration.harness import Kubectl, custom, reconciler, serve, train
 from tunesmith.kube.client import ApiError, Client, Object
 from tunesmith.reconcile import Key
 
+
+def merge(behaviour: str, **spec: Any) -> dict[str, Any]:
+    """A merge that waits for no other resource."""
+    model = {"uri": f"file:///behave/{behaviour}"}
+    return custom("MergeJob", "x", {"model": model, "adapters": [{"uri": "file:///adapter"}], **spec})
+
+
 HANGING = train("x", "hang", nodes=2, memory={"check": "Disabled"})
+STATES = {"train": HANGING, "merge": merge("hang"), "serve": serve("x", replicas=2)}
+RESTARTED = {"cleanPodPolicy": "All", "restartPolicy": {"backoffSeconds": 0}}
+LIVES = {"train": train("x", "crash-once", nodes=2, **RESTARTED), "merge": merge("crash-once", **RESTARTED)}
 
 
 class Killed(BaseException):
@@ -56,14 +66,11 @@ def snapshot(kubectl: Kubectl, kind: str, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize(
-    ("kind", "body"),
-    [("FineTuneJob", HANGING), ("ModelDeployment", serve("x", replicas=2))],
-    ids=["train", "serve"],
-)
+@pytest.mark.parametrize("body", STATES.values(), ids=STATES)
 async def test_killed_at_any_write_it_ends_in_the_same_state(
-    kubectl: Kubectl, client: Client, http: aiohttp.ClientSession, kind: str, body: dict[str, Any], after: bool
+    kubectl: Kubectl, client: Client, http: aiohttp.ClientSession, body: dict[str, Any], after: bool
 ) -> None:
+    kind = body["kind"]
     kubectl("create", "quota", "no-pods", "--hard=pods=0")  # what pods do is not what this is about
 
     async def live(name: str, client: MortalClient) -> None:
@@ -84,13 +91,13 @@ async def test_killed_at_any_write_it_ends_in_the_same_state(
         assert found == wanted, f"killed at write {number} of {whole.writes}"
 
 
-async def whole_life(kubectl: Kubectl, http: aiohttp.ClientSession, name: str, mortal: MortalClient) -> bool:
+async def whole_life(kubectl: Kubectl, http: aiohttp.ClientSession, body: dict[str, Any], mortal: MortalClient) -> bool:
     """From its creation to its end and the deletion of its pods. Whether the operator was killed in between, when
     another one took over.
     """
-    body = train(name, "crash-once", nodes=2, cleanPodPolicy="All", restartPolicy={"backoffSeconds": 0})
+    name = body["metadata"]["name"]
     await asyncio.to_thread(kubectl.apply, body)
-    operator, key, was_killed = mortal, Key("FineTuneJob", kubectl.namespace, name), False
+    operator, key, was_killed = mortal, Key(body["kind"], kubectl.namespace, name), False
     while True:
         try:
             await reconciler(operator, http).reconcile(key)
@@ -107,15 +114,19 @@ async def whole_life(kubectl: Kubectl, http: aiohttp.ClientSession, name: str, m
         await asyncio.sleep(0.5)
 
 
+@pytest.mark.parametrize("body", LIVES.values(), ids=LIVES)
 async def test_killed_at_any_write_of_its_life_a_job_comes_to_the_same_end(
-    kubectl: Kubectl, client: Client, http: aiohttp.ClientSession
+    kubectl: Kubectl, client: Client, http: aiohttp.ClientSession, body: dict[str, Any]
 ) -> None:
-    """Inspection, a failed attempt, a second one that succeeds, and the deletion of both."""
+    """Inspection (of training), a failed attempt, a second one that succeeds, and the deletion of both."""
+
+    async def live(name: str, client: MortalClient) -> bool:
+        return await whole_life(kubectl, http, {**body, "metadata": {"name": name}}, client)
 
     def end(name: str) -> dict[str, Any]:
-        status = kubectl.get("FineTuneJob", name)["status"]
+        status = kubectl.get(body["kind"], name)["status"]
         parts = ("number", "nodes", "reason", "counted", "exitCode")
-        return snapshot(kubectl, "FineTuneJob", name) | {
+        return snapshot(kubectl, body["kind"], name) | {
             "attempts": [{part: one.get(part) for part in parts} for one in status["attempts"]],
             "restarts": status["restarts"],
             "artifact": status["artifact"]["digest"],
@@ -123,7 +134,7 @@ async def test_killed_at_any_write_of_its_life_a_job_comes_to_the_same_end(
 
     whole = MortalClient(client)
     async with asyncio.timeout(120):
-        await whole_life(kubectl, http, "whole", whole)
+        await live("whole", whole)
     wanted = end("whole")
     assert [one["reason"] for one in wanted["attempts"]] == ["Internal", "Completed"]
     assert whole.writes >= 12
@@ -135,28 +146,25 @@ async def test_killed_at_any_write_of_its_life_a_job_comes_to_the_same_end(
     names, killed = list(fates), []
     async with asyncio.timeout(500):
         for batch in (names[i : i + 8] for i in range(0, len(names), 8)):
-            killed += await asyncio.gather(*(whole_life(kubectl, http, name, fates[name]) for name in batch))
+            killed += await asyncio.gather(*(live(name, fates[name]) for name in batch))
     # The last writes may be fewer in another run: some events of pods are seen in one pass or in two.
     assert all(killed[: len(killed) * 3 // 4])
     for name in names:
         assert end(name) == wanted, name
 
 
-@pytest.mark.parametrize(
-    ("kind", "body"),
-    [("FineTuneJob", HANGING), ("ModelDeployment", serve("x", replicas=2))],
-    ids=["train", "serve"],
-)
+@pytest.mark.parametrize("body", STATES.values(), ids=STATES)
 async def test_an_idle_pass_writes_nothing(
-    kubectl: Kubectl, client: Client, http: aiohttp.ClientSession, kind: str, body: dict[str, Any]
+    kubectl: Kubectl, client: Client, http: aiohttp.ClientSession, body: dict[str, Any]
 ) -> None:
+    kind = body["kind"]
     key = Key(kind, kubectl.namespace, "x")
     kubectl.apply(body)
     if kind == "ModelDeployment":
         kubectl("create", "quota", "no-pods", "--hard=pods=0")  # the scripted image is no engine
     await settle(MortalClient(client), http, key, passes=1)
-    if kind == "FineTuneJob":
-        kubectl.wait_for_pods(2)
+    if kind != "ModelDeployment":
+        kubectl.wait_for_pods(body["spec"].get("nodes", 1))
     await settle(MortalClient(client), http, key)
     idle = MortalClient(client)
     await settle(idle, http, key, passes=2)
