@@ -22,7 +22,9 @@ from tunesmith.observe import Observer
 from tunesmith.reconcile import Reconciler
 from tunesmith.settings import Settings
 from tunesmith.training import architecture
-from tunesmith_cluster import Cluster
+from tunesmith_cluster import Cluster, build
+from tunesmith_cluster.paths import Paths
+from tunesmith_cluster.progress import Reporter
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -222,3 +224,14 @@ def serve(name: str, **spec: Any) -> dict[str, Any]:
 
 def custom(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
     return {"apiVersion": "tunesmith.io/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec}
+
+
+def read_by_go(module: build.Module, body: dict[str, Any]) -> dict[str, Any]:
+    """What the Go types of one of cluster/go's readers, which know no other field, read. Raises CalledProcessError."""
+    paths = Paths.from_environment()
+    build.ensure(paths, [module], Reporter())
+    [name] = module.commands
+    command = [build.binary(paths.cache, name)]
+    done = subprocess.run(command, input=json.dumps(body), capture_output=True, text=True, check=True)
+    read: dict[str, Any] = json.loads(done.stdout)
+    return read

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
-from typing import Any
 
 import pytest
+from integration.harness import read_by_go
 from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.children.gang import SCHEDULERS, in_gang, pod_group
 from tunesmith.children.meta import Owner
 from tunesmith.settings import load
-from tunesmith_cluster import build, golang
-from tunesmith_cluster.paths import Paths
-from tunesmith_cluster.progress import Reporter
+from tunesmith_cluster import build
 from unit.operator.builders import train
 
 OWNER = Owner("FineTuneJob", "ns", "x", "uid")
-
-
-def read_by_its_makers(body: dict[str, Any]) -> dict[str, Any]:
-    """What their types, which know no other field, read; raises CalledProcessError. {group, key: how a pod names it}"""
-    paths = Paths.from_environment()
-    if not build.is_built(paths.cache, build.PODGROUP):
-        build.build(paths.cache, build.PODGROUP, golang.ensure(paths, Reporter()))
-    binary = build.binary(paths.cache, "podgroup")
-    done = subprocess.run([binary], input=json.dumps(body), capture_output=True, text=True, check=True)
-    read: dict[str, Any] = json.loads(done.stdout)
-    return read
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
@@ -36,7 +22,7 @@ def test_a_pod_group_is_what_its_scheduler_reads_and_its_pods_name_it(scheduler:
     spec = FineTuneJob.model_validate(train(podTemplate={"priorityClassName": "high"})).spec
     made = pod_group(OWNER, 1, 4, spec, settings)
     assert made is not None
-    read = read_by_its_makers(made)
+    read = read_by_go(build.PODGROUP, made)
     assert read["group"]["spec"] == made["spec"]
     assert read["group"]["metadata"]["ownerReferences"] == made["metadata"]["ownerReferences"]
 
@@ -45,5 +31,5 @@ def test_a_pod_group_is_what_its_scheduler_reads_and_its_pods_name_it(scheduler:
     assert names == {read["key"]: made["metadata"]["name"]}
 
     with pytest.raises(subprocess.CalledProcessError) as refused:
-        read_by_its_makers({**made, "spec": {**made["spec"], "minMembers": 4}})
+        read_by_go(build.PODGROUP, {**made, "spec": {**made["spec"], "minMembers": 4}})
     assert "minMembers" in refused.value.stderr

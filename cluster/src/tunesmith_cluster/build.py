@@ -7,12 +7,14 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tunesmith_cluster import golang
 from tunesmith_cluster.errors import ClusterError
-from tunesmith_cluster.paths import GO_MODULES
+from tunesmith_cluster.paths import GO_MODULES, Paths
+from tunesmith_cluster.progress import Reporter
 
 KUBERNETES_VERSION = "1.36.3"
 HELM_VERSION = "4.2.4"
@@ -117,6 +119,16 @@ def binary(cache: Path, name: str) -> Path:
 def is_built(cache: Path, module: Module) -> bool:
     """Whether all of the module's binaries are in the cache."""
     return _folder(cache, module).is_dir()
+
+
+def ensure(paths: Paths, modules: Iterable[Module], reporter: Reporter) -> None:
+    """Build those that are not built yet, with a Go that is installed if there is none."""
+    if not (missing := [module for module in modules if not is_built(paths.cache, module)]):
+        return
+    go = golang.ensure(paths, reporter)
+    for module in missing:
+        with reporter.step(f"build {', '.join(module.commands)}", module.usual_seconds):
+            build(paths.cache, module, go)
 
 
 def build(cache: Path, module: Module, go: Path) -> None:

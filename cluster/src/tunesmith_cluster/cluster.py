@@ -18,7 +18,6 @@ from tunesmith_cluster import (
     components,
     controlplane,
     credentials,
-    golang,
     images,
     kueue,
     network,
@@ -186,14 +185,7 @@ class Cluster:
         if missing:
             with self._reporter.step(f"install Debian packages: {' '.join(missing)}", usual_seconds=30):
                 packages.install(missing)
-        wanted = [*build.MODULES, *([build.KUEUE] if with_kueue else [])]
-        modules = [module for module in wanted if not build.is_built(self.paths.cache, module)]
-        if not modules:
-            return
-        go = golang.ensure(self.paths, self._reporter)
-        for module in modules:
-            with self._reporter.step(f"build {', '.join(module.commands)}", module.usual_seconds):
-                build.build(self.paths.cache, module, go)
+        build.ensure(self.paths, [*build.MODULES, *([build.KUEUE] if with_kueue else [])], self._reporter)
 
     def _configure(self, wanted: Sequence[Node], with_kueue: bool) -> None:
         with self._reporter.step("write certificates and configuration"):

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import base64
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tunesmith_cluster import addons, build, credentials, golang, network
+from tunesmith_cluster import addons, build, credentials, network
 from tunesmith_cluster.certificates import KeyPair, Subject, ensure_signed
-from tunesmith_cluster.errors import ClusterError
 from tunesmith_cluster.paths import Paths
-from tunesmith_cluster.probes import answers
+from tunesmith_cluster.probes import answers, await_start
 from tunesmith_cluster.progress import Reporter
 
 NAME = "prometheus-adapter"
@@ -28,6 +26,7 @@ NAMESPACE = "custom-metrics"
 APISERVICE = "v1beta1.custom.metrics.k8s.io"
 _PORT = 9446
 _START_SECONDS = 60
+_HINT = "\nIf it misses the requestheader CA: an older checkout started the cluster; `make down`, once"
 _RELIST = "5s"
 """How often it looks which series there are."""
 
@@ -37,7 +36,7 @@ def serving(paths: Paths, folder: Path, prometheus: str, rules: Sequence[Mapping
     """Custom metrics by `rules` from the Prometheus at host:port, while the context lasts. Log and settings are in
     `folder`.
     """
-    _build(paths)
+    build.ensure(paths, [build.PROMETHEUS_ADAPTER], Reporter())
     credentials.ensure_all(paths, [])
     pair = KeyPair.named(folder, "serving")
     ensure_signed(pair, Subject(NAME, alternative_names=[f"{NAME}.{NAMESPACE}.svc"]), credentials.authority(paths))
@@ -47,7 +46,8 @@ def serving(paths: Paths, folder: Path, prometheus: str, rules: Sequence[Mapping
     with log.open("wb") as file:
         process = subprocess.Popen(_command(paths, folder, prometheus, pair), stdout=file, stderr=subprocess.STDOUT)
     try:
-        _wait(answers(f"https://{network.HOST_IP}:{_PORT}/readyz"), process, log)
+        ready = answers(f"https://{network.HOST_IP}:{_PORT}/readyz")
+        await_start(process, ready, NAME, log, _START_SECONDS, _HINT)
         addons.apply(paths, _connection(credentials.authority(paths)))
         try:
             addons.kubectl(
@@ -61,12 +61,6 @@ def serving(paths: Paths, folder: Path, prometheus: str, rules: Sequence[Mapping
     finally:
         process.terminate()
         process.wait(30)
-
-
-def _build(paths: Paths) -> None:
-    module = build.PROMETHEUS_ADAPTER
-    if not build.is_built(paths.cache, module):
-        build.build(paths.cache, module, golang.ensure(paths, Reporter()))
 
 
 def _command(paths: Paths, folder: Path, prometheus: str, pair: KeyPair) -> list[str]:
@@ -85,22 +79,6 @@ def _command(paths: Paths, folder: Path, prometheus: str, pair: KeyPair) -> list
         f"--metrics-relist-interval={_RELIST}",
         "--metrics-max-age=1m",
     ]
-
-
-def _wait(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + _START_SECONDS
-    while True:
-        try:
-            if ready():
-                return
-        except OSError:
-            pass
-        if process.poll() is not None or time.monotonic() > end:
-            raise ClusterError(
-                f"{NAME} does not start; its log ends with:\n{log.read_text()[-2000:]}\n"
-                "If it misses the requestheader CA: an older checkout started the cluster; `make down`, once"
-            )
-        time.sleep(0.2)
 
 
 def _rights() -> list[dict[str, Any]]:

@@ -1,14 +1,18 @@
-"""Readiness questions, as functions that can be asked again and again."""
+"""Readiness questions, as functions that can be asked again and again, and a wait for the answer."""
 
 from __future__ import annotations
 
 import socket
 import ssl
+import subprocess
+import time
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from tunesmith_cluster.certificates import KeyPair
+from tunesmith_cluster.errors import ClusterError
 
 
 def answers(url: str, ca: Path | None = None, client: KeyPair | None = None) -> Callable[[], bool]:
@@ -28,6 +32,20 @@ def answers(url: str, ca: Path | None = None, client: KeyPair | None = None) -> 
             return bool(answer.status == 200)
 
     return ask
+
+
+def await_start(
+    process: subprocess.Popen[bytes], ready: Callable[[], bool], name: str, log: Path, seconds: float, hint: str = ""
+) -> None:
+    """Until a process that was just started is ready. Raises ClusterError, with the end of its log and the hint."""
+    end = time.monotonic() + seconds
+    while True:
+        with suppress(OSError):
+            if ready():
+                return
+        if process.poll() is not None or time.monotonic() > end:
+            raise ClusterError(f"{name} does not start; its log ends with:\n{log.read_text()[-2000:]}{hint}")
+        time.sleep(0.1)
 
 
 def accepts(path: Path) -> Callable[[], bool]:

@@ -8,7 +8,6 @@ import os
 import shutil
 import socket
 import subprocess
-import time
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ import yaml
 
 from tunesmith_cluster.errors import ClusterError
 from tunesmith_cluster.paths import Paths
+from tunesmith_cluster.probes import answers, await_start
 
 PACKAGE = "prometheus"
 START_SECONDS = 30
@@ -56,14 +56,14 @@ class Prometheus:
         return result
 
     def _get(self, path: str, **parameters: str) -> Any:
-        status, body = _get(self.address, f"/api/v1/{path}?{urllib.parse.urlencode(parameters)}", timeout=10)
+        status, body = _get(self.address, f"/api/v1/{path}?{urllib.parse.urlencode(parameters)}")
         if status != http.client.OK:
             raise ValueError(f"Prometheus refuses {path} {parameters}: {body.decode()}")
         return json.loads(body)["data"]
 
 
-def _get(address: str, path: str, timeout: float) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection(address, timeout=timeout)
+def _get(address: str, path: str) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection(address, timeout=10)
     try:
         connection.request("GET", path)
         response = connection.getresponse()
@@ -94,26 +94,12 @@ def serving(
     with (folder / "prometheus.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
     try:
-        _wait_ready(process, address, folder / "prometheus.log")
+        ready = answers(f"http://{address}/-/ready")
+        await_start(process, ready, "Prometheus", folder / "prometheus.log", START_SECONDS)
         yield Prometheus(address)
     finally:
         process.terminate()
         process.wait(30)
-
-
-def _wait_ready(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
-    end = time.monotonic() + START_SECONDS
-    while not _ready(address):
-        if process.poll() is not None or time.monotonic() > end:
-            raise ClusterError(f"Prometheus does not start; its log ends with:\n{log.read_text()[-2000:]}")
-        time.sleep(0.1)
-
-
-def _ready(address: str) -> bool:
-    try:
-        return _get(address, "/-/ready", timeout=1)[0] == http.client.OK
-    except OSError:
-        return False
 
 
 def program(paths: Paths, name: str) -> Path:

@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from tunesmith_cluster import build, golang
+from tunesmith_cluster import build
 from tunesmith_cluster.paths import Paths
 from tunesmith_cluster.progress import Reporter
 
@@ -17,8 +17,5 @@ def find(name: str, paths: Paths, reporter: Reporter) -> Path:
     if chosen:
         return Path(chosen)
     module = next(module for module in build.MODULES if name in module.commands)
-    if not build.is_built(paths.cache, module):
-        go = golang.ensure(paths, reporter)
-        with reporter.step(f"build {', '.join(module.commands)}", module.usual_seconds):
-            build.build(paths.cache, module, go)
+    build.ensure(paths, [module], reporter)
     return build.binary(paths.cache, name)

@@ -10,10 +10,11 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 from pydantic import ValidationError
+from tunesmith.api.quantization import QuantizationMethod
 from tunesmith.training.plan import MergePlan, TrainPlan
 from tunesmith.training.report import PLAN_FILE, Ending
 
@@ -108,9 +109,7 @@ def merge(path: PlanOption = Path(PLAN_FILE)) -> None:
 @app.command()
 def export(
     model: Annotated[Path, typer.Argument(help="Folder of a model, as an artefact of kind models is.")],
-    method: Annotated[
-        Literal["FP8", "W8A8", "W4A16", "NF4", "GGUF"], typer.Option(help="As spec.quantization of a MergeJob.")
-    ],
+    method: Annotated[QuantizationMethod, typer.Option(help="As spec.quantization of a MergeJob.")],
     out: Annotated[Path, typer.Option(help="The folder to write; it must not be there yet.")],
     group_size: Annotated[int | None, typer.Option(help="Of W4A16: weights that share a scale.")] = None,
     gguf_type: Annotated[str | None, typer.Option(help="Of GGUF: how matrices are stored.")] = None,

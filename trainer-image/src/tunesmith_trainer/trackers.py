@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 from transformers.integrations import MLflowCallback, SwanLabCallback, TensorBoardCallback, WandbCallback
 from tunesmith.training.plan import TrackerPlan, TrainPlan
 
+from tunesmith_trainer.ending import own_rank
 from tunesmith_trainer.errors import ConfigError
 
 FOLDER = "trackers"
@@ -118,7 +119,7 @@ class Trackers(TrainerCallback):
         self.plan = plan
         self.callbacks: dict[str, TrainerCallback] = {}
         run = Path(plan.output.run)
-        first = os.environ.get("RANK", "0") == "0"
+        first = own_rank() == 0
         for tracker in plan.training.report_to if first else []:
             kind = KINDS[tracker.type]
             if find_spec(kind.library) is None:
@@ -130,26 +131,27 @@ class Trackers(TrainerCallback):
             (run / FOLDER / tracker.type.lower()).mkdir(parents=True, exist_ok=True)
             self.callbacks[tracker.type] = kind.callback()
 
-    def _call(self, event: str, *arguments: Any, **more: Any) -> None:
-        for name, callback in list(self.callbacks.items()):
+    def _each(self, call: Callable[[str], Any]) -> None:
+        """Call with the type of each tracker that is left."""
+        for name in list(self.callbacks):
             try:
-                getattr(callback, event)(*arguments, **more)
+                call(name)
             except Exception as error:
-                self._leave_out(name, error)
+                self.callbacks.pop(name)
+                print(f"{name} gets no more reports: {type(error).__name__}: {error}", flush=True)
 
-    def _leave_out(self, name: str, error: Exception) -> None:
-        self.callbacks.pop(name)
-        print(f"{name} gets no more reports: {type(error).__name__}: {error}", flush=True)
+    def _call(self, event: str, *arguments: Any, **more: Any) -> None:
+        self._each(lambda name: getattr(self.callbacks[name], event)(*arguments, **more))
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin the runs."""
-        for tracker in self.plan.training.report_to:
-            begin = KINDS[tracker.type].begin
-            if begin and tracker.type in self.callbacks:
-                try:
-                    begin(tracker, self.plan.job.name)
-                except Exception as error:
-                    self._leave_out(tracker.type, error)
+        trackers: dict[str, TrackerPlan] = {one.type: one for one in self.plan.training.report_to}
+
+        def begin(name: str) -> None:
+            if own := KINDS[name].begin:
+                own(trackers[name], self.plan.job.name)
+
+        self._each(begin)
         self._call("on_train_begin", args, state, control, **kwargs)
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -162,10 +164,10 @@ class Trackers(TrainerCallback):
 
     def close(self) -> None:
         """Wait until all is written or sent."""
-        for name in list(self.callbacks):
-            try:
-                if finish := KINDS[name].finish:
-                    finish()
-            except Exception as error:
-                self._leave_out(name, error)
+
+        def finish(name: str) -> None:
+            if own := KINDS[name].finish:
+                own()
+
+        self._each(finish)
         self.callbacks.clear()

@@ -11,7 +11,7 @@ from tunesmith.training.plan import TrainPlan
 from tunesmith.training.report import Ending
 
 from tunesmith_trainer import strategy
-from tunesmith_trainer.ending import classify
+from tunesmith_trainer.ending import classify, own_rank
 from tunesmith_trainer.errors import ConfigError, Interrupted
 from tunesmith_trainer.model import check_files
 from tunesmith_trainer.reading import SourceFile, read_plan, write_dropped
@@ -45,7 +45,7 @@ def train(plan: TrainPlan) -> Ending:
     run = Path(plan.output.run)
     trackers = Trackers(plan)
     prepared = prepare(plan, data, load_tokenizer(plan.model, plan.chat_template))
-    if os.environ.get("RANK", "0") == "0":
+    if own_rank() == 0:
         run.mkdir(parents=True, exist_ok=True)
         Path(plan.checkpoint.path).mkdir(parents=True, exist_ok=True)
         (run / "plan.json").write_text(plan.model_dump_json(by_alias=True, indent=2) + "\n")
@@ -136,7 +136,7 @@ def finish(
 
     step = trainer.state.global_step
     done = Ending(
-        reason="Completed", message=f"{step} steps{chosen}", rank=int(os.environ.get("RANK", "0")), step=step,
+        reason="Completed", message=f"{step} steps{chosen}", rank=own_rank(), step=step,
         checkpoint_step=trainer.checkpoint_step, best=best,
     )  # fmt: skip
     full = plan.tuner.type == "Full"

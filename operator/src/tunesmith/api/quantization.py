@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field
 
 from tunesmith.api.base import Model, rule, rules
 
+QuantizationMethod = Literal["FP8", "W8A8", "W4A16", "NF4", "GGUF"]
 GgufType = Literal["F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"]
 
 
@@ -22,7 +23,7 @@ class Quantization(Model):
             rule("!has(self.ggufType) || self.method == 'GGUF'", "ggufType is only for GGUF"),
         )
     )
-    method: Literal["FP8", "W8A8", "W4A16", "NF4", "GGUF"]
+    method: QuantizationMethod
     """None needs calibration data: weights are rounded to the nearest, activations get their scale when the model runs.
     FP8: weights and activations, for GPUs from compute capability 8.9. W8A8: the same in 8-bit integers. W4A16: weights
     in 4-bit integers with a scale for each group of them. These are of compressed-tensors. NF4: 4-bit weights of

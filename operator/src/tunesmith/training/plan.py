@@ -11,7 +11,7 @@ from tunesmith.api.chat import ChatTemplate
 from tunesmith.api.dataset import Columns, EarlyStopping
 from tunesmith.api.mergejob import Combine
 from tunesmith.api.methods import Method
-from tunesmith.api.quantization import GgufType
+from tunesmith.api.quantization import GgufType, QuantizationMethod
 from tunesmith.api.training import Optimizer, TrackerType, Truncation
 from tunesmith.api.tuner import Peft, TunerType
 from tunesmith.training.location import locate
@@ -231,7 +231,7 @@ class MergeAdapterPlan(Place):
 class QuantizationPlan(Model):
     """How to make a model smaller, and how far its logits may move."""
 
-    method: Literal["FP8", "W8A8", "W4A16", "NF4", "GGUF"]
+    method: QuantizationMethod
     group_size: int | None = None
     gguf_type: GgufType | None = None
     tolerance: float
