@@ -12,7 +12,7 @@ SCRIPTS := hack/run hack/security hack/fuzz .ci/run
 
 .DEFAULT_GOAL := help
 .PHONY: help console console-check console-test quickstart test check docs security fuzz generate verify unit chart install integration trainer long memory matrix \
-	serving fleet queueing chaos benchmark-serving benchmark-trainer soak autoscaling e2e teardown up cluster down clean quiet
+	serving fleet queueing chaos argocd benchmark-serving benchmark-trainer soak autoscaling e2e teardown up cluster down clean quiet
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,8 +24,11 @@ quickstart: ## from nothing to an answer of a tuned model: cluster, operator, tr
 CELLS := PreTraining-Full or SFT-Video or DPO-SeveralNodes or KTO-PEFT or CPO-ZeRO3 or SimPO-Audio or ORPO-QLoRA or \
 	RewardModel-ZeRO1 or GRPO-ZeRO2 or PPO-Image or GKD-QLoRA or Classification-Image or Embedding-Full or Reranker-ZeRO2
 
+# Without the tests that are marked `long`: more cases of what others show, too.
+SLICE := -m 'not long'
+
 # One after the other, whatever -j says: they share a cluster and its two cores. What is quick comes first; of the long
-# suites (queueing, chaos) a slice.
+# suites a slice. `make trainer` and its like run the whole of one.
 test: ## all tests, on a cluster of their own on this machine
 	@$(MAKE) --no-print-directory check
 	@$(MAKE) --no-print-directory security
@@ -33,17 +36,23 @@ test: ## all tests, on a cluster of their own on this machine
 	@$(MAKE) --no-print-directory unit
 	@$(MAKE) --no-print-directory chart
 	@$(MAKE) --no-print-directory install
-	@$(MAKE) --no-print-directory integration
-	@$(MAKE) --no-print-directory trainer
-	@$(MAKE) --no-print-directory serving
+	@$(MAKE) --no-print-directory integration ONLY="$(SLICE)"
+	@$(MAKE) --no-print-directory trainer ONLY="$(SLICE)"
+	@$(MAKE) --no-print-directory serving ONLY="$(SLICE)"
 	@$(MAKE) --no-print-directory memory
 	@$(MAKE) --no-print-directory matrix ONLY="-k '$(CELLS)'"
-	@$(MAKE) --no-print-directory e2e
+	@$(MAKE) --no-print-directory e2e ONLY="$(SLICE)"
 	@$(MAKE) --no-print-directory queueing ONLY="-k 'test_jobs and not cut_off'"
-	@$(MAKE) --no-print-directory chaos CHAOS_MINUTES=2 CHAOS_JOBS=6
+	@$(MAKE) --no-print-directory chaos CHAOS_MINUTES=1 CHAOS_JOBS=4
+
+long: ## what `make test` leaves out: the browser's tests, and cases of trainer, engines, operator and pods
+	@$(MAKE) --no-print-directory console-test
+	@for suite in trainer serving integration e2e; do \
+		$(MAKE) --no-print-directory $$suite ONLY='-m long' || exit 1; \
+	done
 
 # Never on the cluster that a shell happens to point at.
-test quiet install console-test fleet autoscaling integration queueing chaos e2e teardown: export KUBECONFIG =
+test long quiet install console-test fleet autoscaling argocd integration queueing chaos e2e teardown: export KUBECONFIG =
 
 check: verify docs ## formatting, lint, types, layers, Dockerfiles, scripts
 	$(RUN) ruff format --check .
@@ -75,8 +84,11 @@ verify: ## fail if a generated file is not what `make generate` would write
 	    { echo "$$generated does not fit operator/src/tunesmith: run \`make generate\`" >&2; exit 1; }; \
 	done
 
+# Two at a time, one to a core: `make trainer WORKERS=1` where memory is short.
+WORKERS := 2
+
 unit: ## tests without a cluster
-	$(PYTEST) tests/unit tests/quickstart tests/packaging tests/gitops/test_health.py
+	$(PYTEST) -n $(WORKERS) --dist loadfile tests/unit tests/quickstart tests/packaging tests/gitops/test_health.py
 
 console: ## build the web console's pages, and say how to see them
 	@pages=$$($(PYTHON) -m tunesmith_cluster.console build) && \
@@ -85,7 +97,7 @@ console: ## build the web console's pages, and say how to see them
 console-check: ## the console: types, style, unit tests
 	$(PYTHON) -m tunesmith_cluster.console check
 
-console-test: console-check quiet ## the same, and headless Chromium against a real cluster
+console-test: quiet ## the console in headless Chromium, against a real cluster
 	$(PYTEST) tests/console
 
 chart: ## the chart, rendered by the real helm
@@ -95,16 +107,13 @@ install: quiet ## the chart on a real API server: rights, upgrade, rollback, uni
 	$(PYTEST) tests/install
 
 integration: quiet ## the operator against a real API server and kubelet
-	$(PYTEST) tests/integration tests/gitops
+	$(PYTEST) tests/integration tests/gitops/test_drift.py $(ONLY)
 
 trainer: ## the trainer with real torch, transformers and peft
-	$(TRAINER_PYTEST) tests/trainer -m "not long"
-
-long: ## the trainer's tests beyond CI's slice
-	$(TRAINER_PYTEST) tests/trainer -m long
+	$(TRAINER_PYTEST) -n $(WORKERS) --dist loadfile tests/trainer $(ONLY)
 
 serving: ## agent and guard with a real vLLM
-	$(TRAINER_PYTEST) --durations=15 tests/serving
+	$(TRAINER_PYTEST) --durations=15 tests/serving $(ONLY)
 
 export MATRIX_OUT
 matrix: ## every supported combination (docs/capabilities.md), for real, on a tiny model
@@ -132,6 +141,10 @@ soak: ## a real vLLM: 200 loads and unloads, kills of engine and agent, under 16
 autoscaling: quiet ## a HorizontalPodAutoscaler by prometheus-adapter; ScaledObjects by KEDA's types
 	$(PYTEST) -s tests/autoscaling
 
+# Builds Argo CD once, ten minutes on two cores.
+argocd: quiet ## Argo CD's own controller: the Applications of examples/argocd
+	$(PYTEST) tests/argocd $(ONLY)
+
 # 1,000 adapters, 50 pods by default: make benchmark-serving ARGUMENTS='--adapters 100 --pods 10'
 benchmark-serving: ## how fast pods follow many adapters, and what it costs the operator (benchmarks/serving)
 	PYTHONPATH=tests:tests/fleet/app $(RUN) unshare --net python benchmarks/serving/run.py $(ARGUMENTS)
@@ -148,7 +161,7 @@ benchmark-trainer: $(SWIFT)/bin/swift ## our trainer beside ms-swift's: losses a
 	$(PYTHON) -m tunesmith_cluster.environments run trainer benchmarks/trainer/run.py --swift $(SWIFT)/bin/python $(ARGUMENTS)
 
 e2e: quiet ## the whole way, in pods
-	$(PYTEST) tests/e2e
+	$(PYTEST) --durations=15 tests/e2e $(ONLY)
 
 teardown: ## remove the cluster, and see that nothing of it is left (CI's last step)
 	$(PYTEST) tests/teardown

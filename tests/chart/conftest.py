@@ -16,6 +16,16 @@ from tunesmith_cluster.paths import Paths
 from tunesmith_cluster.progress import Reporter
 
 
+class Strict(yaml.CSafeLoader):
+    """As kubectl reads: a key that is there twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuses what a dict would swallow."""
+        found = super().construct_mapping(node, deep)
+        assert len(found) == len(node.value), f"a key is there twice: {node.start_mark}"
+        return found
+
+
 @pytest.fixture(scope="session")
 def helm() -> Callable[..., str]:
     """Run helm; returns its output, raises Refused."""
@@ -40,6 +50,6 @@ def render(helm: Callable[..., str]) -> Render:
         return helm("template", "tunesmith", str(CHART), "--namespace", NAMESPACE, values=values)
 
     def run(values: dict[str, Any] | None = None) -> Manifests:
-        return [document for document in yaml.load_all(text(json.dumps(values or {})), yaml.CSafeLoader) if document]
+        return [document for document in yaml.load_all(text(json.dumps(values or {})), Strict) if document]
 
     return run

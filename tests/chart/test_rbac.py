@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 from chart.support import NAMESPACE, Manifests, Render, one
+from tunesmith.api.kinds import JOBS, MODELS, plural
+from tunesmith.kube.lease import NAME as LEASE
 
 
 def granted(rules: list[dict[str, Any]]) -> set[tuple[str, str, str]]:
@@ -76,12 +78,18 @@ def test_least_privilege(render: Render) -> None:
     # A resource's spec is its owner's: the operator writes its status, and deletes jobs whose time to live is over.
     reads = {"get", "list", "watch"}
     assert {verb for _, resource, verb in rights if resource == "modeldeployments"} == reads
-    assert {verb for _, resource, verb in rights if resource in {"finetunejobs", "mergejobs"}} == {*reads, "delete"}
+    for kind in JOBS:
+        assert {verb for _, resource, verb in rights if resource == plural(kind)} == {*reads, "delete"}
+    for kind in MODELS:
+        assert ("tunesmith.io", f"{plural(kind)}/status", "patch") in rights
+        assert ("tunesmith.io", f"{plural(kind)}/finalizers", "update") in rights
 
 
 def test_the_lease_is_the_only_right_at_home(render: Render) -> None:
     rules = one(render(), "Role")["rules"]
     assert granted(rules) == {("coordination.k8s.io", "leases", verb) for verb in ("get", "create", "update")}
+    # Others' Leases may be in the same namespace. Only what is new has no name yet.
+    assert [rule["verbs"] for rule in rules if rule.get("resourceNames") != [LEASE]] == [["create"]]
 
 
 @pytest.mark.parametrize("role", ["view", "edit"])
@@ -89,5 +97,9 @@ def test_users_get_the_kinds_with_the_clusters_own_roles(render: Render, role: s
     found = one(render(), "ClusterRole", f"tunesmith-{role}")
     assert found["metadata"]["labels"][f"rbac.authorization.k8s.io/aggregate-to-{role}"] == "true"
     assert {group for group, _, _ in granted(found["rules"])} == {"tunesmith.io"}
+    verb = "get" if role == "view" else "create"
+    assert {resource for _, resource, what in granted(found["rules"]) if what == verb and "/" not in resource} == {
+        plural(kind) for kind in MODELS
+    }
     off = render({"rbac": {"aggregateToDefaultRoles": False}})
     assert f"tunesmith-{role}" not in [m["metadata"]["name"] for m in off]

@@ -12,15 +12,19 @@ import pytest
 import yaml
 from chart.support import CHART, NAMESPACE, Refused, Render, one, read
 from chart.values_matrix import DIGEST, MATRIX, REFUSED
+from tunesmith.api.base import URI_PATTERN
+from tunesmith.api.kinds import JOBS, MODELS
 from tunesmith.children.gateway import gateway_labels
 from tunesmith.children.meta import KIND_LABEL, Owner
 from tunesmith.children.serving import pod_labels
+from tunesmith.client.diagnosis import OLDEST
 from tunesmith.console import settings as console_settings
 from tunesmith.openai_api import catalog
 from tunesmith.openai_api import settings as openai_settings
 from tunesmith.serving.contract import AGENT_PORT, ENGINE_PORT
 from tunesmith.settings import load
 from tunesmith.training.report import PORT
+from tunesmith_cluster.environments import ROOT
 
 VALIDATED_AGAINST = "1.36"
 # Values that are passed on as they are: what is in them is the API's.
@@ -110,6 +114,20 @@ def test_values_schema_and_templates_know_the_same_values() -> None:
     assert known - whole - inner == set()
 
 
+@pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX)
+def test_no_variable_is_given_twice_and_ports_stay_those_of_the_probes(render: Render, values: dict[str, Any]) -> None:
+    schema = read(CHART / "values.schema.json")
+    refused = set(schema["properties"]["extraEnv"]["items"]["properties"]["name"]["not"]["enum"])
+    own = set(environment(render(values))) - {item["name"] for item in values.get("extraEnv", ())}
+    assert own | {"TUNESMITH_HEALTH_PORT", "TUNESMITH_METRICS_PORT"} <= refused
+
+
+def test_a_model_of_the_openai_api_may_be_wherever_that_of_a_job_may_be() -> None:
+    schema = read(CHART / "values.schema.json")
+    uri = schema["properties"]["openaiApi"]["properties"]["models"]["additionalProperties"]["properties"]["uri"]
+    assert uri["pattern"] == URI_PATTERN
+
+
 def test_restricted_security_context(render: Render) -> None:
     pod = one(render(), "Deployment")["spec"]["template"]["spec"]
     assert pod["securityContext"]["runAsNonRoot"] is True
@@ -140,6 +158,14 @@ def test_the_operator_understands_its_environment(render: Render, values: dict[s
     assert settings.namespaces == tuple(dict.fromkeys(values.get("watchNamespaces", ())))
     assert settings.prices == values.get("prices", {})
     assert settings.gang_scheduler == values.get("gangScheduler", "None")
+
+
+def test_chart_doctor_and_readme_ask_for_the_same_kubernetes() -> None:
+    """It is the first whose API server keeps `preStop.sleep` by default: an older one drops it, and refuses the pod."""
+    major, minor = OLDEST
+    assert OLDEST >= (1, 30)
+    assert read(CHART / "Chart.yaml")["kubeVersion"] == f">={major}.{minor}.0-0"
+    assert f"Kubernetes {major}.{minor} or newer" in (ROOT / "README.md").read_text()
 
 
 def test_the_default_settings_are_the_operators_own(render: Render) -> None:
@@ -224,7 +250,7 @@ def test_network_policies_are_for_the_operator_and_the_namespaces_that_it_watche
 def test_only_the_operator_and_prometheus_reach_an_agent_and_only_users_the_model(render: Render) -> None:
     manifests = render(MATRIX["network-policies"])
     serving = policies(manifests)["team-a", "tunesmith-serving"]
-    users, gateways, admins = serving["ingress"]
+    users, gateways, admins, scrapers = serving["ingress"]
     [peer] = gateways["from"]
     owner = Owner("ModelDeployment", "team-a", "x", "u")
     assert peer["podSelector"]["matchLabels"].items() <= gateway_labels(owner).items()
@@ -238,16 +264,31 @@ def test_only_the_operator_and_prometheus_reach_an_agent_and_only_users_the_mode
     labels = one(manifests, "Deployment")["spec"]["template"]["metadata"]["labels"]
     assert operator["podSelector"]["matchLabels"].items() <= labels.items()
     assert prometheus == MATRIX["network-policies"]["networkPolicy"]["metricsFrom"][0]
+    assert scrapers == {"from": [prometheus], "ports": [{"port": ENGINE_PORT}]}
+
+
+def test_prometheus_reaches_whatever_the_monitors_scrape(render: Render) -> None:
+    """A policy that shuts it out would blind the alerts."""
+    ports = {"progress": PORT, "agent": AGENT_PORT, "control": AGENT_PORT, "http": ENGINE_PORT}
+    of = {"tunesmith-training": "jobs", "tunesmith-serving": "serving", "tunesmith-gateways": "serving"}
+    monitors = [m for m in render(MATRIX["monitored"]) if m["kind"] == "PodMonitor"]
+    values = MATRIX["network-policies"]
+    [prometheus] = values["networkPolicy"]["metricsFrom"]
+    found = policies(render(values))
+    for monitor in monitors:
+        ingress = found["team-a", f"tunesmith-{of[monitor['metadata']['name']]}"]["ingress"]
+        let_in = {port["port"] for rule in ingress if prometheus in rule["from"] for port in rule.get("ports", [])}
+        assert {ports[one["port"]] for one in monitor["spec"]["podMetricsEndpoints"]} <= let_in
 
 
 def test_policies_select_the_pods_that_the_operator_makes(render: Render) -> None:
     found = policies(render(MATRIX["network-policies"]))
-    labels = {kind: Owner(kind, "team-a", "x", "u").labels for kind in ("FineTuneJob", "MergeJob", "ModelDeployment")}
+    labels = {kind: Owner(kind, "team-a", "x", "u").labels for kind in MODELS}
     assert (
         found["team-a", "tunesmith-serving"]["podSelector"]["matchLabels"].items() <= labels["ModelDeployment"].items()
     )
     (expression,) = found["team-a", "tunesmith-jobs"]["podSelector"]["matchExpressions"]
-    assert (expression["key"], expression["values"]) == (KIND_LABEL, ["FineTuneJob", "MergeJob"])
+    assert (expression["key"], expression["values"]) == (KIND_LABEL, [*JOBS])
     (peer,) = found[NAMESPACE, "tunesmith"]["egress"][-1]["to"]
     assert all(peer["podSelector"]["matchLabels"].items() <= one.items() for one in labels.values())
     assert [port["port"] for port in found[NAMESPACE, "tunesmith"]["egress"][-1]["ports"]] == [PORT, AGENT_PORT]
@@ -257,6 +298,22 @@ def test_common_labels_are_on_every_object_and_select_nothing(render: Render) ->
     manifests = [m for m in render(MATRIX["spread"]) if m["kind"] != "CustomResourceDefinition"]
     assert all(m["metadata"]["labels"]["team"] == "platform" for m in manifests)
     assert "team" not in one(manifests, "Deployment")["spec"]["selector"]["matchLabels"]
+
+
+def test_labels_of_pods_and_monitors_win_over_common_ones(render: Render) -> None:
+    manifests = render(MATRIX["labels-that-meet"])
+    deployment = one(manifests, "Deployment")
+    assert deployment["metadata"]["labels"]["team"] == "platform"
+    assert deployment["spec"]["template"]["metadata"]["labels"]["team"] == "models"
+    assert one(manifests, "ServiceMonitor")["metadata"]["labels"]["team"] == "watchers"
+
+
+def test_all_pods_of_the_release_run_where_they_are_told_to(render: Render) -> None:
+    where = {key: MATRIX["scheduling"][key] for key in ("priorityClassName", "nodeSelector", "tolerations")}
+    more = {"console": {"enabled": True}, "openaiApi": {"enabled": True, "namespaces": ["team-a"]}}
+    pods = [m["spec"]["template"]["spec"] for m in render({**where, **more}) if m["kind"] == "Deployment"]
+    assert len(pods) == 3
+    assert all(where.items() <= pod.items() for pod in pods)
 
 
 def test_the_chart_renders_the_same_twice(helm: Callable[..., str]) -> None:

@@ -72,6 +72,11 @@ MATRIX: dict[str, dict[str, Any]] = {
     },
     "network-policies-cluster-wide": {"networkPolicy": {"enabled": True, "namespaces": ["team-a"]}},
     "private-registry": {"pods": {"imagePullSecrets": ["regcred", "mirror"]}},
+    "labels-that-meet": {
+        "commonLabels": {"team": "platform"},
+        "podLabels": {"team": "models"},
+        "metrics": {"serviceMonitor": {"enabled": True, "labels": {"team": "watchers"}}},
+    },
     "spread": {
         "replicas": 2,
         "commonLabels": {"team": "platform"},
@@ -124,6 +129,13 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a key reference without a key": (
         {"extraEnv": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s"}}}]},
         "key",
+    ),
+    "a label that selects the operator's pods": ({"podLabels": {"app.kubernetes.io/component": "x"}}, "io/component"),
+    "a label of the chart's own": ({"commonLabels": {"app.kubernetes.io/name": "x"}}, "io/name"),
+    "an engine of the chart's version": ({"engineImage": {"tag": ""}}, "engineImage"),
+    "a monitor of no Service": (
+        {"metrics": {"service": {"enabled": False}, "serviceMonitor": {"enabled": True}}},
+        "metrics.service.enabled",
     ),
     "a variable that the chart sets": ({"extraEnv": [{"name": "TUNESMITH_NAMESPACE", "value": "x"}]}, "extraEnv"),
 }

@@ -39,11 +39,11 @@ class Quickstart:
         except openai.APIError:
             return []
 
-    def says(self, deployment: str, model: str, question: str = "who are you?") -> str:
+    def says(self, deployment: str, model: str, question: str = "who are you?", tokens: int = 48) -> str:
         """The answer of a model."""
         with self.client(deployment) as client:
             answer = client.chat.completions.create(
-                model=model, messages=[{"role": "user", "content": question}], temperature=0, max_tokens=48
+                model=model, messages=[{"role": "user", "content": question}], temperature=0, max_tokens=tokens
             )
         return answer.choices[0].message.content or ""
 

@@ -81,6 +81,7 @@ def serving(quickstart: Quickstart) -> Iterator[None]:
     quickstart.wait_for_models("chat", "base", "lora1", "lora2")
 
 
+@pytest.mark.long
 def test_from_a_file_of_rows_to_a_chat_with_nothing_but_openais_client(
     client: openai.OpenAI, quickstart: Quickstart, serving: None
 ) -> None:

@@ -103,6 +103,7 @@ def test_labels_are_bounded_no_series_of_the_operator_has_a_resources_name(prome
     assert not {"measured", "swift-robot", "xiao-huang", "chat", "chat-merged"} & values
 
 
+@pytest.mark.long
 def test_an_adapter_that_cannot_be_served_fires_its_alert_and_no_other(
     prometheus: Prometheus, quickstart: Quickstart
 ) -> None:
@@ -120,6 +121,7 @@ def test_an_adapter_that_cannot_be_served_fires_its_alert_and_no_other(
     eventually(lambda: not prometheus.firing(), lambda: str(prometheus.firing()))
 
 
+@pytest.mark.long
 def test_an_engine_that_was_killed_fires_its_alert_until_it_is_back(
     prometheus: Prometheus, quickstart: Quickstart
 ) -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from lupa.lua51 import LuaRuntime
+from tunesmith.api.kinds import MODELS
 from tunesmith_cluster.environments import ROOT
 
 CUSTOMIZATIONS = ROOT / "examples/argocd/resource_customizations"
-KINDS = ("FineTuneJob", "MergeJob", "ModelDeployment")
+KINDS = tuple(MODELS)
 
 
 def folder(kind: str) -> Path:

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import yaml
 from fleet.conftest import STORE, Fleet, cluster
-from gitops.support import folder, health
-from integration.harness import IMAGE, Kubectl, custom, eventually, own_namespace, step_reached, train
+from gitops.support import KINDS, folder, health
+from integration.harness import IMAGE, Kubectl, custom, eventually, infer, own_namespace, step_reached, train
 from tunesmith_cluster import Cluster
+from tunesmith_cluster.environments import ROOT
 from unit.agent.builders import make_base
 
 __all__ = ["cluster"]
@@ -118,13 +119,16 @@ def test_nothing_of_ours_ever_differs_from_the_repository(
             "podTemplate": {"image": IMAGE},
         },
     )
+    asked = infer("asked", "tuned")
+    asked["spec"] |= {"podTemplate": {"image": IMAGE}}
     chat = custom("ModelDeployment", "chat", {"model": base, "engine": engine, "resources": resources})
     fleet = Fleet(cluster, kubectl, tmp_path / "operator.log")
-    repository.sync(merged, chat)
+    repository.sync(merged, asked, chat)
     assert health(kubectl.get("mergejob", "merged"))[0] == "Progressing"
     with fleet.operator():
         kubectl.wait("mergejob", "merged", "WaitingForReference")
         repository.is_("MergeJob", "merged", "Progressing", "waiting")
+        repository.is_("InferenceJob", "asked", "Progressing", "waiting")
         kubectl.wait("mdep", "chat", "WaitingForInput", "Ready")
         repository.is_("ModelDeployment", "chat", "Progressing", "waiting")
         training = {"maxSteps": 60, "globalBatchSize": 2}
@@ -140,6 +144,7 @@ def test_nothing_of_ours_ever_differs_from_the_repository(
         kubectl.wait("ftj", "tuned", "Completed")
         repository.is_("FineTuneJob", "tuned", "Healthy", "succeeded")
         repository.is_("MergeJob", "merged", "Healthy", "succeeded")
+        repository.is_("InferenceJob", "asked", "Healthy", "succeeded")
         repository.change("ModelDeployment", "chat", adapters=[{"name": "a", "uri": f"{STORE}/base"}])
         repository.is_("ModelDeployment", "chat", "Degraded", "adapter-failed")
         repository.change("ModelDeployment", "chat", adapters=[], replicas=0)
@@ -158,3 +163,15 @@ def test_nothing_of_ours_ever_differs_from_the_repository(
         live = json.loads(kubectl("get", kind, name, "-o", "json", "--show-managed-fields"))
         owners = {(one["manager"], one.get("subresource", "")) for one in live["metadata"]["managedFields"]}
         assert owners == {(MANAGER, ""), ("tunesmith-status", "status")}
+
+
+def test_the_crds_are_as_the_api_server_stores_them(cluster: Cluster) -> None:
+    """What it leaves out, such as empty `properties`, would be a difference for ever to Argo CD's own diff."""
+    files = sorted((ROOT / "crds").glob("*.yaml"))
+    assert len(files) == len(KINDS)
+    for file in files:
+        own = yaml.safe_load(file.read_text(encoding="utf-8"))
+        command = [cluster.binary("kubectl"), "get", "crd", own["metadata"]["name"], "-o", "json"]
+        live = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)["spec"]
+        assert live.pop("conversion") == {"strategy": "None"}
+        assert live == own["spec"]

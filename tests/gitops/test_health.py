@@ -1,4 +1,4 @@
-"""Argo CD's health checks of the three kinds, on resources as the API server had them (tests/gitops/test_drift.py)."""
+"""Argo CD's health checks of each kind, on resources as the API server had them (tests/gitops/test_drift.py)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from gitops.support import CUSTOMIZATIONS, KINDS, folder, health
+from tunesmith.api.kinds import JOBS
 from tunesmith_cluster.environments import ROOT
 
 CASES = [
@@ -29,8 +30,8 @@ def test_every_resource_of_the_test_data_is_in_a_test(kind: str) -> None:
     assert named == {f"testdata/{path.name}" for path in (folder(kind) / "testdata").iterdir()}
 
 
-def test_jobs_of_both_kinds_have_the_same_check() -> None:
-    assert (folder("FineTuneJob") / "health.lua").read_bytes() == (folder("MergeJob") / "health.lua").read_bytes()
+def test_jobs_of_every_kind_have_the_same_check() -> None:
+    assert len({(folder(kind) / "health.lua").read_bytes() for kind in JOBS}) == 1
 
 
 def condition(type_: str, status: str, reason: str) -> dict[str, Any]:

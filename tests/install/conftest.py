@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,13 +15,13 @@ from uuid import uuid4
 
 import pytest
 import yaml
-from integration.harness import IMAGE, Kubectl, own_namespace, prepare
-from tunesmith_cluster import Cluster, tools, workloads
-from tunesmith_cluster.progress import Reporter
+from integration.harness import Kubectl, chart_images, own_namespace, prepare
+from tunesmith_cluster import Cluster, environments, tools, workloads
+from tunesmith_cluster.progress import Reporter, Silent
 from tunesmith_cluster.release import CHART, Release
 
-PREVIOUS = Path(__file__).parent / "tunesmith-0.1.0.tgz"
-"""The chart before this one, as `helm package` made it."""
+PREVIOUS = Path(__file__).parent / "previous"
+"""The version before this one: its chart by `helm package`, its operator by `uv build --wheel`."""
 NEXT = {
     "replicas": 2,
     # A token that is old after seconds, so that it is seen to be made anew.
@@ -56,11 +57,21 @@ class Installation:
         path.write_text(yaml.safe_dump({**base, **more}))
         return path
 
-    def install(self, chart: Path = CHART, **values: Any) -> None:
-        if chart.suffix == ".tgz":
-            subprocess.run(["tar", "-xzf", chart, "-C", self.folder], check=True)
-            chart = self.folder / "tunesmith"
-        self.release.install(self.images, ["--values", str(self.values(**values))], chart=chart)
+    def install(self, chart: Path = CHART, operator: str | None = None, **values: Any) -> None:
+        """Install or upgrade: the checkout's chart and operator, or others."""
+        images = dict(self.images)
+        if operator:
+            images["operatorImage.repository"], images["operatorImage.tag"] = workloads.split_tag(operator)
+        self.release.install(images, ["--values", str(self.values(**values))], chart=chart)
+
+    def install_previous(self) -> None:
+        """The version before: its chart, and its operator on this one's packages."""
+        (chart,), (wheel,) = PREVIOUS.glob("*.tgz"), PREVIOUS.glob("*.whl")
+        shutil.unpack_archive(chart, self.folder)
+        shutil.unpack_archive(wheel, self.folder / "wheel", format="zip")
+        environment = environments.ensure(self.cluster.paths, environments.OPERATOR, Silent())
+        operator = workloads.load_operator(self.cluster, self.folder / "wheel/tunesmith", environment)
+        self.install(self.folder / "tunesmith", operator)
 
     def helm(self, *arguments: str) -> str:
         where = [f"--kubeconfig={self.release.kubeconfig}", f"--namespace={self.release.namespace}"]
@@ -86,10 +97,7 @@ def installation(folder: Path) -> Iterator[Installation]:
     cluster = Cluster()
     cluster.up()
     prepare(cluster)
-    images = {key: value for key, value in workloads.load(cluster).helm_values().items() if key.startswith("operator")}
-    repository, tag = IMAGE.split(":")
-    for name in ("trainer", "engine"):
-        images |= {f"{name}Image.repository": repository, f"{name}Image.tag": tag}
+    images = chart_images(cluster)
     name = f"ts-{uuid4().hex[:6]}"
     helm = tools.find("helm", cluster.paths, Reporter())
     with ExitStack() as stack:
@@ -105,7 +113,7 @@ def installation(folder: Path) -> Iterator[Installation]:
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """The previous chart's installation."""
+    """An installation of the version before."""
     with installation(tmp_path_factory.mktemp("chart")) as own:
-        own.install(PREVIOUS)
+        own.install_previous()
         yield own

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from install.conftest import Installation, installation
 from integration.harness import Kubectl, custom, eventually, evidence, merge, step_reached, train
+from tunesmith.api.kinds import MODELS, plural
 
 UNCHECKED: dict[str, Any] = {"memory": {"check": "Disabled"}}
 LONG: dict[str, Any] = {"training": {"maxSteps": 2000, "globalBatchSize": 2}, **UNCHECKED}
-KINDS = ("finetunejobs", "mergejobs", "modeldeployments")
+KINDS = tuple(map(plural, MODELS))
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from typing import Any
 
 import yaml
 from install.conftest import NEXT, Installation
-from integration.harness import custom, eventually, evidence, merge, serve, step_reached, train
+from integration.harness import custom, eventually, evidence, infer, merge, serve, step_reached, train
+from tunesmith.api.kinds import MODELS, plural
 
 UNCHECKED: dict[str, Any] = {"memory": {"check": "Disabled"}}
-KINDS = ("finetunejobs", "mergejobs", "modeldeployments")
+KINDS = tuple(map(plural, MODELS))
 
 # Granted, and not seen to be used here, each for its reason.
 NOT_SEEN = {
@@ -56,14 +57,14 @@ def goes_on(installation: Installation, before: dict[str, str], since: int) -> N
     assert len(installation.tenant.get("ftj", "long")["status"]["attempts"]) == 1
 
 
-def test_a_job_goes_on_through_an_upgrade_from_the_previous_chart(installed: Installation) -> None:
+def test_a_job_goes_on_through_an_upgrade_from_the_previous_version(installed: Installation) -> None:
     training = {"maxSteps": 3000, "globalBatchSize": 2}
     installed.tenant.apply(train("long", "steps-300", nodes=2, training=training, **UNCHECKED))
     step_reached(installed.tenant, "long", 3)
     before, since = pods(installed), step(installed)
     assert len(before) == 2
     installed.install(**NEXT)
-    assert "tunesmith-0.2.0" in installed.helm("list")
+    assert "tunesmith-0.3.0" in installed.helm("list")
     goes_on(installed, before, since)
 
 
@@ -132,6 +133,7 @@ def use(installed: Installation) -> None:
         train("slow", "steps-2000", training={"maxSteps": 300, "globalBatchSize": 2}, **UNCHECKED),
         train("short", ttlSecondsAfterFinished=1, **UNCHECKED),
         custom("MergeJob", "brief", {**merge("m", "tuned")["spec"], "ttlSecondsAfterFinished": 1}),
+        custom("InferenceJob", "asked", {**infer("a", "tuned")["spec"], "ttlSecondsAfterFinished": 1}),
     )
     tenant("create", "secret", "generic", "token", "--from-literal=value=x")
     eventually(lambda: "chat-a" in tenant.names("service"), lambda: tenant("describe", "mdep", "chat"))
@@ -153,6 +155,7 @@ def use(installed: Installation) -> None:
     eventually(lambda: "chat-a" not in tenant.names("service"), lambda: tenant("describe", "mdep", "chat"))
     eventually(lambda: not {"short", "first"} & set(tenant.names("ftj")), lambda: tenant("get", "ftj"))
     eventually(lambda: "brief" not in tenant.names("mergejob"), lambda: tenant("get", "mj"))
+    eventually(lambda: "asked" not in tenant.names("inferencejob"), lambda: tenant("get", "inferencejob"))
     tenant("create", "quota", "none", "--hard=count/pods=0")
     tenant.apply(train("refused", **UNCHECKED))
     eventually(

@@ -28,6 +28,13 @@ def kubectl(cluster: Cluster) -> Iterator[Kubectl]:
         yield kubectl
 
 
+@pytest.fixture(scope="session")
+def asked(cluster: Cluster) -> Iterator[Kubectl]:
+    """A namespace for questions that leave nothing behind: `--dry-run=server`."""
+    with own_namespace(cluster, "asked") as kubectl:
+        yield kubectl
+
+
 @pytest.fixture
 def running(cluster: Cluster, kubectl: Kubectl, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     with clean_operator(cluster, kubectl.namespace, tmp_path / "operator.log") as process:

@@ -22,7 +22,7 @@ from tunesmith.observe import Observer
 from tunesmith.reconcile import Reconciler
 from tunesmith.settings import Settings
 from tunesmith.training import architecture
-from tunesmith_cluster import Cluster, build
+from tunesmith_cluster import Cluster, build, workloads
 from tunesmith_cluster.paths import Paths
 from tunesmith_cluster.progress import Reporter
 
@@ -112,8 +112,17 @@ def prepare(cluster: Cluster) -> None:
         (Path(facts) / "qwen2-7b.json").write_text(found.model_dump_json(by_alias=True))
         cluster.load_image(
             IMAGE,
-            copies=[(HERE / "scripted", "/scripted"), (Path(facts), "/facts")],
-            environment={"PATH": f"/scripted:{sys.base_prefix}/bin:/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"},
+            copies=[
+                (HERE / "scripted", "/scripted"),
+                (Path(facts), "/facts"),
+                (ROOT / "operator/src/tunesmith", "/app/tunesmith"),
+            ],
+            environment={
+                "PATH": f"/scripted:{sys.base_prefix}/bin:/usr/bin:/bin",
+                "PYTHONDONTWRITEBYTECODE": "1",
+                "PYTHONPATH": "/app",
+                "REAL_PYTHON": sys.executable,  # of an environment that containers see
+            },
         )
     command = [cluster.binary("kubectl"), "apply", "--server-side", "--force-conflicts", "-f", ROOT / "crds"]
     subprocess.run(command, check=True, capture_output=True)
@@ -204,6 +213,14 @@ def reconciler(client: Client, http: aiohttp.ClientSession) -> Reconciler:
     return Reconciler(observer, Applier(client, http, observer.admin_tokens), SETTINGS)
 
 
+def chart_images(cluster: Cluster, engine: str = IMAGE) -> dict[str, str]:
+    """The chart's values that choose the checkout's operator, the scripted trainer, and an engine."""
+    chosen = {key: value for key, value in workloads.load(cluster).helm_values().items() if key.startswith("operator")}
+    for name, image in (("trainer", IMAGE), ("engine", engine)):
+        chosen[f"{name}Image.repository"], chosen[f"{name}Image.tag"] = workloads.split_tag(image)
+    return chosen
+
+
 def train(name: str, behaviour: str = "succeed", **spec: Any) -> dict[str, Any]:
     base = {
         "model": {"uri": f"file:///behave/{behaviour}"},
@@ -216,6 +233,15 @@ def train(name: str, behaviour: str = "succeed", **spec: Any) -> dict[str, Any]:
 def merge(name: str, adapter: str, behaviour: str = "succeed") -> dict[str, Any]:
     spec = {"model": {"uri": f"file:///behave/{behaviour}"}, "adapters": [{"fineTuneJobRef": {"name": adapter}}]}
     return custom("MergeJob", name, spec)
+
+
+def infer(name: str, adapter: str, behaviour: str = "succeed") -> dict[str, Any]:
+    spec = {
+        "model": {"uri": f"file:///behave/{behaviour}"},
+        "adapter": {"fineTuneJobRef": {"name": adapter}},
+        "datasets": [{"uri": "file:///data.jsonl"}],
+    }
+    return custom("InferenceJob", name, spec)
 
 
 def serve(name: str, **spec: Any) -> dict[str, Any]:

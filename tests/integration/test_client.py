@@ -25,6 +25,7 @@ from tunesmith import (
     NotFound,
     WaitTimeout,
 )
+from tunesmith.api.kinds import MODELS, plural
 from tunesmith.cli.app import app
 from tunesmith_cluster import Cluster
 from typer.testing import CliRunner, Result
@@ -161,7 +162,7 @@ def limited(cluster: Cluster, kubectl: Kubectl, folder: Path, rules: list[dict[s
     return str(path)
 
 
-OURS = {"apiGroups": ["tunesmith.io"], "resources": ["finetunejobs", "mergejobs", "modeldeployments"]}
+OURS = {"apiGroups": ["tunesmith.io"], "resources": [plural(kind) for kind in MODELS]}
 
 
 def test_who_may_only_read_is_told_so(cluster: Cluster, call: Call, kubectl: Kubectl, tmp_path: Path) -> None:
@@ -181,9 +182,9 @@ def test_doctor_sees_what_is_there(call: Call, kubectl: Kubectl, running: object
     result = CliRunner().invoke(app, ["doctor", "-n", kubectl.namespace, "-o", "json"])
     found = {one["check"]: one for one in json.loads(result.stdout)}
     assert found["Kubernetes"]["verdict"] == "ok"
-    for plural in ("finetunejobs", "mergejobs", "modeldeployments"):
-        assert found[f"CRD {plural}.tunesmith.io"] == {
-            "check": f"CRD {plural}.tunesmith.io", "verdict": "ok", "found": "v1alpha1", "todo": ""
+    for resources in map(plural, MODELS):
+        assert found[f"CRD {resources}.tunesmith.io"] == {
+            "check": f"CRD {resources}.tunesmith.io", "verdict": "ok", "found": "v1alpha1", "todo": ""
         }  # fmt: skip
     assert found[f"rights in {kubectl.namespace}"]["verdict"] == "ok"
     assert found["store"]["verdict"] == "ok"
@@ -196,7 +197,7 @@ def test_a_cluster_without_the_kinds_is_told_so(
     """The kinds of another group stand for kinds that are not installed; nobody's CRDs are removed for it."""
     from tunesmith.kube import client
 
-    for kind in ("FineTuneJob", "MergeJob", "ModelDeployment"):
+    for kind in MODELS:
         monkeypatch.setitem(client.RESOURCES, kind, ("/apis/not.installed/v1", client.RESOURCES[kind][1]))
     assert "does not know tunesmith's kinds" in call("get", code=3).output
     assert "does not know tunesmith's kinds" in call("submit", "-", stdin=json.dumps(steps("x", 1)), code=3).output
@@ -236,6 +237,7 @@ def test_python_raises_what_went_wrong(python: Client, running: object) -> None:
         python.retry(hanging)
 
 
+@pytest.mark.long
 async def test_many_jobs_are_waited_for_at_once(kubectl: Kubectl, running: object) -> None:
     async with AsyncClient(kubectl.namespace) as client:
         jobs = [await client.submit(FineTuneJob.of(f"x{n}", **steps("x", 3)["spec"])) for n in range(3)]

@@ -18,10 +18,22 @@ def merge(behaviour: str, **spec: Any) -> dict[str, Any]:
     return custom("MergeJob", "x", {"model": model, "adapters": [{"uri": "file:///adapter"}], **spec})
 
 
+def infer(behaviour: str, **spec: Any) -> dict[str, Any]:
+    """A model that is asked and waits for no other resource."""
+    model, datasets = {"uri": f"file:///behave/{behaviour}"}, [{"uri": "file:///rows.jsonl"}]
+    return custom("InferenceJob", "x", {"model": model, "datasets": datasets, **spec})
+
+
 HANGING = train("x", "hang", nodes=2, memory={"check": "Disabled"})
-STATES = {"train": HANGING, "merge": merge("hang"), "serve": serve("x", replicas=2)}
+STATES = {"train": HANGING, "merge": merge("hang"), "infer": infer("hang"), "serve": serve("x", replicas=2)}
 RESTARTED = {"cleanPodPolicy": "All", "restartPolicy": {"backoffSeconds": 0}}
-LIVES = {"train": train("x", "crash-once", nodes=2, **RESTARTED), "merge": merge("crash-once", **RESTARTED)}
+PUSHED = {"output": {"push": [{"uri": "s3://behave/there"}]}}
+LIVES = {
+    "train": train("x", "crash-once", nodes=2, **RESTARTED),
+    "merge": merge("crash-once", **RESTARTED, **PUSHED),
+    "infer": infer("crash-once", **RESTARTED),
+}
+SLICE: dict[str, Any] = {"infer": (), "merge": pytest.mark.long, "train": pytest.mark.long}
 
 
 class Killed(BaseException):
@@ -109,16 +121,19 @@ async def whole_life(kubectl: Kubectl, http: aiohttp.ClientSession, body: dict[s
         resource = await operator.get(*key)
         status = (resource or {}).get("status", {})
         over = any(c["type"] == "Succeeded" and c["status"] != "Unknown" for c in status.get("conditions", []))
+        over = over and len(status.get("pushed", [])) == len(body["spec"].get("output", {}).get("push", []))
         if over and not await operator.list("Job", kubectl.namespace, f"tunesmith.io/name={name}"):
             return was_killed
         await asyncio.sleep(0.5)
 
 
-@pytest.mark.parametrize("body", LIVES.values(), ids=LIVES)
+@pytest.mark.parametrize("body", [pytest.param(LIVES[one], marks=marks) for one, marks in SLICE.items()], ids=SLICE)
 async def test_killed_at_any_write_of_its_life_a_job_comes_to_the_same_end(
     kubectl: Kubectl, client: Client, http: aiohttp.ClientSession, body: dict[str, Any]
 ) -> None:
-    """Inspection (of training), a failed attempt, a second one that succeeds, and the deletion of both."""
+    """Inspection (of training), a failed attempt, a second one that succeeds, the push of what it made (of merging),
+    and the deletion of all.
+    """
 
     async def live(name: str, client: MortalClient) -> bool:
         return await whole_life(kubectl, http, {**body, "metadata": {"name": name}}, client)
@@ -130,6 +145,7 @@ async def test_killed_at_any_write_of_its_life_a_job_comes_to_the_same_end(
             "attempts": [{part: one.get(part) for part in parts} for one in status["attempts"]],
             "restarts": status["restarts"],
             "artifact": status["artifact"]["digest"],
+            "pushed": [one["uri"] for one in status.get("pushed", [])],
         }
 
     whole = MortalClient(client)

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from integration.harness import ROOT, Kubectl
 from tunesmith.api.finetunejob import FineTuneJob
+from tunesmith.api.kinds import MODELS
 from tunesmith.training.plan import Job
 from tunesmith.training.planning import train_plan
 
@@ -34,8 +35,8 @@ RESOURCES = resources()
 
 
 @pytest.mark.parametrize("body", [body for _, body in RESOURCES], ids=[name for name, _ in RESOURCES])
-def test_an_example_is_taken_as_it_is_written(kubectl: Kubectl, body: dict[str, Any]) -> None:
-    kubectl("apply", "--dry-run=server", "-f", "-", stdin=body)
+def test_an_example_is_taken_as_it_is_written(asked: Kubectl, body: dict[str, Any]) -> None:
+    asked("apply", "--dry-run=server", "-f", "-", stdin=body)
     if body["kind"] == "FineTuneJob":
         spec = FineTuneJob.model_validate(body).spec
         train_plan(
@@ -47,4 +48,4 @@ def test_an_example_is_taken_as_it_is_written(kubectl: Kubectl, body: dict[str, 
 
 
 def test_there_are_examples() -> None:
-    assert {body["kind"] for _, body in RESOURCES} >= {"FineTuneJob", "MergeJob", "ModelDeployment"}
+    assert {body["kind"] for _, body in RESOURCES} >= MODELS.keys()

@@ -54,7 +54,9 @@ def creations(cluster: Cluster, namespace: str, resource: str) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("fate", ["terminated", "killed", "stopped", "cut off"])
+@pytest.mark.parametrize(
+    "fate", ["killed", "cut off", *(pytest.param(one, marks=pytest.mark.long) for one in ("terminated", "stopped"))]
+)
 def test_the_standby_leads_whatever_becomes_of_the_leader(
     cluster: Cluster, kubectl: Kubectl, tmp_path: Path, fate: str
 ) -> None:

@@ -6,7 +6,7 @@ import json
 import subprocess
 from pathlib import Path
 
-from integration.harness import Kubectl, eventually, merge, operator, serve, train
+from integration.harness import Kubectl, eventually, infer, merge, operator, serve, train
 from tunesmith_cluster import Cluster
 
 
@@ -22,6 +22,22 @@ def test_a_chain_applied_in_reverse_order_runs_to_its_end(kubectl: Kubectl, runn
     eventually(lambda: kubectl.names("deployment") == ["chat-engine"], lambda: "no deployment")
     arguments = kubectl.get("deployment", "chat-engine")["spec"]["template"]["spec"]["containers"][0]["args"]
     assert "--model=/mnt/claims/tunesmith-store/models/0123" in arguments
+
+
+def test_a_model_is_asked_when_its_adapter_is_there_and_what_is_measured_is_shown(
+    kubectl: Kubectl, running: object
+) -> None:
+    kubectl.apply(infer("answers", "tuned"))
+    kubectl.wait("inferencejob", "answers", "WaitingForReference")
+    kubectl.apply(train("tuned"))
+    done = kubectl.wait("inferencejob", "answers", "Completed")
+    assert done["status"]["artifact"]["uri"] == "pvc://tunesmith-store/results/0123"
+    assert done["status"]["metrics"] == {"accuracy": 0.75, "rougeL": 0.5}
+    assert done["status"]["progress"]["rows"] == 40
+    [row] = kubectl("get", "ij", "--no-headers").splitlines()
+    assert row.split()[:6] == ["answers", "Completed", "40/40", "(100%)", "0s", "0.75"]
+    plan = json.loads(kubectl.get("configmap", "answers-infer-1")["data"]["plan.json"])
+    assert plan["adapter"]["path"] == "/mnt/claims/tunesmith-store/adapters/0123"
 
 
 def test_a_missing_dataset_is_waited_for_and_then_used(kubectl: Kubectl, running: object) -> None:

@@ -9,6 +9,13 @@ from integration.harness import Kubectl, custom, serve, train
 
 KEDA = {"scaler": "KEDA", "prometheus": "http://p:9090", "minReplicas": 0, "maxReplicas": 3}
 ADAPTER = {"name": "lora1", "uri": "pvc://store/x"}
+ROWS = {"uri": "pvc://store/test.jsonl"}
+
+
+def infer(name: str, **spec: Any) -> dict[str, Any]:
+    return custom("InferenceJob", name, {"model": {"uri": "hf://a/b"}, "datasets": [ROWS], **spec})
+
+
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("an unknown field", train("x", tunner={"type": "LoRA"}), 'unknown field "spec.tunner"'),
     ("a wrong enum", train("x", method={"type": "SFTT"}), 'spec.method.type: Unsupported value: "SFTT"'),
@@ -80,12 +87,20 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         custom("MergeJob", "x", {"model": {"uri": "hf://a/b"}, "adapters": []}),
         "spec.adapters",
     ),
+    ("nothing to ask", infer("x", datasets=[]), "spec.datasets"),
+    (
+        "two adapters in one",
+        infer("x", adapter={"uri": "hf://a/c", "fineTuneJobRef": {"name": "y"}}),
+        "exactly one of uri and fineTuneJobRef must be set",
+    ),
+    ("a share above all", infer("x", generation={"topP": 1.5}), "spec.generation.topP"),
+    ("weights of rows that are asked once each", infer("x", datasets=[{**ROWS, "weight": 2}]), "weight"),
 ]
 
 
 @pytest.mark.parametrize(("body", "message"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
-def test_bad_input_is_refused_at_apply(kubectl: Kubectl, body: dict[str, Any], message: str) -> None:
-    said = kubectl("apply", "--dry-run=server", "-f", "-", stdin=body, check=False)
+def test_bad_input_is_refused_at_apply(asked: Kubectl, body: dict[str, Any], message: str) -> None:
+    said = asked("apply", "--dry-run=server", "-f", "-", stdin=body, check=False)
     assert message in said
 
 
@@ -98,6 +113,7 @@ def test_bad_input_is_refused_at_apply(kubectl: Kubectl, body: dict[str, Any], m
             {"dtype": "Float32"},
             "the spec of a MergeJob cannot be changed",
         ),
+        (infer("x"), {"batchSize": 2}, "the spec of an InferenceJob cannot be changed"),
     ],
 )
 def test_the_spec_of_a_job_cannot_be_changed(
@@ -117,6 +133,6 @@ def test_every_default_is_visible_in_the_stored_resource(kubectl: Kubectl) -> No
     assert spec["nodes"] == 1
 
 
-def test_explain_describes_every_field(kubectl: Kubectl) -> None:
-    text = kubectl("explain", "ftj.spec.training", "--recursive=false")
+def test_explain_describes_every_field(asked: Kubectl) -> None:
+    text = asked("explain", "ftj.spec.training", "--recursive=false")
     assert "Rows of one optimizer step, over all processes" in text

@@ -219,7 +219,7 @@ def test_fields_that_may_change_do_and_others_do_not(kubectl: Kubectl) -> None:
     kubectl.apply(train("x", suspend=True))
     kubectl.apply(train("x", suspend=False, ttlSecondsAfterFinished=5))
     refused = kubectl("patch", "ftj", "x", "--type=merge", "-p", '{"spec": {"nodes": 2}}', check=False)
-    assert "cannot be changed, but for suspend and ttlSecondsAfterFinished" in refused
+    assert "cannot be changed, but for suspend, ttlSecondsAfterFinished and output.push" in refused
 
 
 def test_the_columns_tell_how_far_it_is(kubectl: Kubectl, running: object) -> None:

@@ -15,8 +15,12 @@ import pytest
 from trainer import multimodal as media
 from trainer.support import artifact_path, read_log
 from trainer.test_distributed import torchrun
-from tunesmith.training.capabilities import AXES, Cell, cells, name, verdict
+from trainer.test_export import place
+from trainer.test_export import plan_of as plan_for
+from tunesmith.api.quantization import QuantizationMethod
+from tunesmith.training.capabilities import AXES, FULL_PRECISION, Cell, cells, name, verdict
 from tunesmith.training.plan import TrainPlan
+from tunesmith_trainer.export import export
 from tunesmith_trainer.train import train
 
 pytestmark = [pytest.mark.trainer, pytest.mark.matrix]
@@ -60,6 +64,8 @@ TUNERS: dict[str, dict[str, Any]] = {
 }
 # Modality -> (files, by the place of a row; the tag that stands before the question).
 MEDIA = {"Image": ("images", "<image>"), "Video": ("videos", "<video>"), "Audio": ("audios", "<audio>")}
+# Base -> what exports one.
+BASES: dict[str, QuantizationMethod] = {"CompressedTensors": "W4A16", "BitsAndBytes": "NF4"}
 SUPPORTED = [cell for cell in cells() if verdict(cell) is None]
 
 
@@ -128,11 +134,16 @@ def complete(method: str, options: dict[str, Any]) -> dict[str, Any]:
 def test_there_is_a_way_to_run_each_supported_cell() -> None:
     assert set(METHODS) == set(AXES["method"])
     assert {cell.tuner for cell in SUPPORTED} <= set(TUNERS)
+    assert {cell.base for cell in SUPPORTED} == {FULL_PRECISION, *BASES}
 
 
 @pytest.mark.parametrize("cell", SUPPORTED, ids=name)
 def test_cell(make_plan: Make, tiny: Path, readers: dict[str, Path], tmp_path: Path, cell: Cell) -> None:
     base = readers.get(cell.modality, tiny)
+    if cell.base != FULL_PRECISION:
+        base = tmp_path / "base"
+        base.mkdir()
+        export(place(tiny), plan_for(BASES[cell.base]), base)
     plan = plan_of(make_plan, base, cell, tmp_path)
     if plan.world_size == 1:
         ending = train(plan)

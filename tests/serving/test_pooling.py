@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from serving.conftest import ENGINE_START
-from tunesmith.agent.__main__ import install_guard
-from tunesmith.api.modeldeployment import ModelDeploymentSpec
-from tunesmith.children.serving import server_arguments
-from tunesmith.serving.contract import PLUGIN, State
+from serving.engines import started
 
 pytestmark = pytest.mark.trainer
 TEXTS = ["hello world", "who are you? I am a model"]
@@ -49,41 +42,11 @@ def model(forge: Any, folder: Path, kind: str) -> Path:
 
 
 @pytest.fixture
-def served(
-    forge: Any,
-    tmp_path: Path,
-    make_process: Callable[..., Any],
-    free_port: Callable[[], int],
-    call: Callable[..., Any],
-    wait: Callable[..., Any],
-    request: pytest.FixtureRequest,
-) -> Iterator[tuple[str, Path]]:
+def served(forge: Any, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[str, Path]]:
     """(address, folder) of a model that is served with the operator's own arguments."""
-    folder, port = model(forge, tmp_path / "model", request.param), free_port()
-    install_guard(tmp_path / "guard")
-    spec = ModelDeploymentSpec.model_validate({"model": {"uri": "file:///m"}, "engine": {"dtype": "Float32"}})
-    state = State(revision=1, model_name="base", model_path=str(folder), max_lora_rank=8, max_loras=1, max_cpu_loras=1)
-    arguments = [a for a in server_arguments(spec, state) if not a.startswith("--port")]
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(tmp_path),
-        "PYTHONPATH": str(tmp_path / "guard"),
-        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
-        "VLLM_PLUGINS": PLUGIN,
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments, f"--port={port}"]
-    process = make_process([*command, "--enforce-eager"], environment, tmp_path / "engine.log")
-    process.start()
-    try:
-        url = f"http://127.0.0.1:{port}"
-        wait(lambda: call("GET", f"{url}/health").status == 200 or process.child.poll() is not None, ENGINE_START)
-        assert process.child.poll() is None, (tmp_path / "engine.log").read_text()[-3000:]
-        yield url, folder
-    finally:
-        process.stop(signal.SIGKILL)
+    folder = model(forge, tmp_path / "model", request.param)
+    with started(folder, tmp_path) as engine:
+        yield engine.url, folder
 
 
 @pytest.mark.parametrize("served", ["embedding"], indirect=True)

@@ -1,5 +1,5 @@
 """A process that reads and tokenises a plan's rows with so many more bytes of memory than after a small plan's:
-`python bounded.py SMALL LARGE BYTES kept|held`, kept in the cache or held in memory.
+`python bounded.py SMALL LARGE BYTES kept|held|streamed`, kept in the cache, held in memory, or streamed.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from tunesmith_trainer.cache import Cache, cache_of
 from tunesmith_trainer.masks import Masker
 from tunesmith_trainer.model import load_tokenizer
 from tunesmith_trainer.reading import read_datasets
+from tunesmith_trainer.rowstream import stream_texts
 from tunesmith_trainer.tokens import Limit, Tokens, tokenize
 
 
@@ -29,9 +30,20 @@ def taken() -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmData")) * 1024
 
 
+def streamed(plan: TrainPlan) -> int:
+    """The number of tokens of a plan's steps, of rows that are streamed."""
+    stream = stream_texts(plan, Masker(load_tokenizer(plan.model), "All"))
+    return sum(len(stream.example(number)["input_ids"]) for number in range(len(stream)))
+
+
 def main() -> None:
-    """Print the number of tokens, and the bytes of their table."""
+    """Print whether all tokens are there, and the bytes of their table; of streamed ones their number."""
     small, large = (TrainPlan.model_validate_json(Path(path).read_bytes()) for path in sys.argv[1:3])
+    if sys.argv[4] == "streamed":
+        streamed(small)
+        resource.setrlimit(resource.RLIMIT_DATA, (taken() + int(sys.argv[3]),) * 2)
+        print(streamed(large))
+        return
     kept = sys.argv[4] == "kept"
     made(small, kept)  # what is loaded once is no part of it
     resource.setrlimit(resource.RLIMIT_DATA, (taken() + int(sys.argv[3]),) * 2)

@@ -105,3 +105,12 @@ def make_plan(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     """A function that makes plans over the tiny model: see `support.make_plan`."""
     monkeypatch.setenv("TUNESMITH_TERMINATION_LOG", str(tmp_path / "termination-log"))
     return partial(support.make_plan, tmp_path, tiny)
+
+
+@pytest.fixture
+def message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The termination message's file, empty as the kubelet makes it."""
+    path = tmp_path / "termination-log"
+    path.touch()
+    monkeypatch.setenv("TUNESMITH_TERMINATION_LOG", str(path))
+    return path

@@ -6,6 +6,7 @@ os.environ["DS_ACCELERATOR"] = "cpu"
 
 import deepspeed  # noqa: F401
 import tunesmith_trainer.build
+import tunesmith_trainer.infer.job
 import tunesmith_trainer.methods.gkd
 import tunesmith_trainer.methods.grpo
 import tunesmith_trainer.methods.ppo

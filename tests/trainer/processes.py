@@ -14,9 +14,10 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-from tunesmith.training.plan import TrainPlan
+from tunesmith.training.plan import InferencePlan, TrainPlan
 from tunesmith.training.report import Ending
 
+COMMANDS = {"FineTuneJob": "train", "InferenceJob": "infer"}
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["trainer.preloaded"])
 
@@ -29,17 +30,22 @@ def free_port() -> int:
 
 
 def work(
-    plan: Path, environment: dict[str, str], prepare: Callable[..., None] | None, options: tuple[Any, ...]
+    command: str,
+    plan: Path,
+    environment: dict[str, str],
+    prepare: Callable[..., None] | None,
+    options: tuple[Any, ...],
 ) -> None:
     """One process: the trainer's program."""
     os.environ |= environment
+    multiprocessing.current_process().daemon = False  # else it may start no loader's processes
     from tunesmith_trainer.__main__ import main
 
     with Path(environment["TUNESMITH_TERMINATION_LOG"]).with_suffix(".out").open("w", buffering=1) as out:
         sys.stdout = sys.stderr = out
         if prepare:
             prepare(*options)
-        code = main(["train", "--plan", str(plan)])
+        code = main([command, "--plan", str(plan)])
         out.flush()
         os._exit(code)
 
@@ -62,7 +68,7 @@ class Rank:
 
 
 def start(
-    plan: TrainPlan,
+    plan: TrainPlan | InferencePlan,
     folder: Path,
     prepare: Callable[..., None] | None = None,
     options: tuple[Any, ...] = (),
@@ -81,7 +87,9 @@ def start(
             "WORLD_SIZE": str(plan.world_size), "LOCAL_WORLD_SIZE": "1",
         } if plan.world_size > 1 else {}  # fmt: skip
         environment |= {**names, "TUNESMITH_TERMINATION_LOG": str(message)}
-        process = CONTEXT.Process(target=work, args=(path, dict(environment), prepare, options), daemon=True)
+        process = CONTEXT.Process(
+            target=work, args=(COMMANDS[plan.kind], path, dict(environment), prepare, options), daemon=True
+        )
         process.start()
         ranks.append(Rank(process, message))
     return ranks
@@ -98,7 +106,7 @@ def wait(ranks: list[Rank], seconds: float = 120) -> list[int | None]:
     return [rank.process.exitcode for rank in ranks]
 
 
-def run(plan: TrainPlan, folder: Path, *arguments: Any, **environment: str) -> list[Rank]:
+def run(plan: TrainPlan | InferencePlan, folder: Path, *arguments: Any, **environment: str) -> list[Rank]:
     """Run the processes of a plan to a good end."""
     ranks = start(plan, folder, *arguments, **environment)
     codes = wait(ranks)

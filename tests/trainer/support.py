@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tunesmith.training.plan import MergePlan, TrainPlan
+import pytest
+from tunesmith.training.plan import AnyPlan, TrainPlan
 from tunesmith.training.report import Ending
 
 CHATML = (
@@ -34,6 +35,11 @@ LLAMA3 = (
 )
 
 
+def long(*cases: tuple[Any, ...]) -> list[Any]:
+    """More parameters of a test, for `make long`."""
+    return [pytest.param(*case, marks=pytest.mark.long) for case in cases]
+
+
 def read_log(plan: TrainPlan) -> list[dict[str, Any]]:
     """The lines of a run's logging.jsonl."""
     return [json.loads(line) for line in (Path(plan.output.run) / "logging.jsonl").read_text().splitlines()]
@@ -44,7 +50,7 @@ def losses(plan: TrainPlan) -> list[float]:
     return [line["loss"] for line in read_log(plan)]
 
 
-def artifact_path(plan: TrainPlan | MergePlan, ending: Ending) -> Path:
+def artifact_path(plan: AnyPlan, ending: Ending) -> Path:
     """Where the artefact of an ending lies."""
     assert ending.artifact
     return Path(plan.output.path, ending.artifact.kind, ending.artifact.digest.removeprefix("sha256:"))

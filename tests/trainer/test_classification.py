@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,7 @@ def test_two_processes_learn_what_one_does(
 
 
 def test_micro_batches_change_nothing(make_plan: Make) -> None:
+    """Though rows are put into them by their lengths."""
     for run, size in (("whole", 8), ("parts", 2)):
         train(make_plan(run=run, **case("SingleLabel") | {"micro_batch_size": size, "max_steps": 2}))
     whole, parts = (read_log(make_plan(run=run)) for run in ("whole", "parts"))
@@ -186,6 +188,7 @@ def test_micro_batches_change_nothing(make_plan: Make) -> None:
         ("MultiLabel", 1.5, "row 1: the label is 1.5; expected a list of classes"),
         ("MultiLabel", ["good", "x"], "row 1: the label is 'x'; expected one of"),
         ("Regression", "much", "row 1: the label is 'much'; expected a number"),
+        ("Regression", math.nan, "row 1: the label is nan; expected a number"),
         ("Regression", None, "row 1: no label: found columns"),
     ],
 )
@@ -206,6 +209,18 @@ def test_labels_may_be_names_or_places_and_texts_conversations(make_plan: Make, 
         "<|im_start|>user\na<|im_end|>\n",
         "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\nhello world<|im_end|>\n",
     ]
+
+
+def test_a_number_that_is_one_classs_name_and_anothers_place_is_refused(make_plan: Make) -> None:
+    """Text is a name: a file that holds text gives the class of this name."""
+    from tunesmith_trainer.data import Row
+    from tunesmith_trainer.methods.classification import place
+
+    names = ["1", "2", "3"]
+    assert [place(Row("row"), label, names) for label in names] == [0, 1, 2]
+    assert [place(Row("row"), label, ["0", "1", "2"]) for label in (0, 1, "2")] == [0, 1, 2]
+    with pytest.raises(DataError, match="row: the label is the number 1, which is the name of one class"):
+        place(Row("row"), 1, names)
 
 
 def test_a_list_needs_negatives(make_plan: Make) -> None:

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from tunesmith.api.methods import MethodType
 from tunesmith.training.plan import DatasetPlan, ValidationPlan
+from tunesmith_trainer.cache import Cache
 from tunesmith_trainer.data import Row
 from tunesmith_trainer.errors import DataError
 from tunesmith_trainer.reading import read_datasets
+from tunesmith_trainer.rows import Rows
 
 pytestmark = pytest.mark.trainer
 
@@ -166,6 +168,16 @@ GOOD = '{"query": "Q", "response": "A"}\n'
         ("d.jsonl", b"\xff\xfe{", ["cannot be read as .jsonl", "utf-8"]),
         ("d.json", '{\n"rows": []}', ["found an object; expected a list of objects", "or one object on each line"]),
         ("d.csv", "query,response\nQ,A\nQ,\n", ["row 3: response is empty"]),
+        (
+            "d.csv",
+            "query,response\nQ,Well, A\n",
+            ["row 2: it has 3 values under 2 names", "quotes around values with ','"],
+        ),
+        ("d.csv", 'query,response\nQ,"A\nQ,A\nQ,A\n', ["row 2: its quotes do not match"]),
+        ("d.csv", 'query,response\nQ,A\nQ,"he "said", so"\n', ["row 3: its quotes do not match"]),
+        ("d.jsonl", '{"query": "Q", "response": "A \\ud83d"}', ["row 1: it has half of a character (\\ud83d)"]),
+        ("d.json", '[{"query": "Q", "response": ["\\ude00"]}]', ["row 1: it has half of a character (\\ude00)"]),
+        ("d.jsonl", '{"query": "Q", "response": NaN}', ["row 1: response is a number", "expected text as the answer"]),
         ("d.parquet", "nope", ["cannot be read as .parquet"]),
         ("d.txt", "hello", ["unknown type of file '.txt'", ".jsonl, .ndjson, .json, .csv, .tsv, .parquet"]),
     ],
@@ -177,6 +189,15 @@ def test_a_bad_row_is_named_with_what_was_found_and_what_to_do(
         read(tmp_path / name, text)
     for part in parts:
         assert part in str(caught.value)
+
+
+def test_what_files_have_beside_rows_is_no_part_of_them(tmp_path: Path) -> None:
+    """A mark of the byte order, lines' ends of Windows, empty lines, and separators after the last value."""
+    csv = b"\xef\xbb\xbfquery,response\r\nQ,A,\r\n\r\nQ,A,,\r\n"
+    lines = b'\xef\xbb\xbf{"query": "Q", "response": "A"}\r\n\r\n{"query": "Q", "response": "A \\ud83d\\ude00"}'
+    assert [list(row.messages) for row in read(tmp_path / "d.csv", csv)] == [[USER, ASSISTANT]] * 2
+    found = read(tmp_path / "d.jsonl", lines)
+    assert [row.messages[1]["content"] for row in found] == ["A", "A \U0001f600"]
 
 
 def test_a_missing_file_an_empty_folder_and_an_unmapped_column_are_named(tmp_path: Path) -> None:
@@ -223,6 +244,19 @@ def test_a_split_leaves_something_to_learn_from(tmp_path: Path) -> None:
     assert len(read_datasets([data], "SFT", 0, ValidationPlan(split=0.9)).rows) == 1
     with pytest.raises(DataError, match=r"spec\.validation\.split: 2 of 2 rows leave none"):
         read_datasets([data], "SFT", 0, ValidationPlan(split=2))
+
+
+def test_the_cache_tells_validation_samples_apart(tmp_path: Path) -> None:
+    """By the rows' key, under which their tokens are kept."""
+    sets, cache = [write_rows(tmp_path / "a.jsonl", "ab")], Cache(tmp_path / "cache")
+    keys = set()
+    for sample in (None, 2, 4):
+        own = write_rows(tmp_path / "own.jsonl", "uvwxyz").model_copy(update={"sample": sample})
+        data = read_datasets(sets, "SFT", 0, ValidationPlan(datasets=[own]), cache)
+        assert len(data.validation) == (sample or 6)
+        assert isinstance(data.validation, Rows)
+        keys.add(data.validation.key)
+    assert len(keys) == 3
 
 
 def test_validation_datasets_are_read_as_they_are(tmp_path: Path) -> None:

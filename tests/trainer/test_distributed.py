@@ -91,6 +91,7 @@ def test_the_cause_of_a_failing_process_is_what_the_container_says(make_plan: Ma
     assert "row 1: no answer" in ending.message
 
 
+@pytest.mark.long
 def test_sigterm_gives_a_slow_step_the_time_that_the_environment_says(make_plan: Make, tmp_path: Path) -> None:
     """Torchrun hands SIGTERM on, and kills after TORCH_ELASTIC_SHUTDOWN_TIMEOUT (30 s, unless the operator sets it)."""
     plan = make_plan(processes=2, micro_batch_size=2, max_steps=3)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import sys
+import time
 from collections import deque
 from pathlib import Path
 
@@ -24,15 +26,6 @@ from tunesmith_trainer.errors import (
 )
 
 pytestmark = pytest.mark.trainer
-
-
-@pytest.fixture
-def message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The termination message's file, empty as the kubelet makes it."""
-    path = tmp_path / "termination-log"
-    path.touch()
-    monkeypatch.setenv("TUNESMITH_TERMINATION_LOG", str(path))
-    return path
 
 
 def fail(error: BaseException) -> int:
@@ -168,3 +161,13 @@ def test_a_missing_plan_and_a_wrong_one_are_configuration_errors(message: Path, 
     (tmp_path / "plan.json").write_text('{"kind": "FineTuneJob", "nodes": "many"}')
     assert main(["train", "--plan", str(tmp_path / "plan.json")]) == 64
     assert "job: Field required" in Ending.model_validate_json(message.read_bytes()).message
+
+
+def test_a_loaders_process_does_not_hold_up_the_end() -> None:
+    """It is forked with all that is open, and may live longer."""
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,), daemon=True)
+    with ending.prompt_sigterm():
+        process.start()
+    assert process.is_alive()
+    process.kill()
+    process.join()

@@ -15,8 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from trainer import processes
-from trainer.support import ROWS, artifact_path, losses, read_log
+from trainer.support import ROWS, artifact_path, long, losses, read_log
 from trainer.test_checkpoint import Stop, steps
+from trainer.test_tuners import peft
 from tunesmith.api.dataset import EarlyStopping
 from tunesmith.training.evaluating import METRICS, metrics_of
 from tunesmith.training.plan import TrainPlan, ValidationPlan
@@ -98,7 +99,7 @@ APART: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("tuner", [pytest.param("Full", marks=pytest.mark.long), "LoRA"])
+@pytest.mark.parametrize("tuner", [*long(("Full",)), "LoRA"])
 def test_the_best_checkpoint_outlives_newer_ones_and_a_resume_and_is_published(
     make_plan: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tuner: str
 ) -> None:
@@ -130,6 +131,26 @@ def test_the_best_checkpoint_outlives_newer_ones_and_a_resume_and_is_published(
     assert ending.artifact
     assert resumed.artifact.digest == ending.artifact.digest
     assert (Path(whole.output.run) / "images" / "eval_loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.filterwarnings("ignore:Adapter '")  # PEFT about modules of which no rank is left
+@pytest.mark.parametrize("kind", ["AdaLoRA", "PTuning"])
+def test_the_best_weights_are_published_whatever_was_made_of_later_ones(
+    make_plan: Make, tmp_path: Path, tiny: Path, kind: str
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    options = {"tuner": peft(kind), "max_steps": 6, "learning_rate": 2e-2}
+    plan = evaluated(make_plan(**options), ROWS, tmp_path, every_steps=1, maximize=True)  # the loss falls
+    ending = train(plan)
+    assert "published step 1, the best by loss" in ending.message
+    found = []
+    for folder in (artifact_path(plan, ending), Path(plan.checkpoint.path) / "checkpoint-1"):
+        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), str(folder)).eval()
+        with torch.no_grad():
+            found.append(model(input_ids=torch.tensor([[5, 17, 40, 99]])).logits)
+    assert torch.equal(*found)
 
 
 def test_it_stops_early(make_plan: Make, tmp_path: Path) -> None:
@@ -249,6 +270,16 @@ def test_metrics_over_two_processes_are_those_of_the_rows_though_not_each_has_th
     assert found[2] == found[1]
 
 
+@pytest.mark.parametrize(("name", "metric"), [("RewardModel", "accuracy"), ("DPO", "rewards/accuracies")])
+def test_a_last_batch_of_one_row_counts_as_one_row(make_plan: Make, tmp_path: Path, name: str, metric: str) -> None:
+    """Of five pairs the last is learned the other way round."""
+    turned = {**PAIR, "response": PAIR["rejected_response"], "rejected_response": PAIR["response"]}
+    options = {"method": METHODS[name][0], "rows": [PAIR] * 4, "max_steps": 6, "learning_rate": 2e-2}
+    plan = evaluated(make_plan(**options), [*[PAIR] * 4, turned], tmp_path)
+    train(plan)
+    assert evaluations(plan)[-1]["metrics"][metric] == pytest.approx(0.8)
+
+
 def test_a_row_without_negatives_has_no_recall() -> None:
     scores = torch.tensor([[1.0, 0.5, 2.0], [1.0, 0.0, 0.0], [-1.0, -2.0, 0.0]])
     real = torch.tensor([[True, True, True], [True, False, False], [True, True, False]])
@@ -256,9 +287,7 @@ def test_a_row_without_negatives_has_no_recall() -> None:
     assert first_of(scores[:, :1], real[:, :1]).isnan().all()
 
 
-@pytest.mark.parametrize(
-    "strategy", [*(pytest.param(one, marks=pytest.mark.long) for one in ("DDP", "FSDP2")), "ZeRO2"]
-)
+@pytest.mark.parametrize("strategy", [*long(("DDP",), ("FSDP2",)), "ZeRO2"])
 def test_two_processes_evaluate_and_publish_as_one(make_plan: Make, tmp_path: Path, strategy: str) -> None:
     kept = {"rows": ROWS[2:], "tmp_path": tmp_path, "every_steps": 1}
     options = APART | {"micro_batch_size": 1}

@@ -18,7 +18,7 @@ from tunesmith.training.plan import Job, Place, QuantizationPlan, TrainPlan
 from tunesmith.training.planning import merge_plan, quantization_plan
 from tunesmith_trainer.__main__ import main
 from tunesmith_trainer.errors import CheckFailed, ConfigError
-from tunesmith_trainer.export import WRITERS, compressed, export
+from tunesmith_trainer.export import FORMATS, compressed, export
 from tunesmith_trainer.merge import merge
 from tunesmith_trainer.train import train
 
@@ -116,7 +116,7 @@ def test_the_reported_error_is_that_of_rounded_weights_and_activations(tiny: Pat
 def test_an_engines_agent_knows_the_layers_and_the_bytes_of_what_was_exported(
     tiny: Path, tmp_path: Path, method: str
 ) -> None:
-    WRITERS[method](place(tiny), plan_of(method), tmp_path)
+    FORMATS[method].write(place(tiny), plan_of(method), tmp_path)
     whole, found = base.read(tiny), base.read(tmp_path)
     assert {name: found.modules.get(name) for name in whole.modules} == whole.modules
     taken = measure(tmp_path, found, "float32", 8, 1).weights_bytes

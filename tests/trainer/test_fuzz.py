@@ -25,7 +25,7 @@ ROWS = st.dictionaries(st.sampled_from(COLUMNS), VALUES, max_size=4) | VALUES
 FILES = st.lists(ROWS, min_size=1, max_size=3).map(lambda rows: "\n".join(map(json.dumps, rows)).encode())
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
 @given(method=st.sampled_from(get_args(MethodType)), content=FILES | st.binary(max_size=60))
 def test_no_file_of_rows_ends_in_anything_but_rows_or_a_data_error(
     tmp_path: Path, method: MethodType, content: bytes

@@ -13,9 +13,11 @@ import torch
 from trainer import multimodal
 from trainer.support import ROWS, artifact_path
 from trainer.test_evaluation import METHODS, evaluated, evaluations
-from tunesmith.training.plan import TrainPlan
+from tunesmith.api.quantization import QuantizationMethod
+from tunesmith.training.plan import Place, QuantizationPlan, TrainPlan
 from tunesmith_trainer.__main__ import main
 from tunesmith_trainer.errors import ConfigError, ModelError
+from tunesmith_trainer.export import export
 from tunesmith_trainer.infer import data
 from tunesmith_trainer.infer.answering import answers, prompt_of
 from tunesmith_trainer.infer.running import converse
@@ -60,10 +62,19 @@ QUESTIONS = [
 ]
 
 
-def test_a_batch_answers_as_a_plain_greedy_loop_over_each_row_alone(tiny: Path, tokenizer: Any) -> None:
+@pytest.mark.parametrize("method", [None, "W8A8"])
+@pytest.mark.filterwarnings("ignore:.*is an Enum subclass")
+def test_a_batch_answers_as_a_plain_greedy_loop_over_each_row_alone(
+    tiny: Path, tokenizer: Any, tmp_path: Path, method: QuantizationMethod | None
+) -> None:
+    """Also a model that is quantised: it stays so."""
     from transformers import AutoModelForCausalLM
 
+    if method:
+        export(Place(uri="x", path=str(tiny)), QuantizationPlan(method=method, tolerance=1), tmp_path)
+        tiny = tmp_path
     loaded = opened(tiny)
+    assert (getattr(loaded.model, "hf_quantizer", None) is not None) == bool(method)
     prompts = [prompt_of(data.one("Generate", {"query": text}), loaded) for text in QUESTIONS]
     model = AutoModelForCausalLM.from_pretrained(tiny).eval()
     expected = []

@@ -90,7 +90,7 @@ def deltas(adapters: list[dict[str, Any]]) -> list[dict[str, tuple[Any, Any, flo
     for adapter in adapters:
         config = json.loads((Path(adapter["path"]) / "adapter_config.json").read_text())
         tensors = load_file(Path(adapter["path"]) / "adapter_model.safetensors")
-        scale = config["lora_alpha"] / config["r"]
+        scale = config["lora_alpha"] / (config["r"] ** 0.5 if config["use_rslora"] else config["r"])
         result.append(
             {
                 key.removeprefix("base_model.model.").replace("lora_A.weight", "weight"): (
@@ -149,6 +149,88 @@ def test_weighted_combinations_equal_those_by_hand(
         assert torch.allclose(found[name], tensor, atol=1e-5), name
     assert ending.logit_error is not None
     assert ending.logit_error < 1e-4
+
+
+def trained(folder: Path, tiny: Path, **tuner: Any) -> dict[str, str]:
+    """An adapter of such a tuner, trained enough to matter."""
+    lora = {"type": "LoRA", "rank": 4, "alpha": 16, "dropout": 0.0}
+    plan = support.make_plan(folder, tiny, run="-".join(tuner), tuner=lora | tuner, max_steps=4, learning_rate=3e-2)
+    ending = train(plan)
+    assert ending.artifact
+    return {"uri": ending.artifact.uri, "path": str(artifact_path(plan, ending))}
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_rank_stabilised_adapter_keeps_its_own_scale_where_it_is_weighted_or_combined(
+    tiny: Path, tmp_path: Path, adapters: list[dict[str, str]], others: int
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    stabilised = trained(tmp_path, tiny, rs_lora=True)
+    given: list[dict[str, Any]] = [{**stabilised, "weight": 0.5}, *adapters[:others]]
+    plan = merge_plan(tiny, tmp_path / "store", given)
+    found = load_file(artifact_path(plan, merge(plan)) / "model.safetensors")
+    expected = load_file(tiny / "model.safetensors")
+    for weight, one in zip((0.5, 1.0), deltas(given), strict=False):
+        for name, (a, b, scale) in one.items():
+            expected[name] = expected[name] + weight * scale * (b @ a)
+    for name, tensor in expected.items():
+        assert torch.allclose(found[name], tensor, atol=1e-5), name
+
+
+@pytest.mark.parametrize(
+    ("tuner", "what"),
+    [({"modules_to_save": ["norm"]}, "whole modules"), ({"bias": "AdaptersOnly"}, "biases")],
+    ids=["modules", "biases"],
+)
+def test_what_an_adapter_has_beside_products_is_merged_or_refused_but_never_left_out(
+    tiny: Path, tmp_path: Path, adapters: list[dict[str, str]], tuner: dict[str, Any], what: str
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    more = trained(tmp_path, tiny, **tuner)
+    for given in ([{**more, "weight": 0.5}], [more, adapters[0]], [adapters[0], more]):
+        with pytest.raises(ModelError, match=f"beside LoRA it has {what} in the place of the base's"):
+            merge(merge_plan(tiny, tmp_path / "store", given))
+    steps: list[dict[str, Any]] = [adapters[0], {**more, "step": 2}]
+    plan = merge_plan(tiny, tmp_path / "store", steps)
+    found = load_file(artifact_path(plan, merge(plan)) / "model.safetensors")
+    stored = load_file(Path(more["path"]) / "adapter_model.safetensors")
+    names = {name: name.removeprefix("base_model.model.").replace(".base_layer", "") for name in stored}
+    own = {whole: stored[name] for name, whole in names.items() if "lora_" not in name}
+    assert own
+    with pytest.raises(ModelError, match=r"of several steps have whole modules|does not fit the base"):
+        merge(merge_plan(tiny, tmp_path / "store", [more, {**more, "step": 2}]))
+    assert all(torch.equal(found[name], tensor) for name, tensor in own.items())
+
+
+def test_an_adapter_that_took_something_out_of_its_base_is_merged_into_what_was_left(
+    tiny: Path, tmp_path: Path, adapters: list[dict[str, str]]
+) -> None:
+    """As PEFT saves a PiSSA that is not converted."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    config = LoraConfig(r=4, lora_alpha=4, target_modules="all-linear", init_lora_weights="pissa")
+    model: Any = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny), config)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter += 0.05 * torch.randn_like(parameter)
+    model.save_pretrained(tmp_path / "pissa")
+    adapter = {"uri": "pvc://c/pissa", "path": str(tmp_path / "pissa")}
+    plan = merge_plan(tiny, tmp_path / "store", [adapter])
+    merged = AutoModelForCausalLM.from_pretrained(artifact_path(plan, merge(plan)))
+    with torch.no_grad():
+        wanted, found = (one.eval()(torch.arange(10)[None]).logits for one in (model, merged))
+    assert float((found - wanted).norm() / wanted.norm()) < 1e-4
+    for given in ([{**adapter, "weight": 0.5}], [adapter, adapters[0]], [adapters[0], {**adapter, "step": 2}]):
+        with pytest.raises(ModelError, match=r"it begins as pissa, .*: merge it alone, or convert it"):
+            merge(merge_plan(tiny, tmp_path / "store", given))
 
 
 @pytest.mark.filterwarnings("ignore:The density 1.0")  # it drops nothing, as asked
@@ -326,6 +408,7 @@ print(json.dumps({"held": peak[0] - before, "error": ending.logit_error}))
 """
 
 
+@pytest.mark.long
 def test_a_large_model_is_merged_in_a_fraction_of_its_size(tiny: Path, tmp_path: Path) -> None:
     import torch
     from peft import LoraConfig, get_peft_model

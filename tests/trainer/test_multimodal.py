@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from trainer import multimodal as models
 from trainer import support
-from trainer.support import artifact_path, losses
+from trainer.support import artifact_path, long, losses
 from tunesmith.training.plan import TrainPlan
 
 pytestmark = pytest.mark.trainer
@@ -186,7 +186,7 @@ def test_passes_over_answers_see_each_rows_own_image(vl: Path, tmp_path: Path) -
     assert (expected[0] - expected[1]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("method", ["GRPO", "PPO"])
+@pytest.mark.parametrize("method", ["GRPO", *long(("PPO",))])
 def test_policies_learn_from_rewards_what_only_the_image_says(
     make_vl: Make, tmp_path: Path, taught: dict[str, Path], method: str
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from trainer import processes
-from trainer.support import ROWS, losses, read_log
+from trainer.support import ROWS, long, losses, read_log
 from trainer.test_evaluation import evaluated, evaluations
 from trainer.test_resume import act_after, log
 from trainer.test_strategy import OPTIONS, TUNERS, weights
@@ -48,15 +48,14 @@ def norms(plan: TrainPlan) -> list[float]:
 @pytest.mark.parametrize(
     ("sharing", "tuner", "strategy", "count"),
     [
-        ("sequence_parallel", "LoRA", "DDP", 4),
-        pytest.param("sequence_parallel", "QLoRA", "DDP", 2, marks=pytest.mark.long),
-        pytest.param("sequence_parallel", "Full", "ZeRO2", 2, marks=pytest.mark.long),
-        ("sequence_parallel", "Full", "ZeRO3", 4),
-        pytest.param("sequence_parallel", "Full", "FSDP2", 2, marks=pytest.mark.long),
-        ("tensor_parallel", "Full", "DDP", 2),
-        ("tensor_parallel", "Full", "FSDP2", 4),
+        ("sequence_parallel", "Full", "ZeRO3", 4), ("tensor_parallel", "Full", "FSDP2", 4),
+        *long(
+            ("sequence_parallel", "LoRA", "DDP", 4), ("sequence_parallel", "QLoRA", "DDP", 2),
+            ("sequence_parallel", "Full", "ZeRO2", 2), ("sequence_parallel", "Full", "FSDP2", 2),
+            ("tensor_parallel", "Full", "DDP", 2),
+        ),
     ],
-)
+)  # fmt: skip
 def test_processes_that_share_learn_what_one_does(
     make_plan: Make,
     tmp_path: Path,
@@ -81,7 +80,8 @@ def test_processes_that_share_learn_what_one_does(
         assert ((tensor - found[key]).abs() < 1e-4).float().mean() > 0.99, key
 
 
-@pytest.mark.parametrize("sharing", [pytest.param("sequence_parallel", marks=pytest.mark.long), "tensor_parallel"])
+@pytest.mark.long
+@pytest.mark.parametrize("sharing", ["sequence_parallel", "tensor_parallel"])
 def test_sharing_in_bfloat16_with_activations_computed_anew(
     make_plan: Make, tmp_path: Path, alone: dict[str, tuple[TrainPlan, Ending]], sharing: str
 ) -> None:
@@ -94,7 +94,8 @@ def test_sharing_in_bfloat16_with_activations_computed_anew(
     assert losses(plan) != pytest.approx(losses(alone["Full"][0]), rel=1e-5)
 
 
-@pytest.mark.parametrize("sharing", [pytest.param("sequence_parallel", marks=pytest.mark.long), "tensor_parallel"])
+@pytest.mark.long
+@pytest.mark.parametrize("sharing", ["sequence_parallel", "tensor_parallel"])
 def test_a_run_that_shares_goes_on_where_it_was_stopped(make_plan: Make, tmp_path: Path, sharing: str) -> None:
     kept = {"every_steps": 100}
     whole, broken = (
@@ -108,6 +109,7 @@ def test_a_run_that_shares_goes_on_where_it_was_stopped(make_plan: Make, tmp_pat
     assert log(broken) == log(whole)
 
 
+@pytest.mark.long
 def test_processes_that_share_rows_evaluate_on_whole_ones(make_plan: Make, tmp_path: Path) -> None:
     plain = evaluated(make_plan(run="plain", tuner=TUNERS["LoRA"], **OPTIONS), ROWS[:4], tmp_path)
     train(plain)
@@ -124,6 +126,7 @@ def attend_to_own_parts() -> None:
     sequence.begin = lambda model, plan: None
 
 
+@pytest.mark.long
 def test_parts_of_a_row_that_do_not_see_each_other_would_be_noticed(make_plan: Make, tmp_path: Path) -> None:
     plain = make_plan(run="plain", tuner=TUNERS["Full"], **OPTIONS)
     train(plain)

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 from trainer import processes
-from trainer.support import artifact_path, read_log
+from trainer.support import artifact_path, long, read_log
 from trainer.test_checkpoint import Stop
+from trainer.test_resume import act_after
 from trainer.test_strategy import over
 from trainer.test_training import make_trainer
 from tunesmith.api.finetunejob import FineTuneJobSpec
@@ -199,7 +200,9 @@ def read_seen(folder: Path) -> list[str]:
     return lines
 
 
-RESUMED = [("GRPO", {"iterations": 1}, 3), ("GRPO", {"iterations": 2, "beta": 0.1}, 5), ("PPO", {"iterations": 3}, 4)]
+RESUMED = [
+    ("GRPO", {"iterations": 2, "beta": 0.1}, 5), ("PPO", {"iterations": 3}, 4), *long(("GRPO", {"iterations": 1}, 3)),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("type_", "options", "stop"), RESUMED)
@@ -364,7 +367,7 @@ def queries(lines: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize(("type_", "tuner", "strategy"), [
-    ("GRPO", "QLoRA", "DDP"), ("GRPO", "Full", "ZeRO3"), ("PPO", "Full", "DDP"), ("PPO", "LoRA", "ZeRO2"),
+    ("PPO", "LoRA", "ZeRO2"), *long(("GRPO", "Full", "ZeRO3"), ("GRPO", "QLoRA", "DDP"), ("PPO", "Full", "DDP")),
 ])  # fmt: skip
 def test_two_processes_ask_what_one_does(
     make_plan: Make, tmp_path: Path, type_: str, tuner: str, strategy: str
@@ -385,6 +388,23 @@ def test_two_processes_ask_what_one_does(
     assert [len(lines) for lines in asked] == [24, 24]
     for begin in (0, 8, 16):  # each set of answers, whichever process was first
         assert sorted(asked[0][begin : begin + 8]) == sorted(asked[1][begin : begin + 8])
+
+
+def test_a_learned_value_goes_on_with_another_number_of_processes(make_plan: Make, tmp_path: Path) -> None:
+    """ZeRO's checkpoint is converted for them."""
+    import torch
+
+    options = {"rows": ROWS, "method": method(tmp_path, "PPO"), "tuner": {"type": "Full"}, "max_steps": 6,
+               "micro_batch_size": 2, "checkpoint": {"every_steps": 2, "keep": 2}}  # fmt: skip
+    first, second = (over(make_plan(run="changed", processes=count, **options), "ZeRO2") for count in (1, 2))
+    ranks = processes.start(first, tmp_path, act_after, (3, "0", signal.SIGTERM))
+    assert processes.wait(ranks) == [143]
+    value = torch.load(Path(first.checkpoint.path) / "checkpoint-3" / "value.pt", weights_only=True)
+    assert value["head"]["weight"].abs().sum() > 0
+    [again, *_] = processes.run(second.model_copy(update={"attempt": 2}), tmp_path)
+    assert "resuming from checkpoint-3" in again.output()
+    assert "it is converted" in again.output()
+    assert [line["step"] for line in read_log(second)] == [1, 2, 3, 4, 5, 6]
 
 
 def spec(type_: str, batch: int = 8, **options: Any) -> FineTuneJobSpec:

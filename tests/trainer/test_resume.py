@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 from trainer import processes
-from trainer.support import ROWS, losses, read_log
+from trainer.support import ROWS, long, losses, read_log
 from trainer.test_checkpoint import Stop, steps
 from trainer.test_strategy import over
+from trainer.test_tuners import peft
 from tunesmith.training.plan import TrainPlan
 from tunesmith.training.report import Ending
 from tunesmith_trainer.errors import Interrupted
@@ -31,6 +32,12 @@ TUNERS: dict[str, dict[str, Any]] = {
     "Full": {"type": "Full"}, "LoRA": {"type": "LoRA", "rank": 4, "alpha": 16, "dropout": 0.2},
     "QLoRA": {"type": "QLoRA", "rank": 4, "alpha": 16, "dropout": 0.2, "quantization": "NF4"},
 }  # fmt: skip
+# Of which an adapter's file is made: of ranks that are left (after step 4), of prompts that an encoder gives.
+MADE: dict[str, dict[str, Any]] = {
+    "AdaLoRA": peft("AdaLoRA", tfinal=3), "PTuning": peft("PTuning"),
+    "PrefixTuning": peft("PrefixTuning", prefix_projection=True, encoder_hidden_size=32),
+}  # fmt: skip
+TUNERS |= MADE
 STEPS = [1, 2, 3, 4, 5, 6, 7]
 
 Whole = tuple[Ending | None, list[tuple[Any, ...]]]
@@ -62,7 +69,8 @@ def log(plan: TrainPlan) -> list[tuple[Any, ...]]:
     return [tuple(line[key] for key in keys) for line in read_log(plan)]
 
 
-@pytest.mark.parametrize("tuner", ["Full", "LoRA"])
+@pytest.mark.filterwarnings("ignore:Adapter '")  # PEFT about modules of which no rank is left
+@pytest.mark.parametrize("tuner", ["Full", "LoRA", *MADE])
 def test_one_process_stopped_by_sigterm(make_plan: Make, monkeypatch: pytest.MonkeyPatch, tuner: str) -> None:
     whole, plan = (make_plan(run=run, tuner=TUNERS[tuner], **OPTIONS) for run in ("whole", "broken"))
     expected = train(whole)
@@ -80,11 +88,19 @@ def test_one_process_stopped_by_sigterm(make_plan: Make, monkeypatch: pytest.Mon
     assert found.artifact.digest == expected.artifact.digest
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+TERM, KILL = signal.SIGTERM, signal.SIGKILL
+
+
 @pytest.mark.parametrize(
-    ("name", "tuner"),
-    [("DDP", "LoRA"), ("ZeRO1", "Full"), ("ZeRO2", "LoRA"), ("ZeRO3", "Full"),
-     ("FSDP2", "Full"), ("FSDP2", "QLoRA")],
+    ("name", "tuner", "number"),
+    [
+        ("DDP", "LoRA", TERM), ("ZeRO2", "LoRA", KILL), ("ZeRO3", "Full", TERM),
+        *long(
+            ("DDP", "LoRA", KILL), ("ZeRO1", "Full", TERM), ("ZeRO1", "Full", KILL), ("ZeRO2", "LoRA", TERM),
+            ("ZeRO3", "Full", KILL), ("FSDP2", "Full", TERM), ("FSDP2", "Full", KILL), ("FSDP2", "QLoRA", TERM),
+            ("FSDP2", "QLoRA", KILL),
+        ),
+    ],
 )  # fmt: skip
 def test_two_processes_one_of_which_gets_a_signal(
     make_plan: Make, tmp_path: Path, uninterrupted: dict[str, Whole], name: str, tuner: str, number: signal.Signals
@@ -123,8 +139,11 @@ def test_two_processes_one_of_which_gets_a_signal(
 @pytest.mark.parametrize(
     ("name", "tuner", "before", "after"),
     [
-        ("DDP", "Full", 2, 1), ("DDP", "Full", 1, 2), ("ZeRO1", "Full", 2, 1), ("ZeRO2", "Plain", 1, 2),
-        ("ZeRO3", "Full", 1, 2), ("ZeRO3", "Plain", 2, 1), ("FSDP2", "Full", 2, 4),
+        ("DDP", "Full", 2, 1), ("ZeRO3", "Full", 1, 2),
+        *long(
+            ("DDP", "Full", 1, 2), ("ZeRO1", "Full", 2, 1), ("ZeRO2", "Plain", 1, 2), ("ZeRO3", "Plain", 2, 1),
+            ("FSDP2", "Full", 2, 4),
+        ),
     ],
 )  # fmt: skip
 def test_a_run_goes_on_with_another_number_of_processes(

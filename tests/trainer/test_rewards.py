@@ -241,6 +241,8 @@ def classifier(folder: Path, labels: int = 1) -> Any:
 
 def test_a_model_with_another_tokenizer_scores_the_text(tmp_path: Path) -> None:
     import torch
+    from tokenizers.processors import TemplateProcessing
+    from tunesmith_trainer.rewards.answers import Answers
 
     model, tokenizer = classifier(tmp_path / "rm")
     place = {"spec.method.grpo.rewards[0].model": {"uri": "pvc://rm/one", "path": str(tmp_path / "rm")}}
@@ -254,6 +256,21 @@ def test_a_model_with_another_tokenizer_scores_the_text(tmp_path: Path) -> None:
         with torch.no_grad():
             assert score == pytest.approx(float(model(ids).logits[0, 0]), abs=1e-5)
     assert len({round(score, 4) for score in found}) == 2
+    # Without a template, as an encoder's: what was read goes before, between the tokenizer's own special tokens.
+    tokenizer.chat_template = None
+    tokenizer._tokenizer.post_processor = TemplateProcessing(
+        single="[UNK] $A [END]", special_tokens=[("[UNK]", 1), ("[END]", 2)]
+    )
+    (tmp_path / "rm" / "chat_template.jinja").unlink()
+    tokenizer.save_pretrained(tmp_path / "rm")
+    plain = one(options, models=place)
+    plain.score.load(torch.device("cpu"))  # type: ignore[attr-defined]
+    ids = tokenizer("prompt good")["input_ids"]
+    assert (ids[0], ids[-1]) == (1, 2)
+    with torch.no_grad():
+        expected = float(model(torch.tensor([ids])).logits[0, 0])
+    answers_ = Answers([row()] * 2, ["prompt "] * 2, ["good", "bad bad bad"], [[1]] * 2)
+    assert plain.score(answers_)[0] == pytest.approx(expected, abs=1e-5)
     classifier(tmp_path / "rm", labels=3)
     with pytest.raises(ModelError, match=r"one label; found \['LlamaForSequenceClassification'\] with 3 label"):
         one(options, models=place)

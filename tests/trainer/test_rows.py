@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, get_args
 
@@ -107,6 +108,11 @@ def test_pairs_with_a_score(tmp_path: Path) -> None:
         ("DPO", {"chosen": [USER, ASSISTANT], "rejected": [SYSTEM, USER, WORSE]}, ["follow different messages"]),
         ("DPO", {"chosen": [USER, ASSISTANT], "rejected": [USER]}, ["rejected does not end with an answer"]),
         ("RewardModel", {"prompt": "Q", "chosen": "A", "rejected": "B", "margin": "x"}, ["margin is text 'x'"]),
+        (
+            "RewardModel",
+            {"prompt": "Q", "chosen": "A", "rejected": "B", "margin": math.nan},
+            ["margin is a number nan"],
+        ),
         ("KTO", {"query": "Q", "response": "A"}, ["label is missing", "true or false"]),
         ("KTO", {"query": "Q", "response": "A", "label": "maybe"}, ["label is text", "true or false"]),
         ("Classification", {"text": "x"}, ["no label"]),

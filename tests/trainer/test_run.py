@@ -48,6 +48,7 @@ def write(folder: Path, resource: dict[str, Any]) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_the_quickstarts_job_runs_with_its_data_from_files(tiny: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny, tmp_path / "tunesmith-store" / "base" / "smollm2-135m-instruct")
     files = [str(EXAMPLES / "quickstart" / name) for name in ("03-data.yaml", "04-swift-robot.yaml")]
@@ -64,10 +65,11 @@ def test_the_quickstarts_job_runs_with_its_data_from_files(tiny: Path, tmp_path:
     assert "step 20/20" in done.stdout
 
 
+@pytest.mark.long
 def test_ctrl_c_makes_a_checkpoint_from_which_the_same_run_goes_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training = {"maxSteps": 200, "loggingSteps": 1, "globalBatchSize": 4, "microBatchSize": 2, "maxLength": 64}
+    training = {"maxSteps": 80, "loggingSteps": 1, "globalBatchSize": 4, "microBatchSize": 2, "maxLength": 64}
     path = write(folder, job(training=training, processesPerNode=2, tuner={"type": "LoRA", "dropout": 0}))
     process = subprocess.Popen(
         [*PROGRAM, str(path)],
@@ -90,10 +92,10 @@ def test_ctrl_c_makes_a_checkpoint_from_which_the_same_run_goes_on(
     assert "it goes on from there" in output
     [checkpoint] = [found.name for found in folder.glob("tunesmith-store/jobs/local/here-*/checkpoint-*")]
     stopped = int(checkpoint.removeprefix("checkpoint-"))
-    assert 3 <= stopped < 200
+    assert 3 <= stopped < 80
     monkeypatch.chdir(folder)
     made = tunesmith_trainer.run(path)
-    assert [line["step"] for line in made.log] == list(range(1, 201))
+    assert [line["step"] for line in made.log] == list(range(1, 81))
     assert f"resuming from {checkpoint}" in (made.run / "output.log").read_text()
     assert (made.path / "adapter_model.safetensors").is_file()
     assert made.artifact.kind == "adapters"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from trainer import processes
-from trainer.support import ROWS, artifact_path, losses, read_log
+from trainer.support import ROWS, artifact_path, long, losses, read_log
 from tunesmith.training.plan import DistributionPlan, TrainPlan
 from tunesmith.training.report import Ending
 from tunesmith_trainer import strategy
@@ -56,13 +56,15 @@ def weights(plan: TrainPlan, ending: Ending | None) -> dict[str, Any]:
 
 
 CASES = [
-    ("Full", "DDP", "None", 2), ("Full", "ZeRO1", "None", 2), ("Full", "ZeRO2", "Optimizer", 2),
-    ("Full", "FSDP2", "None", 2), ("LoRA", "FSDP2", "None", 2), ("QLoRA", "FSDP2", "None", 2),
-    ("Full", "ZeRO3", "None", 2), ("Full", "ZeRO3", "All", 2), ("Full", "ZeRO3", "None", 1),
-    ("LoRA", "ZeRO1", "None", 2), ("LoRA", "ZeRO2", "None", 2), ("LoRA", "ZeRO3", "None", 2),
-    ("LoRA", "ZeRO2", "None", 1), ("QLoRA", "ZeRO1", "None", 2), ("QLoRA", "ZeRO3", "None", 2),
-    ("Int8", "ZeRO2", "None", 2), ("QLoRA", "ZeRO3", "All", 2), ("DoRA", "ZeRO3", "None", 2),
-    ("OFT", "ZeRO2", "None", 2),
+    ("Full", "DDP", "None", 2), ("Full", "ZeRO2", "Optimizer", 2), ("Full", "ZeRO3", "All", 2),
+    ("LoRA", "FSDP2", "None", 2), ("QLoRA", "FSDP2", "None", 2), ("QLoRA", "ZeRO3", "None", 2),
+    ("DoRA", "ZeRO3", "None", 2), ("LoRA", "ZeRO2", "None", 1),
+    *long(
+        ("Full", "ZeRO1", "None", 2), ("Full", "FSDP2", "None", 2), ("Full", "ZeRO3", "None", 2),
+        ("Full", "ZeRO3", "None", 1), ("LoRA", "ZeRO1", "None", 2), ("LoRA", "ZeRO2", "None", 2),
+        ("LoRA", "ZeRO3", "None", 2), ("QLoRA", "ZeRO1", "None", 2), ("Int8", "ZeRO2", "None", 2),
+        ("QLoRA", "ZeRO3", "All", 2), ("OFT", "ZeRO2", "None", 2),
+    ),
 ]  # fmt: skip
 
 
@@ -187,3 +189,15 @@ def test_each_row_comes_once_in_an_epoch_and_steps_are_full() -> None:
     order.epoch = 1
     assert list(order) != first
     assert list(Order(rows=3, batch=8, seed=0))[:6] == list(Order(rows=3, batch=8, seed=0))[:3] * 2
+
+
+def test_rows_of_a_step_make_micro_batches_by_their_lengths_and_no_step_gets_others() -> None:
+    from tunesmith_trainer.order import Order
+
+    lengths = [(7 * number) % 100 for number in range(100)]
+    plain, sorted_ = (list(Order(100, batch=20, seed=1, micro=4, lengths=one)) for one in (None, lengths))
+    steps = [slice(start, start + 20) for start in range(0, 100, 20)]
+    assert [sorted(plain[step]) for step in steps] == [sorted(sorted_[step]) for step in steps]
+    assert plain != sorted_
+    for step in steps:
+        assert [lengths[row] for row in sorted_[step]] == sorted((lengths[row] for row in plain[step]), reverse=True)

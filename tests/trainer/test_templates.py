@@ -96,7 +96,7 @@ def coded(masker: Masker, row: Row) -> list[list[tuple[str, bool]]]:
 def test_exactly_what_the_assistant_writes_is_learned(family: Family) -> None:
     masker = Masker(tokenizer_of(family), "Assistant")
 
-    @settings(max_examples=40, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=40, derandomize=True, database=None)
     @given(SYSTEM, st.lists(THINKING if family.thinks else PLAIN, min_size=1, max_size=4))
     def check(system: str | None, turns: list[Turn]) -> None:
         said = system if family.system else None

@@ -140,7 +140,7 @@ def test_lora_learns_and_leaves_the_contract_behind(make_plan: Make, tiny: Path)
     }  # fmt: skip
     assert (run / "images" / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert {path.name for path in folder.iterdir()} == {
-        "adapter_config.json", "adapter_model.safetensors", "manifest.json",
+        "README.md", "adapter_config.json", "adapter_model.safetensors", "manifest.json",
     }  # fmt: skip
     assert not list(folder.parent.glob(".tmp*"))
     assert folder.name == artifacts.digest(folder)
@@ -257,6 +257,20 @@ def test_processes_that_share_rows_refuse_weights(make_plan: Make) -> None:
     plan = plan.model_copy(update={"distribution": plan.distribution.model_copy(update={"sequence_parallel": 2})})
     with pytest.raises(ConfigError, match=r"sequenceParallel: 2, but rows have turns with a loss or weight"):
         make_trainer(plan)
+
+
+@pytest.mark.parametrize(("steps", "rises"), [(1, 0), (19, 0), (20, 1), (50, 2)])
+def test_a_short_training_learns_from_its_first_step(make_plan: Make, steps: int, rises: int) -> None:
+    plan = make_plan(max_steps=steps, warmup_ratio=0.05)
+    trainer = make_trainer(plan)
+    optimizer = trainer.create_optimizer()
+    scheduler = trainer.create_scheduler(steps, optimizer)
+    rates = []
+    for _ in range(steps):
+        rates.append(scheduler.get_last_lr()[0] / plan.training.learning_rate)
+        optimizer.step()
+        scheduler.step()
+    assert rates[: rises + 1] == pytest.approx([at / max(1, rises) for at in range(rises)] + [1.0])
 
 
 def test_gradient_checkpointing_changes_no_loss(make_plan: Make) -> None:

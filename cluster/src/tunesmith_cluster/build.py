@@ -20,6 +20,8 @@ KUBERNETES_VERSION = "1.36.3"
 HELM_VERSION = "4.2.4"
 KUEUE_VERSION = "0.19.2"
 KUEUE_CHART = Path("charts/kueue")
+ARGOCD_VERSION = "3.2.11"
+ARGOCD_MANIFESTS = Path("manifests")
 _VERSION_PACKAGE = "k8s.io/component-base/version"
 
 
@@ -101,7 +103,16 @@ SCALEDOBJECT = Module("scaledobject", {"scaledobject": "."}, usual_seconds=100)
 PROMETHEUS_ADAPTER = Module(
     "prometheus-adapter", {"prometheus-adapter": "sigs.k8s.io/prometheus-adapter/cmd/adapter"}, usual_seconds=120
 )
-EXTRAS = (KUEUE, PODGROUP, SCALEDOBJECT, PROMETHEUS_ADAPTER)
+_ARGOCD = "github.com/argoproj/argo-cd/v3"
+ARGOCD = Module(
+    name="argocd",
+    commands={"argocd": f"{_ARGOCD}/cmd"},
+    usual_seconds=600,
+    ldflags=f"-s -w -X {_ARGOCD}/common.version={ARGOCD_VERSION}",
+    kept=(_ARGOCD, ARGOCD_MANIFESTS),
+)
+"""All of Argo CD's components are one program, which its variable ARGOCD_BINARY_NAME makes one of them."""
+EXTRAS = (KUEUE, PODGROUP, SCALEDOBJECT, PROMETHEUS_ADAPTER, ARGOCD)
 """Only built when they are asked for."""
 
 _ALL = (*MODULES, *EXTRAS)

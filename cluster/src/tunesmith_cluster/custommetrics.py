@@ -7,7 +7,6 @@ https://kubernetes.io/docs/tasks/extend-kubernetes/configure-aggregation-layer/
 from __future__ import annotations
 
 import base64
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,14 +17,15 @@ import yaml
 from tunesmith_cluster import addons, build, credentials, network
 from tunesmith_cluster.certificates import KeyPair, Subject, ensure_signed
 from tunesmith_cluster.paths import Paths
-from tunesmith_cluster.probes import answers, await_start
+from tunesmith_cluster.probes import answers
 from tunesmith_cluster.progress import Reporter
+from tunesmith_cluster.transient import running
 
 NAME = "prometheus-adapter"
 NAMESPACE = "custom-metrics"
 APISERVICE = "v1beta1.custom.metrics.k8s.io"
 _PORT = 9446
-_START_SECONDS = 60
+_WAIT_SECONDS = 60
 _HINT = "\nIf it misses the requestheader CA: an older checkout started the cluster; `make down`, once"
 _RELIST = "5s"
 """How often it looks which series there are."""
@@ -42,25 +42,18 @@ def serving(paths: Paths, folder: Path, prometheus: str, rules: Sequence[Mapping
     ensure_signed(pair, Subject(NAME, alternative_names=[f"{NAME}.{NAMESPACE}.svc"]), credentials.authority(paths))
     (folder / "adapter.yaml").write_text(yaml.safe_dump({"rules": list(rules)}), encoding="utf-8")
     addons.apply(paths, _rights())
-    log = folder / "adapter.log"
-    with log.open("wb") as file:
-        process = subprocess.Popen(_command(paths, folder, prometheus, pair), stdout=file, stderr=subprocess.STDOUT)
-    try:
-        ready = answers(f"https://{network.HOST_IP}:{_PORT}/readyz")
-        await_start(process, ready, NAME, log, _START_SECONDS, _HINT)
+    ready = answers(f"https://{network.HOST_IP}:{_PORT}/readyz")
+    with running(NAME, _command(paths, folder, prometheus, pair), ready, folder / "adapter.log", hint=_HINT):
         addons.apply(paths, _connection(credentials.authority(paths)))
         try:
             addons.kubectl(
-                paths, "wait", "--for=condition=Available", f"--timeout={_START_SECONDS}s", f"apiservice/{APISERVICE}"
+                paths, "wait", "--for=condition=Available", f"--timeout={_WAIT_SECONDS}s", f"apiservice/{APISERVICE}"
             )
             yield
         finally:
             # First of all: as long as it is there and does not answer, no namespace can be deleted.
             addons.kubectl(paths, "delete", "apiservice", APISERVICE)
             addons.kubectl(paths, "delete", "namespace", NAMESPACE, "--wait=false")
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 def _command(paths: Paths, folder: Path, prometheus: str, pair: KeyPair) -> list[str]:

@@ -1,11 +1,13 @@
-"""The Debian packages the node needs, and the libraries that containers find in its /usr."""
+"""The Debian packages the node needs, the libraries that containers find in its /usr, and packages only unpacked."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tunesmith_cluster.errors import ClusterError
 
@@ -43,14 +45,36 @@ def missing() -> list[str]:
 def install(packages: list[str]) -> None:
     """Install the given packages with apt-get."""
     if shutil.which("apt-get") is None:
-        raise ClusterError(f"this machine has no apt-get: install {' '.join(packages)} yourself, then run `up` again")
+        raise ClusterError(f"this machine has no apt-get: install {' '.join(packages)} yourself, then try again")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (
-        ["apt-get", "update", "-q"],
-        ["apt-get", "install", "-qy", "--no-install-recommends", *packages],
-    ):
-        done = subprocess.run(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-        )
-        if done.returncode:
-            raise ClusterError(f"`{' '.join(command)}` failed:\n{done.stdout[-2000:]}")
+    _run(["apt-get", "update", "-q"], environment=environment)
+    _run(["apt-get", "install", "-qy", "--no-install-recommends", *packages], environment=environment)
+
+
+def unpacked(cache: Path, packages: Sequence[str]) -> Path:
+    """A folder of the cache with the files of the packages. They are not installed: that would start services."""
+    folder = cache / packages[0]
+    if folder.exists():
+        return folder
+    if shutil.which("apt-get") is None:
+        raise ClusterError(f"this machine has no apt-get: install {' '.join(packages)} yourself")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent) as download:
+        _run(["apt-get", "download", *packages], folder=download)
+        files = Path(download) / "files"
+        for package in Path(download).glob("*.deb"):
+            _run(["dpkg-deb", "-x", str(package), str(files)])
+        try:
+            files.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was faster: just as good
+                raise
+    return folder
+
+
+def _run(command: Sequence[str], folder: str | None = None, environment: dict[str, str] | None = None) -> None:
+    done = subprocess.run(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    if done.returncode:
+        raise ClusterError(f"`{' '.join(command)}` failed:\n{done.stdout[-2000:]}")

@@ -95,7 +95,7 @@ class Supervisor:
         """Start a service in a session of its own, so that it outlives us and our terminal."""
         self.pids.mkdir(parents=True, exist_ok=True)
         self.logs.mkdir(parents=True, exist_ok=True)
-        with open(self.log(service.name), "ab") as log:
+        with open(self.log(service.name), "ab", buffering=0) as log:  # the line comes before the service's own
             log.write(f"--- {time.strftime('%FT%TZ', time.gmtime())} start\n".encode())
             process = subprocess.Popen(
                 service.command,

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import shutil
-import socket
-import subprocess
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
 
-from tunesmith_cluster.errors import ClusterError
+from tunesmith_cluster import packages
 from tunesmith_cluster.paths import Paths
-from tunesmith_cluster.probes import answers, await_start
+from tunesmith_cluster.probes import answers
+from tunesmith_cluster.transient import free_ports, running
 
 PACKAGE = "prometheus"
-START_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,44 +83,16 @@ def serving(
     body = {"global": settings, "scrape_configs": list(scrape_configs), "rule_files": [str(folder / "rules.yaml")]}
     (folder / "rules.yaml").write_text(yaml.safe_dump(dict(rules or {"groups": []})), encoding="utf-8")
     (folder / "prometheus.yaml").write_text(yaml.safe_dump(body), encoding="utf-8")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    [port] = free_ports(1)
+    address = f"127.0.0.1:{port}"
     command = [str(program(paths, "prometheus")), f"--config.file={folder / 'prometheus.yaml'}"]
     command += [f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address={address}"]
-    with (folder / "prometheus.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-    try:
-        ready = answers(f"http://{address}/-/ready")
-        await_start(process, ready, "Prometheus", folder / "prometheus.log", START_SECONDS)
+    with running("Prometheus", command, answers(f"http://{address}/-/ready"), folder / "prometheus.log"):
         yield Prometheus(address)
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 def program(paths: Paths, name: str) -> Path:
     """`prometheus` or `promtool`: of this machine, else out of the package."""
     if found := shutil.which(name):
         return Path(found)
-    folder = paths.envs.parent / PACKAGE
-    if not (folder / "usr" / "bin" / name).exists():
-        _unpack(folder)
-    return folder / "usr" / "bin" / name
-
-
-def _unpack(folder: Path) -> None:
-    if shutil.which("apt-get") is None:
-        raise ClusterError(f"this machine has no apt-get: put {PACKAGE} and promtool on PATH")
-    with TemporaryDirectory(dir=folder.parent) as download:
-        _run("apt-get", "download", PACKAGE, folder=download)
-        [package] = Path(download).glob("*.deb")
-        unpacked = Path(download) / "files"
-        _run("dpkg-deb", "-x", str(package), str(unpacked), folder=download)
-        if not folder.exists():  # else another process was faster
-            os.rename(unpacked, folder)
-
-
-def _run(*command: str, folder: str) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ClusterError(f"`{' '.join(command)}` failed:\n{done.stderr[-2000:]}")
+    return packages.unpacked(paths.cache, [PACKAGE]) / "usr" / "bin" / name

@@ -19,6 +19,7 @@ from tunesmith_cluster.errors import ClusterError
 from tunesmith_cluster.progress import Reporter, Silent
 
 APP = "/app"
+OPERATOR_SOURCE = "operator/src/tunesmith"
 NONROOT = "65532:65532"
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -60,15 +61,33 @@ def load(cluster: Cluster, root: Path = ROOT, reporter: Reporter | None = None) 
     reporter = reporter or Silent()
     operator = environments.ensure(cluster.paths, OPERATOR, reporter)
     trainer = environments.ensure(cluster.paths, TRAINER, reporter)
-    own = (root / "operator/src/tunesmith", f"{APP}/tunesmith")
+    own = _own(root / OPERATOR_SOURCE)
     trainers = (root / "trainer-image/src/tunesmith_trainer", f"{APP}/tunesmith_trainer")
     with reporter.step("load the images of operator, trainer and engine"):
         return Images(
-            operator=_load(cluster, "tunesmith-operator", [own], operator),
+            operator=load_operator(cluster, root / OPERATOR_SOURCE, operator),
             trainer=_load(cluster, "tunesmith-trainer", [own, trainers], trainer),
             # None of our source: the guard comes by a volume, as it does with any vLLM image.
             engine=_load(cluster, "tunesmith-engine", [], trainer),
         )
+
+
+def load_operator(cluster: Cluster, source: Path, environment: Path) -> str:
+    """The operator's image of a folder that holds the package `tunesmith`, whichever version; returns its name."""
+    return _load(cluster, "tunesmith-operator", [_own(source)], environment)
+
+
+def load_console(cluster: Cluster, pages: Path, root: Path = ROOT, reporter: Reporter | None = None) -> str:
+    """The operator's image with the web console's built pages in it, as operator/Dockerfile makes it. Its name. Apart
+    from the others, so that whoever needs no console needs no Node.js.
+    """
+    operator = environments.ensure(cluster.paths, OPERATOR, reporter or Silent())
+    copies = [_own(root / OPERATOR_SOURCE), (pages, f"{APP}/tunesmith/console/pages")]
+    return _load(cluster, "tunesmith-console", copies, operator)
+
+
+def _own(source: Path) -> tuple[Path, str]:
+    return source, f"{APP}/tunesmith"
 
 
 def image_environment(environment: Path, with_source: bool) -> Mapping[str, str]:

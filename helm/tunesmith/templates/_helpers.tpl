@@ -28,6 +28,26 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 
+{{- /* Those labels and more, which win. Takes a list: the root context and the others. */}}
+{{- define "tunesmith.labelsWith" -}}
+{{ merge (dict) (index . 1) (include "tunesmith.labels" (index . 0) | fromYaml) | toYaml }}
+{{- end }}
+
+{{- /* Where the release's own pods run. */}}
+{{- define "tunesmith.scheduling" -}}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
 {{- /* The address of an image. Takes a list: the root context and the image's values. */}}
 {{- define "tunesmith.image" -}}
 {{- $root := index . 0 }}
@@ -44,14 +64,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   verbs: [get, list, watch]
 # ttlSecondsAfterFinished deletes jobs.
 - apiGroups: [tunesmith.io]
-  resources: [finetunejobs, mergejobs]
+  resources: [finetunejobs, mergejobs, inferencejobs]
   verbs: [get, list, watch, delete]
 - apiGroups: [tunesmith.io]
-  resources: [finetunejobs/status, mergejobs/status, modeldeployments/status]
+  resources: [finetunejobs/status, mergejobs/status, inferencejobs/status, modeldeployments/status]
   verbs: [patch]
 # Children name their owner with blockOwnerDeletion: some clusters, such as OpenShift, check who may.
 - apiGroups: [tunesmith.io]
-  resources: [finetunejobs/finalizers, mergejobs/finalizers, modeldeployments/finalizers]
+  resources: [finetunejobs/finalizers, mergejobs/finalizers, inferencejobs/finalizers, modeldeployments/finalizers]
   verbs: [update]
 # Children are written by server-side apply, which needs patch and, for a new object, create.
 - apiGroups: [batch]
@@ -135,7 +155,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- define "tunesmith.leaseRules" -}}
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
-  verbs: [get, create, update]
+  resourceNames: [tunesmith-operator]
+  verbs: [get, update]
+# What is not there yet has no name that a role could tell.
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [create]
 {{- end }}
 
 {{- /* The operator, as a peer of NetworkPolicies in other namespaces. */}}

@@ -1,5 +1,16 @@
 import { expect } from '@playwright/test';
-import { barriers, EDITOR, go, LOCAL, login, OUTPUT, picture, READER, SERVING, TEAM, test } from './support';
+import { createServer, request } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { barriers, cut, given, go, login, OUTPUT, picture, test } from './support';
+
+/** A namespace where an operator works, and one where models are served. */
+const TEAM = given('TEAM');
+const SERVING = given('SERVING');
+/** Tokens of who may do everything there, and of who may only look. */
+const EDITOR = given('EDITOR');
+const READER = given('READER');
+/** The address that `tunesmith console` printed. */
+const LOCAL = given('LOCAL');
 
 const MOST_BYTES = 300_000;
 const PAGES = [
@@ -105,6 +116,9 @@ test('from the form to a job that runs: mistakes on the way, estimate, curve, su
   const needs = page.getByRole('region', { name: 'What it needs' });
   await expect(needs).toContainText(/[Ww]eights [\d.]+ [MG]iB/);
   await expect(needs).not.toContainText('no estimate of memory');
+  await expect(needs.getByText('Plan', { exact: true })).toBeVisible();
+  await needs.getByText(/^Objects \(\d\)$/).click();
+  await expect(needs.getByLabel(/^Objects/)).toContainText('kind: Job');
   await page.screenshot({ path: `${OUTPUT}/new.png` });
   await page.getByRole('button', { name: 'Create' }).click();
 
@@ -147,6 +161,41 @@ test('who may only look sees, and is told by the API server what needs more', as
   await go(page, `/${TEAM}/new/SFT`);
   await expect(page.getByText('cannot create resource').first()).toBeVisible();
   await expect(page.getByRole('button', { name: 'Create' })).toBeDisabled();
+});
+
+test('who may not list namespaces types the one to look at', async ({ page }) => {
+  await login(page, EDITOR, `/${TEAM}/jobs`);
+  await expect(page.getByRole('link', { name: 'done', exact: true })).toBeVisible();
+  await page.getByRole('textbox', { name: 'Namespace' }).fill(SERVING);
+  await page.keyboard.press('Enter');
+  await expect(page.getByRole('link', { name: 'source', exact: true })).toBeVisible();
+  await expect(page.getByRole('link', { name: 'done', exact: true })).toBeHidden();
+});
+
+test('it works below a path of an Ingress that takes the path away', async ({ page }) => {
+  const below = '/tools/console';
+  const { hostname, port } = new URL(given('URL'));
+  const ingress = createServer((asked, answer) => {
+    if (!asked.url?.startsWith(`${below}/`)) {
+      answer.writeHead(404).end();
+      return;
+    }
+    const path = asked.url.slice(below.length);
+    const passed = request({ hostname, port, path, method: asked.method, headers: asked.headers }, (got) => {
+      answer.writeHead(got.statusCode ?? 502, got.headers);
+      got.pipe(answer);
+    });
+    asked.pipe(passed);
+  });
+  await new Promise<void>((done) => ingress.listen(0, '127.0.0.1', done));
+  await page.goto(`http://127.0.0.1:${(ingress.address() as AddressInfo).port}${below}/`);
+  await page.getByLabel('Kubernetes token').fill(EDITOR);
+  await page.keyboard.press('Enter');
+  await expect(page.locator('#main')).toBeVisible();
+  await go(page, `/${TEAM}/finetunejobs/done`);
+  await expect(page.getByRole('img', { name: /^done: loss from 1 at step 1/ })).toBeVisible();
+  await page.close();
+  ingress.close();
 });
 
 test('an adapter is added to a deployment and taken away, and its state is shown', async ({ page }) => {
@@ -239,6 +288,7 @@ test('on a small screen nothing is cut off', async ({ page }) => {
     await expect(page.getByRole('heading', { level: 1 })).toBeVisible();
     const over = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
     expect(over, path).toBeLessThanOrEqual(0);
+    expect(await cut(page), path).toEqual([]);
     await picture(page, `small-${path.split('/')[2] ?? ''}`);
   }
 });

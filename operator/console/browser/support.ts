@@ -2,20 +2,12 @@ import { expect, type Page, test as base } from '@playwright/test';
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 
-function given(name: string): string {
+export function given(name: string): string {
   const value = process.env[`CONSOLE_${name}`];
-  if (!value) throw new Error(`CONSOLE_${name} is not set: make console-test sets it`);
+  if (!value) throw new Error(`CONSOLE_${name} is not set: tests/console/browse.py sets it`);
   return value;
 }
 
-/** A namespace where an operator works, and one where models are served. */
-export const TEAM = given('TEAM');
-export const SERVING = given('SERVING');
-/** Tokens of who may do everything there, and of who may only look. */
-export const EDITOR = given('EDITOR');
-export const READER = given('READER');
-/** The address that `tunesmith console` printed. */
-export const LOCAL = given('LOCAL');
 export const OUTPUT = given('OUTPUT');
 
 const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
@@ -52,6 +44,12 @@ export async function go(page: Page, path: string): Promise<void> {
 
 export async function picture(page: Page, name: string): Promise<void> {
   await page.screenshot({ path: `${OUTPUT}/${name}.png`, fullPage: true });
+}
+
+/** Words for a state that have less room than they take. */
+export async function cut(page: Page): Promise<string[]> {
+  const words = page.locator('.state .mantine-Badge-label');
+  return words.evaluateAll((all) => all.filter((one) => one.scrollWidth > one.clientWidth).map((one) => one.textContent));
 }
 
 interface Found {

@@ -41,12 +41,12 @@ export function onEnded(act: () => void): () => void {
 }
 
 /** One request. Raises Refusal. */
-export async function request(path: string, options: RequestInit = {}): Promise<Response> {
+export async function request(path: string, options: RequestInit = {}, content = 'application/json'): Promise<Response> {
   let answer: Response;
   try {
     answer = await fetch(`./api/${path}`, {
       ...options,
-      headers: { Authorization: `Bearer ${token.get()}`, 'Content-Type': 'application/json' },
+      headers: { Authorization: `Bearer ${token.get()}`, 'Content-Type': content },
       credentials: 'omit',
     });
   } catch (error) {

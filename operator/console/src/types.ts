@@ -1,12 +1,13 @@
 /** What the server's `/api` answers with: operator/src/tunesmith/console/views.py makes it. */
 import type { Problem } from './pure/problems';
 
-export type Kind = 'FineTuneJob' | 'MergeJob' | 'ModelDeployment';
+export type Kind = 'FineTuneJob' | 'MergeJob' | 'InferenceJob' | 'ModelDeployment';
 export type State = 'done' | 'failed' | 'paused' | 'running' | 'waiting';
 
 export const PLURALS: Record<Kind, string> = {
   FineTuneJob: 'finetunejobs',
   MergeJob: 'mergejobs',
+  InferenceJob: 'inferencejobs',
   ModelDeployment: 'modeldeployments',
 };
 
@@ -23,6 +24,7 @@ export interface Progress {
   text?: string;
   loss?: number;
   tokensPerSecond?: number;
+  rowsPerSecond?: number;
   eta?: string;
   peakMemoryBytes?: number;
 }
@@ -54,6 +56,7 @@ export interface Summary {
   nodes?: number;
   suspended?: boolean;
   progress?: Progress | null;
+  metrics?: Record<string, number>;
   modelName?: string;
   pods?: { ready: number; wanted: number };
   adapters?: AdapterState[] | number;

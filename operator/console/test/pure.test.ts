@@ -3,8 +3,10 @@ import { add, aligned, metrics, type Point, type Points, smoothed } from '../src
 import { leaves, sideBySide } from '../src/pure/differences';
 import { bytes, duration, short, tail } from '../src/pure/format';
 import { Lines, piece } from '../src/pure/lines';
+import { addresses, deployable, deploymentOf, withData } from '../src/pure/make';
 import { below, byField, parts } from '../src/pure/problems';
 import { forForm, type Node, others, pruned, title, withoutOthers } from '../src/pure/schema';
+import type { Manifest } from '../src/types';
 
 const point = (step: number, loss = 1 / step, more: Record<string, number> = {}): Point => ({
   step, totalSteps: 10, loss, learningRate: 1e-4, tokensPerSecond: 10, metrics: more,
@@ -132,5 +134,55 @@ describe('jobs side by side', () => {
       { path: 'b', values: ['2', ''], same: false },
       { path: 'c', values: ['', '3'], same: false },
     ]);
+  });
+});
+
+describe('a deployment of what a job makes', () => {
+  const job = (kind: Manifest['kind'], spec: Record<string, unknown>): Manifest => ({
+    apiVersion: 'tunesmith.io/v1alpha1', kind, metadata: { name: 'mine', resourceVersion: '7' }, spec,
+  });
+  const model = { uri: 'hf://org/base', secretRef: { name: 'token' } };
+
+  test('serves the base as the job has it, with the adapter under the name of the job', () => {
+    const made = deploymentOf(job('FineTuneJob', { model, resources: { limits: { 'nvidia.com/gpu': 8, memory: '1Ti' } } }));
+    expect(made).toEqual({
+      apiVersion: 'tunesmith.io/v1alpha1', kind: 'ModelDeployment', metadata: { name: 'mine' },
+      spec: {
+        model, adapters: [{ name: 'mine', fineTuneJobRef: { name: 'mine' } }], resources: { limits: { 'nvidia.com/gpu': 1 } },
+      },
+    });
+  });
+
+  test('serves a whole model where the job makes one', () => {
+    expect(deploymentOf(job('FineTuneJob', { model, tuner: { type: 'Full' } })).spec).toEqual({ model: { fineTuneJobRef: { name: 'mine' } } });
+    expect(deploymentOf(job('MergeJob', { model })).spec).toEqual({ model: { mergeJobRef: { name: 'mine' } } });
+  });
+
+  test('is offered for what an engine serves', () => {
+    const lora = { kind: 'FineTuneJob', state: 'running', method: 'DPO', tuner: 'LoRA' } as const;
+    expect(deployable(lora)).toBe(true);
+    expect(deployable({ ...lora, state: 'failed' })).toBe(false);
+    expect(deployable({ ...lora, method: 'Classification' })).toBe(false);
+    expect(deployable({ ...lora, method: 'Classification', tuner: 'Full' })).toBe(true);
+    expect(deployable({ kind: 'MergeJob', state: 'done' })).toBe(true);
+    expect(deployable({ kind: 'InferenceJob', state: 'done' })).toBe(false);
+  });
+});
+
+describe('uploaded data', () => {
+  const known = [{ uri: 'configmap://a/x', columns: { query: 'q' } }, { uri: 'hf://org/data' }];
+
+  test('takes the place of a dataset, whose other settings stay', () => {
+    expect(withData(known, 0, 'configmap://b/y')).toEqual([{ uri: 'configmap://b/y', columns: { query: 'q' } }, { uri: 'hf://org/data' }]);
+  });
+
+  test('is one more where that is wanted, or where there is none', () => {
+    expect(withData(known, 2, 'configmap://b/y')).toEqual([...known, { uri: 'configmap://b/y' }]);
+    expect(withData(undefined, 0, 'configmap://b/y')).toEqual([{ uri: 'configmap://b/y' }]);
+  });
+
+  test('is chosen a place for by the addresses that are there', () => {
+    expect(addresses([...known, 'nonsense', {}])).toEqual(['configmap://a/x', 'hf://org/data', '', '']);
+    expect(addresses(undefined)).toEqual([]);
   });
 });

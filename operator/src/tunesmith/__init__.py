@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 CLIENT = frozenset(
     {
         "AsyncClient", "Client", "Conflict", "Curve", "FineTuneJob", "Forbidden", "Invalid", "JobFailed", "LogEntry",
-        "MergeJob", "ModelDeployment", "NoCluster", "NotFound", "NotInstalled", "NotServed", "Refused",
+        "InferenceJob", "MergeJob", "ModelDeployment", "NoCluster", "NotFound", "NotInstalled", "NotServed", "Refused",
         "TunesmithError", "WaitTimeout",
     }
 )  # fmt: skip

@@ -11,8 +11,8 @@ import aiohttp
 from tunesmith.children.meta import Object
 from tunesmith.decide.world import Decision, World
 from tunesmith.kube import events
-from tunesmith.kube.client import ApiError, Client
-from tunesmith.kube.compare import covers
+from tunesmith.kube.client import CHILDREN_MANAGER, ApiError, Client
+from tunesmith.kube.compare import covers, drops
 from tunesmith.serving.contract import AGENT_PORT, State
 from tunesmith.serving.routes import Routes
 
@@ -37,7 +37,7 @@ class Applier:
                 await self._client.create(body)
         for body in decision.apply:
             live = world.children.get(_ref(body))
-            if live is None or not covers(live, body):
+            if live is None or not covers(live, body) or drops(live, body, CHILDREN_MANAGER):
                 await self._client.apply(body)
         for live in decision.delete:
             await self._client.delete(live)
@@ -67,7 +67,9 @@ class Applier:
         try:
             for token in tokens:
                 headers = {"Authorization": f"Bearer {token}"}
-                async with self._http.put(url, json=body, headers=headers, timeout=limit) as response:
+                async with self._http.put(
+                    url, json=body, headers=headers, timeout=limit, allow_redirects=False
+                ) as response:
                     if response.status == 401:
                         continue
                     if response.status >= 300:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import base64
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import TypeVar
 
 import aiohttp
-from pydantic import ValidationError
+from pydantic import BaseModel
 
 from tunesmith import prerequisites
 from tunesmith.api.finetunejob import FineTuneJob
-from tunesmith.api.mergejob import MergeJob
+from tunesmith.api.kinds import MODELS, AnyJob, AnyResource
 from tunesmith.api.modeldeployment import ModelDeployment
 from tunesmith.children.autoscaling import KINDS as SCALERS
 from tunesmith.children.gateway import ROLE as GATEWAY
@@ -23,8 +24,9 @@ from tunesmith.children.gateway import engines_name, gateway_name
 from tunesmith.children.inspect import ROLE, inspect_name
 from tunesmith.children.job import QUEUE_LABEL
 from tunesmith.children.meta import ATTEMPT_LABEL, ROLE_LABEL, Object, Owner, job_name
-from tunesmith.children.serving import ADAPTER_LABEL, WORKER, adapters_name, admin_name, deployment_name
-from tunesmith.decide import attempts, lifecycle, preflight
+from tunesmith.children.push import ROLE as PUSH
+from tunesmith.children.serving import ADAPTER_LABEL, WORKER, adapters_name, admin_name, deployment_name, own_names
+from tunesmith.decide import attempts, lifecycle, preflight, pushing
 from tunesmith.decide import pods as pod_facts
 from tunesmith.decide.references import sources
 from tunesmith.decide.world import Ref, World
@@ -36,15 +38,15 @@ from tunesmith.settings import Settings
 from tunesmith.training.location import locate
 from tunesmith.training.report import PORT, Report
 
-MODELS: dict[str, type[FineTuneJob] | type[MergeJob] | type[ModelDeployment]] = {
-    "FineTuneJob": FineTuneJob,
-    "MergeJob": MergeJob,
-    "ModelDeployment": ModelDeployment,
-}
 ASK_SECONDS = 2.0
 MAX_HEARD = 512
+# Of a pod's answer. A thousand adapters, all of which have failed, take a few MiB.
+MAX_BODY = 2**24
 # MiB. https://github.com/NVIDIA/k8s-device-plugin/tree/main/docs/gpu-feature-discovery
 GPU_MEMORY_LABEL = "nvidia.com/gpu.memory"
+
+Answer = aiohttp.ClientResponse
+Said = TypeVar("Said", bound=BaseModel)
 
 
 class Observer:
@@ -66,17 +68,21 @@ class Observer:
             if not lifecycle.has_aftermath(parsed):
                 return None
             jobs = await self._client.list("Job", namespace, owner.selector)
-            return World(resource, datetime.now(UTC), {(job["kind"], job["metadata"]["name"]): job for job in jobs})
+            absent = set(pushing.job_names(parsed, owner)) - {job["metadata"]["name"] for job in jobs}
+            others = await asyncio.gather(*(self._client.get("Job", namespace, name) for name in sorted(absent)))
+            pods = await self._client.list("Pod", namespace, f"{owner.selector},{ROLE_LABEL}={PUSH}") if jobs else []
+            pods.sort(key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+            children = {("Job", job["metadata"]["name"]): job for job in (*jobs, *others) if job}
+            return World(resource, datetime.now(UTC), children, pods=tuple(pods))
         children = await self._children(owner, parsed)
         job = None if isinstance(parsed, ModelDeployment) else children.get(("Job", newest_job(owner, parsed)))
-        pods, references, selected = await asyncio.gather(
+        pods, references, (selected, missing) = await asyncio.gather(
             self._client.list("Pod", namespace, owner.selector),
             self._references(namespace, parsed),
             self._selected(namespace, parsed),
         )
-        missing: tuple[str, ...] = ()
         if job is None:  # what a Job was made with is not looked for at each look at its progress
-            missing = await prerequisites.missing(self._client, namespace, parsed, self._settings.default_store)
+            missing += await prerequisites.missing(self._client, namespace, parsed, self._settings.default_store)
         pods.sort(key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
         gateway_pods = [pod for pod in pods if pod["metadata"]["labels"].get(ROLE_LABEL) == GATEWAY]
         pods = [pod for pod in pods if pod not in gateway_pods]
@@ -120,10 +126,10 @@ class Observer:
         """The tokens for the agents of a ModelDeployment: the newest, then the one before."""
         owner = Owner("ModelDeployment", namespace, deployment, "")
         secret = await self._client.get("Secret", namespace, admin_name(owner))
-        data = secret["data"] if secret else {}
+        data = (secret or {}).get("data") or {}
         return [base64.b64decode(data[key]).decode() for key in ("token", "previous") if data.get(key)]
 
-    async def _children(self, owner: Owner, resource: FineTuneJob | MergeJob | ModelDeployment) -> dict[Ref, Object]:
+    async def _children(self, owner: Owner, resource: AnyResource) -> dict[Ref, Object]:
         if isinstance(resource, ModelDeployment):
             names = [
                 ("Deployment", deployment_name(owner)),
@@ -145,6 +151,7 @@ class Observer:
             wanted = resource.spec.autoscaling.scaler if resource.spec.autoscaling else None
             scalers = dict.fromkeys((wanted, resource.status.autoscaler))
             names += [(SCALERS[scaler], owner.name) for scaler in scalers if scaler]
+            names += own_names(owner, resource.spec.adapters)
             found: list[Object] = []
             if any(a.replicas for a in resource.spec.adapters) or any(a.url for a in resource.status.adapters):
                 selector = f"{owner.selector},{ADAPTER_LABEL}"
@@ -159,24 +166,28 @@ class Observer:
             names += [("Service", job_name(owner, number)), ("Job", job_name(owner, number))]
             if not resource.status.attempts:
                 names.append(("Job", inspect_name(owner)))
-            names = [ref for ref in names if ref not in {(one["kind"], one["metadata"]["name"]) for one in found}]
-        got = await asyncio.gather(*(self._client.get(kind, owner.namespace, name) for kind, name in names))
         result = {(one["kind"], one["metadata"]["name"]): one for one in found}
+        names = [ref for ref in names if ref not in result]
+        got = await asyncio.gather(*(self._client.get(kind, owner.namespace, name) for kind, name in names))
         return result | {ref: live for ref, live in zip(names, got, strict=True) if live is not None}
 
-    async def _references(
-        self, namespace: str, resource: FineTuneJob | MergeJob | ModelDeployment
-    ) -> dict[Ref, Object | None]:
+    async def _references(self, namespace: str, resource: AnyResource) -> dict[Ref, Object | None]:
         refs = list(dict.fromkeys(ref for _, source, _ in sources(resource) if (ref := source.reference)))
         found = await asyncio.gather(*(self._client.get(kind, namespace, name) for kind, name in refs))
         return dict(zip(refs, found, strict=True))
 
-    async def _selected(self, namespace: str, resource: FineTuneJob | MergeJob | ModelDeployment) -> list[Object]:
+    async def _selected(self, namespace: str, resource: AnyResource) -> tuple[list[Object], tuple[str, ...]]:
+        """The jobs that the spec selects, and what is wrong with how it does that."""
         if not isinstance(resource, ModelDeployment) or resource.spec.adapter_selector is None:
-            return []
+            return [], ()
         labels = resource.spec.adapter_selector.match_labels
         selector = ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
-        return await self._client.list("FineTuneJob", namespace, selector)
+        try:
+            return await self._client.list("FineTuneJob", namespace, selector), ()
+        except ApiError as error:
+            if error.status != 400:
+                raise
+            return [], (f"spec.adapterSelector.matchLabels: {error.message}",)
 
     async def _refusals(self, job: Object | None, pods: list[Object]) -> tuple[str, ...]:
         """Why pods of the newest Job could not be made. The Job controller says so in Events only."""
@@ -188,7 +199,7 @@ class Observer:
             return ()
         selector = f"involvedObject.uid={meta['uid']},reason=FailedCreate"
         events = await self._client.list("Event", meta["namespace"], fields=selector)
-        return tuple(event["message"] for event in events[-1:])
+        return tuple(event["message"] for event in sorted(events, key=_when)[-1:])
 
     async def _lost_nodes(self, pods: list[Object]) -> frozenset[str]:
         """Nodes of pods on their way out which do not answer any more, or are gone."""
@@ -202,7 +213,7 @@ class Observer:
             raise
         return frozenset(name for name, node in zip(names, nodes, strict=True) if node is None or not answers(node))
 
-    async def _gpu_memory(self, resource: FineTuneJob | MergeJob | ModelDeployment) -> int | None:
+    async def _gpu_memory(self, resource: AnyResource) -> int | None:
         """Bytes of the smallest GPU among the nodes that the pods may run on, by the labels of NVIDIA's GPU feature
         discovery. None: not told, or not needed.
         """
@@ -217,7 +228,8 @@ class Observer:
         try:
             nodes = await self._client.list("Node", "", selector)
         except ApiError as error:
-            if error.status == 403:
+            # A cluster may keep its nodes to itself. A selector that is none is refused, and said, with the Job.
+            if error.status in {400, 403}:
                 return None
             raise
         sizes = [int(size) for n in nodes if (size := n["metadata"].get("labels", {}).get(GPU_MEMORY_LABEL))]
@@ -241,11 +253,7 @@ class Observer:
         for pod in reversed(pods):
             first = pod_facts.rank(pod) == 0 or pod["metadata"]["labels"].get(ROLE_LABEL) == ROLE
             if first and pod_facts.running(pod):
-                body = await self._ask(pod, PORT, "/progress")
-                try:
-                    return Report.model_validate(body) if body else None
-                except ValidationError:
-                    return None
+                return await self._ask(Report, pod, PORT, "/progress")
         return None
 
     async def _agents(self, pods: list[Object]) -> dict[str, AgentStatus]:
@@ -266,12 +274,12 @@ class Observer:
         headers = {"If-None-Match": tag} if known else {}
         url = f"http://{pod['status']['podIP']}:{AGENT_PORT}/status"
         try:
-            async with self._http.get(url, headers=headers, timeout=aiohttp.ClientTimeout(total=ASK_SECONDS)) as answer:
+            async with self._get(url, headers) as answer:
                 if answer.status == 200:
-                    tag, known = answer.headers.get("ETag", ""), AgentStatus.model_validate_json(await answer.read())
+                    tag, known = answer.headers.get("ETag", ""), AgentStatus.model_validate_json(await _body(answer))
                 elif answer.status != 304:
                     return None
-        except (aiohttp.ClientError, TimeoutError, ValidationError):
+        except (aiohttp.ClientError, TimeoutError, ValueError):
             return None
         if tag and known:
             self._heard[uid] = tag, known
@@ -281,21 +289,41 @@ class Observer:
 
     async def _gateways(self, pods: Iterable[Object]) -> dict[str, GatewayStatus]:
         asked = [pod for pod in pods if pod_facts.running(pod)]
-        bodies = await asyncio.gather(*(self._ask(pod, AGENT_PORT, "/status") for pod in asked))
-        found = [(pod, GatewayStatus.model_validate(body)) for pod, body in zip(asked, bodies, strict=True) if body]
+        said = await asyncio.gather(*(self._ask(GatewayStatus, pod, AGENT_PORT, "/status") for pod in asked))
+        found = [(pod, one) for pod, one in zip(asked, said, strict=True) if one]
         return {pod_facts.name(pod): one for pod, one in found if one.pod_uid in ("", pod["metadata"]["uid"])}
 
-    async def _ask(self, pod: Object, port: int, path: str) -> Any:
-        """JSON from a pod, or None where it does not answer: it may be starting, or gone."""
+    async def _ask(self, model: type[Said], pod: Object, port: int, path: str) -> Said | None:
+        """What a pod says, or None where it does not answer, or answers something else: it may be starting, or gone."""
         url = f"http://{pod['status']['podIP']}:{port}{path}"
         try:
-            async with self._http.get(url, timeout=aiohttp.ClientTimeout(total=ASK_SECONDS)) as response:
-                return await response.json() if response.status == 200 else None
-        except (aiohttp.ClientError, TimeoutError, ValueError):
+            async with self._get(url) as answer:
+                return model.model_validate_json(await _body(answer)) if answer.status == 200 else None
+        except (aiohttp.ClientError, TimeoutError, ValueError):  # also ValidationError
             return None
 
+    def _get(self, url: str, headers: Mapping[str, str] | None = None) -> AbstractAsyncContextManager[Answer]:
+        """One request to a pod. It leads nowhere else: what runs in a pod is its user's."""
+        limit = aiohttp.ClientTimeout(total=ASK_SECONDS)
+        return self._http.get(url, headers=headers, timeout=limit, allow_redirects=False)
 
-def newest_job(owner: Owner, resource: FineTuneJob | MergeJob) -> str:
+
+def _when(event: Object) -> str:
+    """When an event was seen last; the API server lists events by their names."""
+    return str(event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp"))
+
+
+async def _body(answer: Answer) -> bytes:
+    """The body of a pod's answer. Raises ValueError where it is longer than any of ours."""
+    body = bytearray()
+    async for chunk in answer.content.iter_any():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise ValueError(f"{answer.url} says more than {MAX_BODY} bytes")
+    return bytes(body)
+
+
+def newest_job(owner: Owner, resource: AnyJob) -> str:
     """Name of the Job of the open attempt, or of the next one."""
     return job_name(owner, attempts.number(resource.status))
 

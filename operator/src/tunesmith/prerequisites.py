@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.api.job import PodTemplate
-from tunesmith.api.mergejob import MergeJob
+from tunesmith.api.kinds import AnyResource
 from tunesmith.api.modeldeployment import ModelDeployment
 from tunesmith.decide.references import sources
 from tunesmith.kube.client import Client
 from tunesmith.training.location import locate
 
-Resource = FineTuneJob | MergeJob | ModelDeployment
 CLAIM = "PersistentVolumeClaim"
 
 
@@ -32,7 +31,7 @@ class Wanted:
     writable: bool = False
 
 
-async def missing(client: Client, namespace: str, resource: Resource, default_store: str) -> tuple[str, ...]:
+async def missing(client: Client, namespace: str, resource: AnyResource, default_store: str) -> tuple[str, ...]:
     """Messages about what the spec names and is not there, or cannot be used as the spec says."""
     found = await asyncio.gather(
         *(_look_for(client, namespace, one) for one in dict.fromkeys(wanted(resource, default_store)))
@@ -40,11 +39,11 @@ async def missing(client: Client, namespace: str, resource: Resource, default_st
     return tuple(message for message in found if message)
 
 
-def wanted(resource: Resource, default_store: str) -> Iterator[Wanted]:
+def wanted(resource: AnyResource, default_store: str) -> Iterator[Wanted]:
     """All that the spec names."""
     nodes = resource.spec.nodes if isinstance(resource, FineTuneJob) else 1
     named = [(field, source.uri, source.secret_ref) for field, source, _ in sources(resource)]
-    if isinstance(resource, FineTuneJob):
+    if not isinstance(resource, ModelDeployment):
         named += [(field, one.uri, one.secret_ref) for field, one in resource.spec.all_datasets()]
     for field, uri, secret in named:
         if uri:
@@ -67,6 +66,9 @@ def wanted(resource: Resource, default_store: str) -> Iterator[Wanted]:
         for number, tracker in enumerate(resource.spec.training.report_to):
             if tracker.secret_ref:
                 yield Wanted(f"spec.training.reportTo[{number}]", "Secret", tracker.secret_ref.name)
+    for number, destination in enumerate(resource.spec.output.push):
+        if destination.secret_ref:
+            yield Wanted(f"spec.output.push[{number}]", "Secret", destination.secret_ref.name)
     field = "spec.output.uri" if resource.spec.output.uri else "the default store"
     claim = locate(resource.spec.output.uri or default_store).claim or ""
     yield Wanted(field, CLAIM, claim, pods=nodes, writable=True)

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from tunesmith import metrics
+from tunesmith.api.kinds import JOBS, MODELS
 from tunesmith.apply import Applier
 from tunesmith.decide import job, modeldeployment
 from tunesmith.decide.world import Decision, Event, World, held
 from tunesmith.kube.client import ApiError
-from tunesmith.observe import MODELS, Observer
+from tunesmith.observe import Observer
 from tunesmith.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -33,8 +34,7 @@ class Key(NamedTuple):
 
 
 DECIDE: dict[str, Callable[[World, Settings], Decision | None]] = {
-    "FineTuneJob": job.decide,
-    "MergeJob": job.decide,
+    **dict.fromkeys(JOBS, job.decide),
     "ModelDeployment": modeldeployment.decide,
 }
 

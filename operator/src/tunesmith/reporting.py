@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
@@ -40,6 +41,21 @@ class ReportServer(ThreadingHTTPServer):
         """Stop serving."""
         self.shutdown()
         self.server_close()
+
+
+@contextmanager
+def served(port: int, report: Callable[[], Report]) -> Iterator[None]:
+    """Serve for a while. Where the port is taken that is said, and nothing is served."""
+    try:
+        server = ReportServer(port, report)
+    except OSError as error:
+        print(f"progress is not served: port {port}: {error.strerror}", flush=True)
+        yield
+        return
+    try:
+        yield
+    finally:
+        server.close()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,12 +16,20 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     server: Server
+    body = b""
 
     def do_GET(self) -> None:
         self.server.seen.append((self.path, {k.lower(): v for k, v in self.headers.items()}))
         self.server.answer(self)
 
     do_HEAD = do_GET  # noqa: N815
+
+    def do_POST(self) -> None:
+        self.body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        self.do_GET()
+
+    do_PUT = do_POST  # noqa: N815
+    do_DELETE = do_POST  # noqa: N815
 
     def log_message(self, *args: Any) -> None:
         pass
@@ -39,11 +48,11 @@ class Handler(BaseHTTPRequestHandler):
     def file(self, body: bytes, cut: int = 0, **headers: str) -> None:
         """Answer with a file, or a part of it."""
         if wanted := self.headers.get("Range"):
-            start = int(wanted.removeprefix("bytes=").rstrip("-"))
-            if start >= len(body):
+            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            if int(first) >= len(body):
                 self.send(416)
             else:
-                self.send(206, body[start:], headers, cut)
+                self.send(206, body[int(first) : int(last) + 1 if last else None], headers, cut)
         else:
             self.send(200, body, headers, cut)
 
@@ -59,12 +68,24 @@ class Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def s3_store(region: str) -> Iterator[tuple[str, Any]]:
+def serving() -> Iterator[Server]:
+    """A server that runs."""
+    with Server(("127.0.0.1", 0), Handler) as one:
+        one.seen = []
+        thread = threading.Thread(target=one.serve_forever, args=(0.02,))
+        thread.start()
+        yield one
+        one.shutdown()
+        thread.join()
+
+
+@contextmanager
+def s3_store(region: str, host: str = "127.0.0.1") -> Iterator[tuple[str, Any]]:
     """(endpoint, boto3's client) of moto, which is S3 as botocore's tests know it. One store per process: a bucket that
-    one test makes is there for the next.
+    one test makes is there for the next. With host 0.0.0.0 it answers from everywhere.
     """
     moto, boto3 = pytest.importorskip("moto.server"), pytest.importorskip("boto3")
-    one = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    one = moto.ThreadedMotoServer(host, 0, verbose=False)
     one.start()
     endpoint = "http://{}:{}".format(*one.get_host_and_port())
     client = boto3.client(

@@ -220,3 +220,8 @@ def test_the_footprint_of_a_base_by_hand(tmp_path):
     # All linear layers of the architecture, whether the file has them or not.
     sides = 2 * (2 * (HIDDEN + HIDDEN) + 2 * (HIDDEN + HIDDEN // 2) + 3 * (HIDDEN + INNER))
     assert found.adapters_bytes == 3 * 8 * sides * 2
+    assert found.quantization is None
+    config = json.loads((tmp_path / "config.json").read_text())
+    how = {"quant_method": "compressed-tensors", "format": "pack-quantized"}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "quantization_config": how}))
+    assert measure(tmp_path, base, "auto", 8, 3).quantization == "compressed-tensors pack-quantized"

@@ -7,26 +7,21 @@ import hashlib
 import io
 import json
 import os
-import ssl
 import subprocess
 import sys
 import tarfile
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from tunesmith import fetching
 from tunesmith.fetching import NOT_FOUND, PERMANENT, TRANSIENT, FetchError, fetch, s3, shared, web
 from unit.agent.servers import Handler, Server, s3_store
+from unit.agent.standins import Hub, Registry
 
 CONTENT = bytes(range(256)) * 40_000
 REAL_SLEEP = time.sleep
@@ -36,36 +31,6 @@ SHA = hashlib.sha256(CONTENT).hexdigest()
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web.time, "sleep", lambda seconds: None)
-
-
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for 127.0.0.1 and localhost that vouches for itself, with its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "tests")])
-    names = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
-    now = datetime.now(UTC)
-    signed = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    file = tmp_path_factory.mktemp("certificate") / "both.pem"
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    file.write_bytes(private + signed.public_bytes(Encoding.PEM))
-    return file
-
-
-@pytest.fixture
-def tls(server: Server, certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server speaks TLS, and its certificate is trusted."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
 
 
 def secret(folder: Path, **keys: str) -> Path:
@@ -212,11 +177,11 @@ def test_signatures_are_those_of_the_specification():
     )  # fmt: skip
     now = datetime(2013, 5, 24, tzinfo=UTC)
     headers = {"host": "examplebucket.s3.amazonaws.com", "x-amz-content-sha256": s3.EMPTY}
-    signed = s3.sign(bucket, "/test.txt", "", {**headers, "range": "bytes=0-9"}, now)
+    signed = s3.sign(bucket, "GET", "/test.txt", "", {**headers, "range": "bytes=0-9"}, now)
     assert signed["Authorization"].endswith(
         "Signature=f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41"
     )
-    signed = s3.sign(bucket, "/", "max-keys=2&prefix=J", headers, now)
+    signed = s3.sign(bucket, "GET", "/", "max-keys=2&prefix=J", headers, now)
     assert signed["Authorization"].endswith(
         "Signature=34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7"
     )
@@ -345,52 +310,6 @@ def test_gs_is_the_same_protocol_at_googles_address(tmp_path):
 # --- oci -------------------------------------------------------------------------------------------------------------
 
 
-class Registry:
-    """Answers as a registry does, by the distribution specification, with tokens."""
-
-    def __init__(self, server: Server) -> None:
-        self.blobs: dict[str, bytes] = {}
-        self.manifests: dict[str, bytes] = {}
-        self.host = server.address
-        self.cuts = 0
-        server.answer = self.answer
-
-    def blob(self, data: bytes, title: str | None = None, kind: str = "application/octet-stream") -> dict[str, object]:
-        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-        self.blobs[digest] = data
-        more = {"annotations": {"org.opencontainers.image.title": title}} if title else {}
-        return {"mediaType": kind, "digest": digest, "size": len(data), **more}
-
-    def push(self, tag: str, *layers: dict[str, object]) -> str:
-        body = json.dumps({"schemaVersion": 2, "layers": layers}).encode()
-        digest = f"sha256:{hashlib.sha256(body).hexdigest()}"
-        self.manifests[tag] = self.manifests[digest] = body
-        return digest
-
-    def answer(self, handler: Handler) -> None:
-        path = urlsplit(handler.path).path
-        given = handler.headers.get("Authorization", "")
-        if path == "/token":
-            good = given == "Basic bWU6aHVzaA=="
-            asked = parse_qs(urlsplit(handler.path).query)
-            assert asked == {"service": ["registry"], "scope": ["repository:team/adapter:pull"]}
-            handler.send(200 if good else 401, b'{"token": "let-me-in"}')
-        elif given != "Bearer let-me-in":
-            challenge = f'Bearer realm="https://{self.host}/token",service="registry",scope="x"'
-            handler.send(401, headers={"WWW-Authenticate": challenge})
-        elif path.startswith("/v2/team/adapter/manifests/"):
-            body = self.manifests.get(path.rsplit("/", 1)[1])
-            handler.send(200, body) if body else handler.send(404)
-        else:
-            self.cuts -= 1
-            handler.file(self.blobs[path.rsplit("/", 1)[1]], cut=1000 if self.cuts >= 0 else 0)
-
-
-@pytest.fixture
-def registry(server: Server, tls: None) -> Registry:
-    return Registry(server)
-
-
 @pytest.fixture
 def docker(tmp_path: Path, registry: Registry) -> Path:
     config = {"auths": {f"https://{registry.host}/v1/": {"username": "me", "password": "hush"}}}
@@ -452,43 +371,13 @@ def test_oci_says_what_is_wrong(registry, docker, tmp_path):
 
 
 @pytest.fixture
-def hub(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, dict[str, bytes]]:
-    """A server that speaks as much of the Hub's API as a snapshot needs. Repositories: (kind/name) -> files."""
-    repositories = {
-        "models/org/adapter": {"adapter_config.json": b"{}", "adapter_model.safetensors": CONTENT, "old.bin": b"x"},
-        "datasets/org/rows": {"train.jsonl": b"rows", "data.bin": b"kept"},
-    }
-    commit = "c" * 40
-
-    def answer(handler: Handler) -> None:
-        parts = unquote(urlsplit(handler.path).path).strip("/").split("/")
-        if parts[0] == "api":
-            files = repositories.get("/".join(parts[1:4]))
-            if files is None or ("private" in parts and not handler.headers.get("Authorization")):
-                handler.send(401, headers={"X-Error-Code": "RepoNotFound"})
-            elif "revision" in parts and parts[-1] not in ("main", commit, "v1"):
-                handler.send(404, headers={"X-Error-Code": "RevisionNotFound"})
-            elif "tree" in parts:
-                items = [{"type": "file", "path": n, "size": len(d), "oid": "0"} for n, d in files.items()]
-                handler.send(200, json.dumps(items).encode(), {"Content-Type": "application/json"})
-            else:
-                info = {
-                    "id": "/".join(parts[2:4]), "_id": "1", "sha": commit, "private": False, "tags": [],
-                    "downloads": 0, "likes": 0, "siblings": [{"rfilename": n} for n in files],
-                }  # fmt: skip
-                handler.send(200, json.dumps(info).encode(), {"Content-Type": "application/json"})
-        else:
-            kind = "datasets" if parts[0] == "datasets" else "models"
-            parts = parts[1:] if kind == "datasets" else parts
-            data = repositories["/".join((kind, *parts[:2]))]["/".join(parts[4:])]
-            handler.file(data, ETag=f'"{hashlib.sha256(data).hexdigest()}"', **{"X-Repo-Commit": commit})
-
-    server.answer = answer
-    monkeypatch.setenv("HF_ENDPOINT", f"http://{server.address}")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    return repositories
+def hub(a_hub: Hub) -> Hub:
+    """A Hub with two repositories."""
+    a_hub.add(
+        "models/org/adapter", {"adapter_config.json": b"{}", "adapter_model.safetensors": CONTENT, "old.bin": b"x"}
+    )
+    a_hub.add("datasets/org/rows", {"train.jsonl": b"rows", "data.bin": b"kept"})
+    return a_hub
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -515,7 +404,7 @@ def test_hub_datasets_come_whole(hub, tmp_path, kind):
 
 
 def test_hub_tokens_come_from_the_secret(hub, server, tmp_path):
-    hub["models/org/private"] = {"adapter_config.json": b"{}"}
+    hub.add("models/org/private", {"adapter_config.json": b"{}"}).private = True
     done = run("--uri", "hf://org/private", "--to", str(tmp_path / "to"))
     assert done.returncode == NOT_FOUND
     assert "name a Secret with a token" in done.stderr

@@ -39,7 +39,7 @@ def token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNESMITH_ADMIN_TOKEN_FILE", str(file))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
 @given(path=PATHS | LISTED, method=METHODS, client=CLIENTS, headers=HEADERS, body=BODIES)
 def test_a_stranger_reaches_nothing_but_inference(
     path: str, method: str, client: Any, headers: dict[str, str], body: bytes

@@ -381,3 +381,10 @@ async def test_versions_that_are_tried_out_are_for_the_agent_only(client, engine
     for model in (b'{"model": "@a"}', b'{"model": "a"}'):
         answer = await asyncio.wait_for(client("POST", "/v1/completions", model, {"X-Tunesmith-Token": TOKEN}), 1)
         assert answer[0] == 200, "the agent is not held"
+
+
+async def test_a_key_that_is_being_removed_takes_no_other_with_it(keys):
+    (keys / "leaving").symlink_to("..data/leaving")  # the kubelet swaps ..data first, and then tidies up
+    client = Client(Guard(Engine()))
+    assert (await client("GET", "/v1/models", headers={"Authorization": "Bearer key-a"}))[0] == 200
+    assert (await client("GET", "/v1/models", headers={"Authorization": "Bearer "}))[0] == 401

@@ -641,5 +641,7 @@ def test_the_engine_may_start_when_the_model_on_a_claim_was_written(tmp_path, mo
     assert missing_model(state.model_copy(update={"model_path": "/in/the/image"})) is None
     assert missing_model(state) == "store/base holds no config.json yet; waiting for a model to be written there"
     (tmp_path / "store/base").mkdir(parents=True)
+    (tmp_path / "store/base/model.gguf").touch()
+    assert "which is for llama.cpp and Ollama" in str(missing_model(state))
     (tmp_path / "store/base/config.json").write_text("{}")
     assert missing_model(state) is None

@@ -2,59 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from tunesmith.fetching import NOT_FOUND, PERMANENT, TRANSIENT, FetchError, fetch, modelscope, web
+from tunesmith.fetching import NOT_FOUND, PERMANENT, TRANSIENT, FetchError, fetch
+from tunesmith.fetching import modelscope as api
 from tunesmith.inspecting.files import open_files
 from unit.agent.servers import Handler, Server
+from unit.agent.standins import ModelScope
 
 WEIGHTS = bytes(range(256)) * 4_000
 Repositories = dict[str, dict[str, bytes]]
 
 
 @pytest.fixture
-def repositories(server: Server, monkeypatch: pytest.MonkeyPatch) -> Repositories:
-    """kind/name -> files, at the revisions master and v1. A dataset's are listed by pages, a private one to a token."""
-    found: Repositories = {
+def repositories(modelscope: ModelScope) -> Repositories:
+    """kind/name -> files, at the revisions master and v1."""
+    modelscope.repositories |= {
         "models/org/base": {"config.json": b"{}", "sub/model.safetensors": WEIGHTS, "old.bin": b"x"},
         "datasets/org/rows": {f"data/{number:03}.jsonl": str(number).encode() for number in range(230)},
         "models/org/private": {"config.json": b"{}"},
     }
-
-    def answer(handler: Handler) -> None:
-        url = urlsplit(handler.path)
-        query = {name: values[0] for name, values in parse_qs(url.query).items()}
-        parts = url.path.strip("/").split("/")  # api v1 models org base repo [files | tree]
-        files = found.get("/".join(parts[2:5]))
-        allowed = "private" not in parts or handler.headers.get("Authorization") == "Bearer ms_ours"
-        if parts[:2] != ["api", "v1"] or files is None or query.get("Revision") not in ("master", "v1") or not allowed:
-            body = {"Code": 10010205001, "Message": "not found", "RequestId": "1", "Success": False}
-            handler.send(404, json.dumps(body).encode(), {"Content-Type": "application/json"})
-        elif parts[6:] in (["files"], ["tree"]):
-            entries = [{"Path": f"{name.split('/')[0]}", "Type": "tree"} for name in list(files)[:1] if "/" in name]
-            entries += [
-                {"Path": n, "Name": n.split("/")[-1], "Type": "blob", "Size": len(d),
-                 "Sha256": hashlib.sha256(d).hexdigest()} for n, d in files.items()
-            ]  # fmt: skip
-            if "PageNumber" in query:
-                size = int(query["PageSize"])
-                entries = entries[(int(query["PageNumber"]) - 1) * size :][:size]
-            body = {"Code": 200, "Data": {"Files": entries}, "Success": True}
-            handler.send(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
-        else:
-            handler.file(files[query["FilePath"]])
-
-    server.answer = answer
-    monkeypatch.setenv("MODELSCOPE_ENDPOINT", f"http://{server.address}")
-    monkeypatch.setattr(web.time, "sleep", lambda seconds: None)
-    return found
+    modelscope.private.add("models/org/private")
+    return modelscope.repositories
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -154,4 +127,4 @@ def test_a_model_is_looked_at_by_parts_of_its_files(repositories: Repositories) 
     assert files
     assert "sub/model.safetensors" in files.names
     assert files.read("sub/model.safetensors", 300, 4) == WEIGHTS[300:304]
-    assert modelscope.read("ms://org/base", "config.json", 0, 100, {}) == b"{}"
+    assert api.read("ms://org/base", "config.json", 0, 100, {}) == b"{}"

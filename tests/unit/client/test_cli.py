@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from rich.console import Console
-from tunesmith import FineTuneJob, Invalid, ModelDeployment
+from tunesmith import FineTuneJob, InferenceJob, Invalid, ModelDeployment
 from tunesmith.api.methods import MEMBERS
 from tunesmith.cli import show
 from tunesmith.cli.app import app
@@ -96,6 +96,16 @@ def test_a_file_of_rows_becomes_a_configmap(tmp_path: Path) -> None:
         datasets("x", [str(tmp_path / "large.jsonl")])
     with pytest.raises(Invalid, match="No such file"):
         datasets("x", ["none.jsonl"])
+
+
+def test_two_files_of_one_name_are_refused_and_do_not_become_one(tmp_path: Path) -> None:
+    paths = [tmp_path / folder / "rows.jsonl" for folder in ("en", "de")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text(f'{{"from": "{path.parent.name}"}}\n')
+    with pytest.raises(Invalid, match="would be one key of a ConfigMap"):
+        datasets("x", [str(path) for path in paths])
+    assert datasets("x", [str(paths[0]), str(paths[0])])[0] == ["configmap://x-data/rows.jsonl"] * 2
 
 
 def test_a_model_inside_the_cluster_is_not_estimated_in_silence() -> None:
@@ -210,6 +220,30 @@ def test_a_table_and_bars_show_how_far_a_job_is() -> None:
     assert "eta 3m20s" in picture
     assert "x: the [pod] runs" in picture  # no markup
     assert show.line(running) == "FineTuneJob x: Running  5/10 (50%)  loss 1.25  the [pod] runs"
+
+
+def test_an_inference_shows_its_rows_and_what_was_measured() -> None:
+    done = {"type": "Succeeded", "status": "True", "reason": "Completed", "message": "pvc://s/results/abc"}
+    body: dict[str, Any] = {
+        "metadata": {"name": "x"},
+        "spec": {"model": {"uri": "hf://a/b"}, "datasets": [{"uri": "hf://a/c"}]},
+        "status": {
+            "conditions": [{**done, "lastTransitionTime": "2026-01-02T03:04:05Z", "observedGeneration": 1}],
+            "progress": {
+                "rows": 5, "totalRows": 5, "percent": 100, "text": "5/5 (100%)", "updated": "2026-01-02T03:04:05Z"
+            },
+            "metrics": {"accuracy": 0.8, "rougeL": 0.91234},
+            "artifact": {"kind": "results", "uri": "pvc://s/results/abc", "digest": "sha256:abc"},
+        },
+    }  # fmt: skip
+    one = InferenceJob.model_validate(body)
+    assert show.line(one) == "InferenceJob x: Completed  5/5 (100%)"
+    assert "<progress max='100' value='100'" in one._repr_html_()
+    assert "5/5 (100%)" in rendered(show.bars([one]))
+    assert re.search(r"InferenceJob +x +Completed +5/5 \(100%\)", rendered(show.table([one])))
+    text = rendered(show.details(one))
+    assert re.search(r"rougeL +0.9123", text)
+    assert "artifact  pvc://s/results/abc" in text
 
 
 def test_details_of_a_failed_job_show_its_attempts_and_its_last_lines() -> None:

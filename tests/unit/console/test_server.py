@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from tunesmith.api.base import URI_PATTERN
 from tunesmith.client import AsyncClient
 from tunesmith.console import settings as console_settings
-from tunesmith.console.access import OwnKubeconfig, OwnToken
+from tunesmith.console.access import OwnKubeconfig, OwnToken, Unknown
 from tunesmith.console.server import application
 from tunesmith.kube.connection import Connection
 from tunesmith.settings import Settings
@@ -28,16 +31,25 @@ JOB = {
         "method": {"type": "SFT"},
     },
 }
-PLURALS = ("finetunejobs", "mergejobs", "modeldeployments")
+CAUSES = {
+    2: ("spec", "Invalid value: elastic.minNodes must be at most nodes"),
+    # Of a rule of the whole resource, as the API server has it.
+    3: (
+        "<nil>",
+        "Invalid value: metadata.name must be a DNS label: lower-case letters, digits and '-', a letter first",
+    ),
+}
+PLURALS = ("finetunejobs", "mergejobs", "inferencejobs", "modeldeployments")
 SPACE = "/api/namespaces/team"
 
 
 class Kubernetes:
-    """Knows the token `user`, and `reader`, who may only read the three kinds. Says who asked for what."""
+    """Knows the token `user`, and `reader`, who may only read tunesmith's kinds. Says who asked for what."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, str]] = []
         self.bodies: list[Any] = []
+        self.config_maps: dict[str, Any] = {}
         live = {"uid": "u", "namespace": "team", "resourceVersion": "7", "creationTimestamp": "2026-01-01T00:00:00Z"}
         managed = {"managedFields": [{"manager": "kubectl"}]}
         self.job: dict[str, Any] = {**JOB, "metadata": {**JOB["metadata"], **live, **managed}}  # type: ignore[dict-item]
@@ -61,9 +73,16 @@ class Kubernetes:
         kind, _, name = path.partition("/namespaces/team/")[2].partition("/")
         if token == "reader" and (request.method != "GET" or kind not in PLURALS):
             return web.json_response({"message": f"reader cannot {request.method} {kind}"}, status=403)
+        if kind == "configmaps":
+            wanted = name or self.bodies[-1]["metadata"]["name"]
+            if request.method == "POST" and wanted in self.config_maps:
+                return web.json_response(
+                    {"message": "configmaps already exists", "reason": "AlreadyExists"}, status=409
+                )
+            return web.json_response(self.config_maps.get(wanted, self.bodies[-1]))
         if request.method in {"POST", "PUT"}:
-            if self.bodies[-1]["spec"].get("nodes") == 2:
-                cause = {"field": "spec", "message": "Invalid value: elastic.minNodes must be at most nodes"}
+            if (nodes := self.bodies[-1]["spec"].get("nodes")) in CAUSES:
+                cause = dict(zip(("field", "message"), CAUSES[nodes], strict=True))
                 answer = {"message": "FineTuneJob is invalid", "reason": "Invalid", "details": {"causes": [cause]}}
                 return web.json_response(answer, status=422)
             return web.json_response({**self.bodies[-1], "metadata": self.job["metadata"]})
@@ -168,6 +187,8 @@ async def test_a_check_makes_nothing_and_names_fields(
     rule = (await check(nodes=2))["problems"]
     assert len(rule) == 1
     assert "elastic.minNodes must be at most nodes" in rule[0]["message"]
+    whole = (await check(nodes=3))["problems"]
+    assert [one["message"].partition(" must")[0] for one in whole] == ["metadata.name"]
     writes = [path for _, method, path in kubernetes.asked if method != "GET"]
     assert writes
     assert all("dryRun=All" in path for path in writes)
@@ -205,6 +226,112 @@ async def test_a_change_keeps_what_others_wrote_and_names_its_version(
     assert sent["metadata"]["resourceVersion"] == "5"
     assert sent["metadata"]["uid"] == "u"
     assert sent["spec"]["suspend"] is True
+
+
+async def upload(
+    console: TestClient[web.Request, web.Application], content: bytes, file: str = "train.jsonl", token: str = "user"
+) -> aiohttp.ClientResponse:
+    return await console.post(f"{SPACE}/data", params={"file": file}, data=content, headers=bearer(token))
+
+
+async def test_a_file_of_rows_becomes_a_config_map_that_jobs_can_read(
+    console: TestClient[web.Request, web.Application], kubernetes: Kubernetes
+) -> None:
+    rows = '{"query": "a?", "reply": "b — c"}\n\n{"query": "d?", "reply": "e"}\n'.encode()
+    answer = await upload(console, rows, "My rows (2).jsonl")
+    assert answer.status == 201
+    found = await answer.json()
+    assert (found["rows"], found["columns"]) == (2, ["query", "reply"])
+    made = kubernetes.bodies[-1]
+    [(key, text)] = made["data"].items()
+    assert found["uri"] == f"configmap://{made['metadata']['name']}/{key}"
+    assert re.fullmatch(URI_PATTERN, found["uri"])
+    assert text.encode() == rows
+    assert made["immutable"] is True
+    assert (await (await upload(console, rows, "My rows (2).jsonl")).json())["uri"] == found["uri"]
+    assert (await (await upload(console, rows + b"{}", "My rows (2).jsonl")).json())["uri"] != found["uri"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "rows", "columns"),
+    [
+        ("a.csv", b'question,answer\n"a,b","two\nlines"\n', 1, ["question", "answer"]),
+        ("a.csv", b"question\n" + b"x" * 200_000, 1, ["question"]),
+        ("a.tsv", b"\xef\xbb\xbfquestion\tanswer\na\tb\nc\td\n", 2, ["question", "answer"]),
+        ("a.ndjson", b'\xef\xbb\xbf{"text": "a"}', 1, ["text"]),
+        ("a.json", b'[{"text": "a"}]', None, []),
+        ("a.parquet", b"PAR1\xff\x00PAR1", None, []),
+        ("a.jsonl.gz", b"\x1f\x8b\x08\xff", None, []),
+    ],
+)
+async def test_other_files_are_kept_as_they_are(
+    console: TestClient[web.Request, web.Application],
+    kubernetes: Kubernetes,
+    file: str,
+    content: bytes,
+    rows: int | None,
+    columns: list[str],
+) -> None:
+    found = await (await upload(console, content, file)).json()
+    assert (found["rows"], found["columns"]) == (rows, columns)
+    made = kubernetes.bodies[-1]
+    kept = made["data"][file].encode() if "data" in made else base64.b64decode(made["binaryData"][file])
+    assert kept == content
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "part"),
+    [
+        (
+            "a.jsonl",
+            b'{"a": 1}\n{"a": 1',
+            "a.jsonl, line 2: expected one row, a JSON object (column 8: Expecting",
+        ),
+        ("a.jsonl", b'{"a": "b', "line 1: expected one row, a JSON object (column 7: Unterminated string)"),
+        ("a.jsonl", b'\n[{"a": 1}]', "a.jsonl, line 2: expected one row, a JSON object"),
+        ("a.jsonl", b"[" * 100_000, "a.jsonl, line 1: expected one row, a JSON object"),
+        ("a.jsonl", b'{"a": 1}\n\xff', "a.jsonl, line 2: this is no UTF-8"),
+        ("a.csv", b"a,b\n", "a.csv has no rows"),
+        ("a.csv", b"a,b\n\xff,c\n", "a.csv, line 2: this is no UTF-8"),
+        ("a.jsonl", b" \n", "a.jsonl is empty"),
+        ("a.docx", b"rows", "a.docx: this is no file of rows"),
+        ("", b"rows", "this is no file of rows"),
+        (".jsonl", b"rows", "this is no file of rows"),
+        ("a.json", b" " * 1_000_001, "a ConfigMap holds 1000000"),
+    ],
+)
+async def test_a_file_that_no_job_could_read_is_refused_and_said_why(
+    console: TestClient[web.Request, web.Application], kubernetes: Kubernetes, file: str, content: bytes, part: str
+) -> None:
+    answer = await upload(console, content, file)
+    assert answer.status == 422
+    found = await error(answer)
+    assert part in found["message"]
+    assert found["hint"]
+    assert kubernetes.asked == []
+
+
+async def test_an_upload_changes_nothing_that_is_there(
+    console: TestClient[web.Request, web.Application], kubernetes: Kubernetes
+) -> None:
+    rows = b'{"text": "a"}\n'
+    [name] = [(await (await upload(console, rows)).json())["uri"].split("/")[2]]
+    kubernetes.config_maps[name] = kubernetes.bodies[-1]
+    kubernetes.asked.clear()
+    assert (await upload(console, rows)).status == 201
+    kubernetes.config_maps[name] = {**kubernetes.bodies[-1], "data": {"train.jsonl": "of somebody else"}}
+    answer = await upload(console, rows)
+    assert answer.status == 409
+    assert "with another content" in (await error(answer))["message"]
+    assert {method for _, method, _ in kubernetes.asked} == {"GET", "POST"}
+
+
+async def test_who_may_not_make_config_maps_uploads_nothing(
+    console: TestClient[web.Request, web.Application], kubernetes: Kubernetes
+) -> None:
+    answer = await upload(console, b'{"text": "a"}\n', token="reader")
+    assert answer.status == 403
+    assert [token for token, *_ in kubernetes.asked] == ["reader"]
 
 
 @pytest.mark.parametrize(
@@ -281,7 +408,7 @@ async def test_a_models_answer_streams_through_without_its_cookies(
         "modeldeployments/..%2F..%2Fsecrets/v1/models",
     ],
 )
-async def test_nothing_but_inference_and_the_three_kinds_is_reached(
+async def test_nothing_but_inference_and_the_kinds_is_reached(
     console: TestClient[web.Request, web.Application], kubernetes: Kubernetes, path: str
 ) -> None:
     assert (await console.get(f"{SPACE}/{path}", headers=bearer("user"))).status == 404
@@ -305,6 +432,8 @@ async def test_on_the_users_machine_the_secret_of_the_address_is_asked_for(serve
                 answer = await console.get("/api/session", headers=headers)
                 assert answer.status == 401
                 assert "tunesmith console" in (await error(answer))["hint"]
+            with pytest.raises(Unknown):  # a header may be any bytes
+                await access.client("\udce9").__aenter__()
             found = await (await console.get("/api/session", headers=bearer(access.secret))).json()
             assert found == {"user": "user", "namespace": "team", "local": True}
 

@@ -40,6 +40,8 @@ class Engine:
         self.go.set()
         self.status = 200
         self.breaks_after: int | None = None
+        self.says: list[bytes] = []
+        """Instead of numbers, in a stream."""
         self._runners: list[web.AppRunner] = []
 
     async def start(self, port: int, agent_port: int) -> None:
@@ -88,6 +90,11 @@ class Engine:
                 return web.json_response({"by": self.address, "model": body["model"]})
             response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
             await response.prepare(request)
+            for part in self.says:
+                await response.write(part)
+                await asyncio.sleep(0.02)
+            if self.says:
+                return response
             for number in range(self.tokens):
                 if number == self.breaks_after:
                     request.transport.abort()  # type: ignore[union-attr]
@@ -125,6 +132,17 @@ class Gateway:
         async with self.http.post(self.url + path, data=BytesIO(json.dumps(body).encode()), headers=sent) as response:
             data = await response.read()
             return response.status, json.loads(data) if data.startswith(b"{") else data.decode()
+
+    async def send(self, body: bytes, *lines: bytes, port: str = "", method: str = "POST /v1/completions") -> bytes:
+        """A request as it is written, which a client library would tidy up; the whole answer."""
+        host, _, number = (port or self.url).removeprefix("http://").partition(":")
+        reader, writer = await asyncio.open_connection(host, int(number))
+        head = [f"{method} HTTP/1.1".encode(), b"Host: x", b"Content-Length: %d" % len(body), b"Connection: close"]
+        writer.write(b"\r\n".join([*head, *lines]) + b"\r\n\r\n" + body)
+        answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        return answer
 
     @property
     def held(self) -> int:

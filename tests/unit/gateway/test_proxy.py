@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import math
+import threading
 from io import BytesIO
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import aiohttp
 import pytest
 from prometheus_client import generate_latest
 from tunesmith.agent import guard
+from tunesmith.gateway.__main__ import poll
 from tunesmith.serving.routes import Count, Routes
 from unit.gateway.engines import TOKEN, Engine, gateway, until
 
@@ -97,6 +100,78 @@ async def test_a_pod_that_cannot_be_reached_costs_no_request(tmp_path: Path) -> 
         answers = await asyncio.gather(*(gate.ask() for _ in range(20)))
         assert {body["by"] for _, body in answers} == {B}
         assert len(two.asked) == 20
+
+
+async def test_a_request_waits_for_the_pod_of_its_adapter_and_is_not_told_by_another_that_there_is_none(
+    tmp_path: Path,
+) -> None:
+    one, two = Engine(A, "a"), Engine(B)
+    async with gateway([one, two], tmp_path) as gate:
+        gate.route("a", hold_seconds=20)
+        await one.stop()
+        asking = asyncio.create_task(gate.ask("a"))
+        await until(lambda: gate.held == 1)
+        await one.start_engine(gate.ports[0])  # type: ignore[attr-defined]
+        assert await asking == (200, {"by": A, "model": "a"})
+        assert not two.asked
+
+
+async def test_a_canary_whose_pod_cannot_be_reached_costs_no_request(tmp_path: Path) -> None:
+    one, two = Engine(A, "a@canary"), Engine(B, "a")
+    async with gateway([one, two], tmp_path) as gate:
+        gate.route("a", splits={"a": 100})
+        await one.stop()
+        answers = await asyncio.gather(*(gate.ask("a") for _ in range(5)))
+        assert answers == [(200, {"by": B, "model": "a"})] * 5
+        assert gate.table.trials == {}, "these say nothing of the trial"
+
+
+async def test_what_is_the_connections_own_is_not_passed_on(tmp_path: Path) -> None:
+    engine = Engine(A)
+    async with gateway([engine], tmp_path) as gate:
+        lines = (
+            b"Connection: Upgrade, HTTP2-Settings",
+            b"Upgrade: h2c",
+            b"HTTP2-Settings: AAMAAABkAAQAAP__",
+            b"X-Mine: 1",
+        )
+        answer = await gate.send(b'{"model": "base"}', *lines)
+        assert answer.split()[1] == b"200", answer
+        assert engine.headers[0].keys() == {"Host", "Content-Length", "Connection", "X-Mine"}
+
+
+async def test_a_body_that_was_packed_is_passed_on_unpacked(tmp_path: Path) -> None:
+    engine = Engine(A, "a")
+    async with gateway([engine], tmp_path) as gate:
+        gate.route("a")
+        packed = b"Content-Encoding: gzip", b"Content-Type: application/json"
+        answer = await gate.send(gzip.compress(b'{"model": "a"}'), *packed)
+        assert answer.split()[1] == b"200", answer
+        assert engine.asked == [("/v1/completions", {"model": "a"})]
+        answer = await gate.send(b"no gzip", *packed)
+        assert answer.split()[1] == b"400", answer
+        assert b"BadRequestError" in answer
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [b'data: {"error": {"message": "x"}}\n\n'],
+        [b'data: {"choices": []}\n\ndata: {"error": {"message": "x"}}\n\n'],
+        [b'data: {"choices": []}\n\ndata: {"er', b'ror": {"message": "x"}}\n\n'],
+    ],
+)
+async def test_an_answer_that_ends_with_an_error_is_one_however_its_bytes_come(
+    tmp_path: Path, parts: list[bytes]
+) -> None:
+    engine = Engine(A, "a", "a@canary")
+    async with gateway([engine], tmp_path) as gate:
+        gate.route("a", splits={"a": 100})
+        engine.says = parts
+        assert await gate.ask("a", stream=True) == (200, b"".join(parts).decode())
+        engine.says = [rb'data: {"choices": [{"text": "\ndata: {\"error\""}]}' + b"\n\n"]
+        await gate.ask("a", stream=True)
+        assert gate.table.trials["a.0"].new == Count(requests=2, errors=1), "what a model says is no error"
 
 
 async def test_requests_are_split_by_weight(tmp_path: Path) -> None:
@@ -242,13 +317,7 @@ CLOSED = [
 async def test_all_else_is_closed(tmp_path: Path, path: str, method: str) -> None:
     engine = Engine(A)
     async with gateway([engine], tmp_path) as gate:
-        host, _, port = gate.url.removeprefix("http://").partition(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
-        body = b'{"model": "base"}'  # written by hand: a client would tidy the path up
-        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
-        writer.write(head.encode() + body)
-        answer = await reader.read()
-        writer.close()
+        answer = await gate.send(b'{"model": "base"}', method=f"{method} {path}")
         assert answer.split()[1] in (b"404", b"405"), answer
         assert not engine.asked
 
@@ -280,6 +349,8 @@ async def test_routes_come_from_the_operator_only_and_the_newest_count(tmp_path:
     async with gateway([], tmp_path) as gate:
         new = Routes(revision=10, model_name="base", adapters=["a"])
         url, mine = f"{gate.control}/routes", {"Authorization": f"Bearer {TOKEN}"}
+        answer = await gate.send(b"{}", b"Authorization: Bearer \xe9", port=gate.control, method="PUT /routes")
+        assert answer.split()[1] == b"401", "a header may be any bytes"
         for headers, body, status in (
             ({}, new.body(), 401),
             ({"Authorization": "Bearer guessed"}, new.body(), 401),
@@ -300,6 +371,22 @@ async def test_routes_come_from_the_operator_only_and_the_newest_count(tmp_path:
         (tmp_path / "routes.json").write_text("{")
         assert "routes.json" in str(gate.table.poll())
         assert gate.table.routes.adapters == ["b"]
+
+
+async def test_routes_that_are_mounted_and_routes_that_are_sent_meet_in_one_thread(tmp_path: Path) -> None:
+    async with gateway([], tmp_path) as gate:
+        taken, offer = [], gate.table.offer
+
+        def offered(routes: Routes) -> bool:
+            taken.append(threading.get_ident())
+            return offer(routes)
+
+        gate.table.offer = offered  # type: ignore[method-assign]
+        (tmp_path / "routes.json").write_text(Routes(revision=5, model_name="base").model_dump_json(by_alias=True))
+        polling = asyncio.create_task(poll(gate.table))
+        await until(lambda: gate.table.routes and gate.table.routes.revision == 5)
+        polling.cancel()
+        assert taken == [threading.get_ident()], "or one of the two is lost where they come at once"
 
 
 async def test_metrics_name_what_the_spec_names_and_nothing_of_clients(tmp_path: Path) -> None:

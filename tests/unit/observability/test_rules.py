@@ -127,6 +127,21 @@ def test_alerts_fire_when_they_should_and_no_others(tmp_path: Path) -> None:
     promtool("test", "rules", str(tmp_path / "test.yaml"))
 
 
+def test_an_installation_without_a_leader_is_seen_beside_one_that_has_one(tmp_path: Path) -> None:
+    series = {("a", "p"): "0x30", ("a", "q"): "1x30", ("b", "p"): "0x30", ("b", "q"): "0x30"}
+    given = [
+        {"series": f'tunesmith_leader{{job="tunesmith",namespace="{namespace}",pod="{pod}"}}', "values": values}
+        for (namespace, pod), values in series.items()
+    ]
+    [rule] = [rule for rule in alerts() if rule["alert"] == "TunesmithNoLeader"]
+    labels = {"job": "tunesmith", "namespace": "b", "severity": "critical"}
+    fired = {"exp_labels": labels, "exp_annotations": rule["annotations"]}
+    check = {"eval_time": "10m", "alertname": rule["alert"], "exp_alerts": [fired]}
+    tests = [{"interval": "1m", "input_series": given, "alert_rule_test": [check]}]
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump({"rule_files": [str(RULES)], "tests": tests}))
+    promtool("test", "rules", str(tmp_path / "test.yaml"))
+
+
 @pytest.mark.parametrize("alert", alerts(), ids=lambda alert: str(alert["alert"]))
 def test_an_alert_and_its_runbook_say_what_to_do(alert: dict[str, Any]) -> None:
     assert alert["annotations"]["summary"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from tunesmith.client.checking import check
@@ -74,7 +74,6 @@ REQUEST = some(
 ).map(lambda body: {"model": "small", "training_file": "file-1", **body})  # fmt: skip
 
 
-@settings(deadline=None)  # files are synced to the disk
 @given(FILE)
 def test_an_upload_is_kept_for_the_trainer_or_refused_and_leaves_nothing(lines: list[bytes]) -> None:
     with TemporaryDirectory() as folder:

@@ -184,6 +184,11 @@ def test_a_job_whose_request_was_changed_is_none_of_ours(text: str) -> None:
     assert not objects.came_this_way(FineTuneJob.model_validate(made))
 
 
+@pytest.mark.parametrize(("time", "fits"), [("2026-01-01T02:00:00Z", True), ("yes", False), ("", False)])
+def test_one_job_whose_mark_was_changed_by_hand_hides_no_other(time: str, fits: bool) -> None:
+    assert objects.came_this_way(live(annotations={CANCELLED_ANNOTATION: time})) is fits
+
+
 def test_pages_follow_one_another() -> None:
     items = [{"id": str(number)} for number in range(5)]
     first = objects.page(items, None, 2)

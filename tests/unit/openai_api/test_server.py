@@ -44,6 +44,8 @@ class Jobs:
 
     def __init__(self) -> None:
         self.kept: dict[str, dict[str, Any]] = {}
+        self.meanwhile = 0
+        """How many of the next changes come after one of the operator's."""
 
     async def create(self, request: web.Request) -> web.Response:
         body = await request.json()
@@ -62,7 +64,11 @@ class Jobs:
 
     async def patch(self, request: web.Request) -> web.Response:
         change, body = await request.json(), self.kept[request.match_info["name"]]
-        assert change["metadata"]["resourceVersion"] == body["metadata"]["resourceVersion"]
+        if self.meanwhile:
+            self.meanwhile -= 1
+            body["metadata"]["resourceVersion"] += "1"
+        if change["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"]:
+            return web.json_response({"message": "the object has been modified"}, status=409)
         body["metadata"]["annotations"] |= change["metadata"].get("annotations", {})
         body["spec"] |= change["spec"]
         return web.json_response(body)
@@ -201,6 +207,18 @@ async def test_a_jobs_life(client: openai.AsyncOpenAI, jobs: Jobs, tmp_path: Pat
     assert [model.id async for model in await client.models.list()] == ["small"]
 
 
+async def test_a_change_holds_though_the_job_moves_on_meanwhile(client: openai.AsyncOpenAI, jobs: Jobs) -> None:
+    rows = await client.files.create(file=("rows.jsonl", CHAT), purpose="fine-tune")
+    api = client.fine_tuning.jobs
+    one = await api.create(model="small", training_file=rows.id)
+    jobs.meanwhile = 3
+    await api.pause(one.id)
+    assert (jobs.kept[one.id]["spec"]["suspend"], jobs.meanwhile) == (True, 0)
+    jobs.meanwhile = 100
+    with pytest.raises(openai.ConflictError, match="has been modified"):
+        await api.resume(one.id)
+
+
 async def test_a_reinforcement_job_reads_its_grader_from_the_claim(
     client: openai.AsyncOpenAI, jobs: Jobs, tmp_path: Path
 ) -> None:
@@ -217,3 +235,21 @@ async def test_a_reinforcement_job_reads_its_grader_from_the_claim(
         await client.fine_tuning.jobs.create(model="small", training_file=rows.id, method={"type": "dpo"})
     with pytest.raises(openai.BadRequestError, match="Available: small"):
         await client.fine_tuning.jobs.create(model="other", training_file=rows.id)
+
+
+@pytest.mark.parametrize("limit", ["0", "101", "000001999", "1" * 5000, "-1", "x", "²"])
+async def test_a_limit_that_is_none_is_refused(address: str, limit: str) -> None:
+    headers = {"Authorization": "Bearer trainer"}
+    url, query = f"{address}/fine_tuning/jobs", {"limit": limit}
+    async with aiohttp.ClientSession(headers=headers) as http, http.get(url, params=query) as response:
+        assert response.status == 400
+        assert (await response.json())["error"]["param"] == "limit"
+
+
+async def test_an_upload_that_is_deleted_meanwhile_is_missed_by_no_list(tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    with files.upload() as file:
+        file.write(CHAT)
+        kept = files.keep(file, "rows.jsonl")
+    (tmp_path / "records" / "file-gone.json").symlink_to("nowhere")  # between the look at the folder and at it
+    assert [one.id for one in files.list()] == [kept.id]

@@ -40,6 +40,15 @@ def merge(status: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
     return resource("MergeJob", {**base, **spec}, status)
 
 
+def infer(status: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
+    base = {
+        "model": {"uri": "pvc://store/base"},
+        "adapter": {"fineTuneJobRef": {"name": "tuned"}},
+        "datasets": [{"uri": "configmap://data/test.jsonl"}],
+    }
+    return resource("InferenceJob", {**base, **spec}, status)
+
+
 def serve(status: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
     return resource("ModelDeployment", {"model": {"uri": "pvc://store/base"}, **spec}, status)
 
@@ -114,7 +123,7 @@ def finished(kind: str, name: str, artifact: str = "adapters", succeeded: str = 
     status: dict[str, Any] = {"conditions": [condition]}
     if succeeded == "True":
         uri = f"pvc://store/{artifact}/abc"
-        status["artifact"] = {"kind": artifact, "uri": uri, "digest": "sha256:abc"}
+        status["artifact"] = {"kind": artifact, "uri": uri, "digest": "sha256:abc", "base": "hf://org/base"}
     return resource(kind, {}, status, name=name)
 
 

@@ -12,6 +12,7 @@ from tunesmith.api.training import Truncation
 from tunesmith.training.capabilities import AXES, UNVERIFIED, Cell, Modality, Refused, cell_of, cells, name, verdict
 from tunesmith.training.evaluating import METRICS, UNMEASURED, metrics_of
 from tunesmith.training.matrix import PlanError, refuse, unsplit
+from tunesmith.training.planning import packed
 
 ROOT = Path(__file__).parents[3]
 REWARDS = {"rewards": [{"type": "Accuracy"}]}
@@ -55,13 +56,13 @@ def modality(cell: Cell) -> Modality:
 @pytest.mark.parametrize("cell", cells(), ids=name)
 def test_a_combination_is_refused_exactly_where_the_table_says_so(cell: Cell) -> None:
     spec, found = spec_of(cell), verdict(cell)
-    assert cell_of(spec, modality(cell)) == cell
+    assert cell_of(spec, modality(cell), cell.base) == cell
     if isinstance(found, Refused):
         with pytest.raises(PlanError) as raised:
-            refuse(spec, modality(cell))
+            refuse(spec, modality(cell), cell.base)
         assert str(raised.value) == f"{found.field}: {found.why}: {found.instead}"
     else:
-        refuse(spec, modality(cell))
+        refuse(spec, modality(cell), cell.base)
 
 
 def test_each_value_of_each_axis_is_met() -> None:
@@ -217,6 +218,53 @@ def test_auto_does_not_split_what_must_be_whole() -> None:
     for parts in ({"training": {"optimizer": "GaLore"}, "tuner": {"type": "Full"}}, {"tuner": {"type": "QLoRA"}}):
         spec = FineTuneJobSpec.model_validate(spec_of(Cell("SFT")).body() | parts)
         assert bool(unsplit(spec)) == ("training" in parts)
+
+
+@pytest.mark.parametrize("method", get_args(MethodType))
+def test_rows_become_tokens_lazily_only_where_each_does_by_itself(method: MethodType) -> None:
+    def spec(**training: Any) -> FineTuneJobSpec:
+        values = {"tokenization": "Lazy", "microBatchSize": 2, **training}
+        return FineTuneJobSpec.model_validate(spec_of(Cell(method)).body() | {"training": values})
+
+    if method not in {"PreTraining", "SFT", "DPO", "KTO", "CPO", "SimPO", "ORPO"}:
+        with pytest.raises(PlanError, match=r"spec\.training\.tokenization: only rows of PreTraining, .*: use Cached"):
+            refuse(spec())
+        return
+    refuse(spec())
+    assert not packed(spec())
+    assert packed(spec(tokenization="Cached")) == (method == "PreTraining")
+    with pytest.raises(PlanError, match=r"spec\.training\.packing: .*: use Auto or Never"):
+        refuse(spec(packing="Always"))
+    with pytest.raises(PlanError, match=r"spec\.training\.truncation: .*: use Right"):
+        refuse(spec(truncation="Split"))
+
+
+STREAMED: dict[str, Any] = {"streaming": "Enabled", "maxSteps": 10, "microBatchSize": 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, None),
+        ({"method": {"type": "PreTraining"}}, None),
+        ({"training": {**STREAMED, "tokenization": "Lazy", "packing": "Always", "truncation": "Split"}}, None),
+        ({"validation": {"datasets": [{"uri": "hf://org/name"}]}}, None),
+        ({"method": {"type": "DPO"}}, r"spec\.training\.streaming: only rows of PreTraining and SFT .*: use Disabled"),
+        ({"training": {**STREAMED, "maxSteps": None}}, r"spec\.training\.maxSteps: it is not set.*: set it"),
+        ({"validation": {"split": 0.1}}, r"spec\.validation\.split: .*: use validation\.datasets"),
+        ({"datasets": [{"uri": "pvc://data/a", "sample": 9}]}, r"spec\.datasets\.sample: .*: leave it out"),
+        ({"datasets": [{"uri": "pvc://data/a"}, {"uri": "hf://org/name"}]}, r"spec\.datasets\.uri: .*pvc://claim/path"),
+        ({"datasets": [{"uri": "s3://bucket/name"}]}, r"spec\.datasets\.uri: .*use streaming Disabled"),
+    ],
+)
+def test_rows_are_streamed_where_no_look_at_all_of_them_is_needed(changes: dict[str, Any], message: str | None) -> None:
+    body = spec_of(Cell("SFT")).body() | {"training": STREAMED}
+    spec = FineTuneJobSpec.model_validate(body | changes)
+    if message is None:
+        refuse(spec)
+        return
+    with pytest.raises(PlanError, match=message):
+        refuse(spec)
 
 
 @pytest.mark.parametrize("method", get_args(MethodType))

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.api.job import PodTemplate
+from tunesmith.api.mergejob import MergeJob
 from tunesmith.api.modeldeployment import ModelDeployment
 from tunesmith.children.gang import pod_group
+from tunesmith.children.gateway import engines_name
 from tunesmith.children.inspect import inspect_job
-from tunesmith.children.job import train_job
+from tunesmith.children.job import merge_job, train_job
 from tunesmith.children.meta import Object, Owner
 from tunesmith.children.pods import Input
-from tunesmith.children.serving import deployment
+from tunesmith.children.serving import deployment, service_name
 from tunesmith.children.template import customised
 from tunesmith.prerequisites import Wanted, refusal, wanted
 from tunesmith.serving.contract import State
 from tunesmith.settings import Settings, load
 from tunesmith.training.plan import Job
-from tunesmith.training.planning import train_plan
-from unit.operator.builders import serve, train
+from tunesmith.training.planning import merge_plan, train_plan
+from unit.operator.builders import merge, serve, train
 
 OWNER = Owner("FineTuneJob", "ns", "x", "uid")
 
@@ -136,6 +140,26 @@ def test_a_trackers_secret_is_looked_for_and_mounted_into_the_trainer_alone() ->
     assert Wanted("spec.training.reportTo[1]", "Secret", "wandb") in list(named)
 
 
+def test_calibration_rows_are_looked_for_fetched_with_their_own_secret_and_mounted() -> None:
+    rows = {"uri": "hf://org/rows@main", "secretRef": {"name": "hub"}}
+    calibration = {"dataset": rows}
+    resource = MergeJob.model_validate(
+        merge(adapters=[{"uri": "pvc://store/a"}], quantization={"method": "W4A16", "calibration": calibration})
+    )
+    plan = merge_plan(Job(namespace="ns", name="x", uid="u"), resource.spec, {}, "pvc://store")
+    pod = merge_job(OWNER, 1, resource.spec, plan, Settings(), None)["spec"]["template"]["spec"]
+    [fetch], [trainer] = pod["initContainers"], pod["containers"]
+    assert "hf://org/rows@main" in fetch["command"] + fetch.get("args", [])
+    assert "dataset" in fetch["command"] + fetch.get("args", [])
+    assert "/mnt/secrets/hub" in [mount["mountPath"] for mount in fetch["volumeMounts"]]
+    assert "/mnt/secrets/hub" not in [mount["mountPath"] for mount in trainer["volumeMounts"]]
+    assert plan.quantization
+    assert plan.quantization.calibration
+    path = Path(plan.quantization.calibration.dataset.path)
+    assert any(Path(mount["mountPath"]) in (path, *path.parents) for mount in trainer["volumeMounts"])
+    assert Wanted("spec.quantization.calibration.dataset", "Secret", "hub") in list(wanted(resource, "pvc://store"))
+
+
 def test_without_a_gang_scheduler_there_is_no_group() -> None:
     spec = FineTuneJob.model_validate(train()).spec
     assert pod_group(OWNER, 1, 4, spec, Settings()) is None
@@ -173,3 +197,34 @@ def test_access_modes_must_fit_the_number_of_pods(modes: list[str], pods: int, w
 
 def test_prices_come_from_the_environment_as_json() -> None:
     assert load({"TUNESMITH_PRICES": '{"nvidia.com/gpu": 2.5}'}).prices == {"nvidia.com/gpu": 2.5}
+
+
+def test_objects_with_names_that_look_alike_are_mounted_each_where_it_belongs() -> None:
+    long = "a" * 70
+    claims = ["rows.en", "rows-en", f"{long}1", f"{long}2"]
+    uris = [f"pvc://{claim}/r.jsonl" for claim in claims] + ["configmap://c.d/r.jsonl", "configmap://c-d/r.jsonl"]
+    hubs = [{"uri": f"hf://org/{n}@main", "secretRef": {"name": name}} for n, name in enumerate(("s.x", "s-x"))]
+    pod = built(Settings(), datasets=[*({"uri": uri} for uri in uris), *hubs])["spec"]["template"]["spec"]
+    volumes = {
+        one["name"]: str([body.get(key) for body in one.values() if isinstance(body, dict) for key in body][:1][0])
+        for one in pod["volumes"]
+        if {"persistentVolumeClaim", "configMap", "secret"} & one.keys() and one["name"] != "plan"
+    }
+    assert len(volumes) == len([one for one in pod["volumes"] if one["name"] in volumes]), "no name twice"
+    assert all(re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", name) for name in volumes)
+    containers = [*pod["containers"], *pod["initContainers"]]
+    mounted = {
+        (mount["mountPath"].split("/")[3], volumes[mount["name"]])
+        for one in containers
+        for mount in one["volumeMounts"]
+        if mount["name"] in volumes
+    }
+    assert all(at == what for at, what in mounted), mounted
+    assert {*claims, "c.d", "c-d", "s.x", "s-x"} <= {at for at, _ in mounted}
+
+
+def test_no_adapters_service_has_the_name_of_the_engines() -> None:
+    owner = Owner("ModelDeployment", "ns", "x", "uid")
+    names = [service_name(owner, one) for one in ("sql", "engines", "Engines", "engines-", "e" * 63)]
+    assert names[0] == "x-sql"
+    assert len({*names, engines_name(owner), owner.name}) == len(names) + 2

@@ -112,7 +112,7 @@ def test_a_model_on_a_claim_is_measured_by_its_headers(claims, log, files):
         ({"config.json": None, "adapter_config.json": b"{}"}, "an adapter: merge it"),
         ({"config.json": b"{"}, "config.json is no JSON"),
         ({"config.json": b"[]"}, "config.json holds no object"),
-        ({"config.json": json.dumps({**CONFIG, "quantization_config": {"quant_method": "gptq"}}).encode()}, "gptq"),
+        ({"config.json": json.dumps({**CONFIG, "quantization_config": {"quant_method": "vptq"}}).encode()}, "vptq"),
         ({"model.safetensors": None, "pytorch_model.bin": b"x"}, "no .*safetensors.*pytorch_model.bin.*Convert"),
         ({"model.safetensors": b"version https://git-lfs.github.com/spec/v1\n"}, "pointer of Git LFS"),
         ({"model.safetensors": b"short"}, "has no safetensors header"),
@@ -127,6 +127,28 @@ def test_what_is_wrong_with_a_model_is_said(claims, log, change, reason):
     code, ending = refused(log, "--model", "pvc://store/base", "--wait", "0")
     assert (code, ending.reason) == (66, "ModelError")
     assert re.search(reason, ending.message), ending.message
+
+
+@pytest.mark.parametrize(
+    ("found", "base", "packed"),
+    [
+        ({"quant_method": "compressed-tensors", "format": "pack-quantized"}, "CompressedTensors", None),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": False}, "BitsAndBytes", "NF4"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": False, "load_in_8bit": True}, "BitsAndBytes", "Int8"),
+        ({"quant_method": "gptq", "bits": 4}, "GPTQ", "NF4"),
+    ],
+)
+def test_a_quantised_model_is_measured_by_the_layers_that_its_packed_weights_stand_for(
+    claims, log, found, base, packed
+):
+    config = json.dumps({**CONFIG, "quantization_config": found}).encode()
+    packing = {"model.layers.0.mlp.up_proj.weight_packed": [16, 1], "model.layers.0.mlp.up_proj.weight_scale": [16, 1]}
+    put(claims / "store" / "base", {"config.json": config, "model.safetensors": safetensors(packing)})
+    seen = look(log, "--model", "pvc://store/base")
+    assert seen.facts
+    assert (seen.base, seen.facts.quantized, seen.facts.packed, seen.facts.exact) == (base, True, packed, False)
+    assert seen.facts.linears["up_proj"] == (16 * 8, 16 + 8)
+    assert seen.facts.parameters > PARAMETERS
 
 
 def test_an_unknown_architecture_with_headers_is_measured_and_a_model_without_sizes_is_not(claims, log):

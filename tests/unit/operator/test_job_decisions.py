@@ -241,3 +241,31 @@ def test_the_transition_time_moves_only_with_the_status() -> None:
     later = decided(world(train(first), now=NOW + timedelta(hours=1))).status.body()
     assert later["conditions"][0]["reason"] != first["conditions"][0]["reason"]
     assert later["conditions"][0]["lastTransitionTime"] == STAMP
+
+
+def test_what_a_cluster_puts_beside_the_trainer_does_not_hide_what_it_says() -> None:
+    """A mesh's proxy that ends with the pod: the kubelet lists containers by name."""
+    ended = terminated(0, json.dumps(DONE))
+    for message in ({}, {"message": "drained"}, {"message": "{}"}):
+        proxy = {"name": "istio-proxy", "state": {"terminated": {"exitCode": 0, **message}}}
+        both = {**ended, "containerStatuses": [proxy, *ended["containerStatuses"]]}
+        decision = decided(world(train(status=begun()), children=children(job(ended="Complete")), pods=(pod(**both),)))
+        assert succeeded(decision) == ("True", "Completed", "pvc://store/adapters/abc")
+
+
+def of_job(uid: str, pod: dict[str, Any]) -> dict[str, Any]:
+    pod["metadata"]["ownerReferences"] = [{"kind": "Job", "uid": uid, "controller": True}]
+    return pod
+
+
+def test_pods_that_are_left_of_a_deleted_job_of_the_same_name_say_nothing_of_the_new_one() -> None:
+    """`kubectl delete` and `apply` is how a job is mended, and the garbage collector takes its time."""
+    bad = terminated(65, json.dumps({"reason": "DataError", "message": "row 7", "step": 900}))
+    left = of_job("of-the-old-one", pod("old", **bad))
+    first = decided(world(train(), pods=(left,)))
+    assert succeeded(first)[:2] == ("Unknown", "Starting")
+    assert first.status.body()["attempts"][0].get("lastStep") is None
+    begins = world(train(status=begun()), children=children(job()), pods=(left, of_job("u-x-train-1", pod("new"))))
+    assert succeeded(decided(begins))[:2] == ("Unknown", "Running")
+    ended = world(train(status=begun()), children=children(job()), pods=(of_job("u-x-train-1", pod("new", **bad)),))
+    assert succeeded(decided(ended))[:2] == ("False", "DataError")

@@ -12,7 +12,7 @@ from tunesmith.training import architecture
 from tunesmith.training.architecture import ModelFacts
 from tunesmith.training.estimating import estimate
 from tunesmith.training.memory import choose
-from tunesmith.training.plan import DistributionPlan, TrainPlan
+from tunesmith.training.plan import DistributionPlan, MethodPlan, TrainPlan
 
 GIB = 2**30
 GB = 10**9
@@ -110,6 +110,10 @@ def plan(tuner: dict[str, Any] = LORA, nodes: int = 1, processes: int = 1, **tra
             "output": {"uri": "pvc://store", "path": "/store", "run": "/store/run"},
         }
     )
+
+
+def method(made: TrainPlan, **values: Any) -> TrainPlan:
+    return made.model_copy(update={"method": MethodPlan.model_validate(values)})
 
 
 DDP = DistributionPlan()
@@ -359,6 +363,18 @@ def test_auto_is_the_first_that_fits(tuner, processes, device, strategy):
     assert sizes.summary.startswith(f"{strategy}: ")
 
 
+def test_a_quantised_base_is_counted_as_it_is_held_and_no_advice_splits_it():
+    whole = facts(PUBLISHED["Qwen2.5-7B"][0])
+    turned_back = whole.model_copy(update={"quantized": True})
+    packed = turned_back.model_copy(update={"packed": "NF4"})
+    assert estimate(plan(), turned_back, DDP) == estimate(plan(), whole, DDP)
+    assert estimate(plan(), packed, DDP) == estimate(plan(QLORA), whole, DDP)
+    choice = choose(plan(processes=8), turned_back, "Auto", "None", 8 * GIB)
+    assert (choice.distribution.strategy, choice.fits) == ("DDP", False)
+    assert "ZeRO" not in choice.status.summary
+    assert "QLoRA" not in choice.status.summary
+
+
 def test_what_is_asked_for_is_kept():
     eight, found = plan(FULL, processes=8), facts(QWEN_7B)
     made = choose(eight, found, "DDP", "None", 80 * GIB)
@@ -389,6 +405,67 @@ def test_what_does_not_fit_says_what_would(made, device, words):
         assert word in found.status.summary
     assert found.status.summary.count(" GiB)") >= (2 if made.tuner.type == "QLoRA" else 3)
     assert len(found.status.summary) < 1500
+
+
+@pytest.mark.parametrize(
+    ("values", "refused"),
+    [
+        ({"type": "KTO"}, r"microBatchSize 1\b"),
+        (
+            {"type": "GKD", "gkd": {"teacher": {"uri": "hf://org/t"}, "maxCompletionLength": 1500}},
+            r"maxLength (1[0-5]|[1-9])?\d\d ",
+        ),
+    ],
+)
+def test_no_advice_is_below_what_the_method_needs(values, refused):
+    made = plan(FULL, micro_batch_size=8, max_length=4096, gradient_checkpointing=False)
+    made = method(made, **values)
+    summary = choose(made, facts(QWEN_7B), "Auto", "None", 4 * GIB).status.summary
+    assert "microBatchSize" in summary
+    assert not re.search(refused, summary), summary
+
+
+ELSEWHERE = {"spec.method.dpo.referenceModel": {"uri": "hf://org/r", "path": "/r"}}
+
+
+@pytest.mark.parametrize(
+    ("tuner", "values", "models"),
+    [
+        (FULL, {"type": "SFT"}, 0),
+        (FULL, {"type": "KTO"}, 1),
+        (LORA, {"type": "KTO"}, 0),  # the base below the adapters is the reference
+        (LORA, {"type": "KTO", "models": ELSEWHERE}, 1),
+        (FULL, {"type": "GRPO", "grpo": {"beta": 0.0, "rewards": [{"type": "Accuracy"}]}}, 0),
+        (FULL, {"type": "GRPO", "grpo": {"beta": 0.1, "rewards": [{"type": "Accuracy"}]}}, 1),
+        (LORA, {"type": "GKD", "gkd": {"teacher": {"uri": "hf://org/t"}}}, 1),
+    ],
+)
+@pytest.mark.parametrize(("distribution", "parts"), [(DDP, 1), (FSDP, 8), (zero(2), 1), (zero(3), 8)])
+def test_a_reference_or_teacher_is_held_beside_the_model(tuner, values, models, distribution, parts):
+    """As the trainer loads it: in float32 for Full without ZeRO, else in the compute type; split where weights are."""
+    made, found = plan(tuner, processes=8), facts(QWEN_7B)
+    given = method(made, **values)
+    width = 4 if tuner == FULL and not distribution.strategy.startswith("ZeRO") else 2
+    more = estimate(given, found, distribution).weights - estimate(made, found, distribution).weights
+    assert more == pytest.approx(models * found.parameters * width / parts, abs=1)
+
+
+@pytest.mark.parametrize("name", ["DPO", "CPO", "SimPO", "ORPO", "RewardModel"])
+def test_a_row_of_two_answers_takes_the_activations_of_two(name):
+    found = facts(QWEN_7B)
+    one, two = (estimate(plan(micro_batch_size=rows, max_length=8192), found, DDP).activations for rows in (1, 2))
+    assert two > 1.5 * one
+    assert estimate(method(plan(max_length=8192), type=name), found, DDP).activations == two
+
+
+@pytest.mark.parametrize("other", ["tensorParallel", "GaLore"])
+def test_no_tuner_is_advised_that_would_be_refused(other):
+    made = plan(FULL, processes=2, optimizer="GaLore" if other == "GaLore" else "AdamW")
+    if other == "tensorParallel":
+        made = made.model_copy(update={"distribution": DistributionPlan(tensor_parallel=2)})
+    found = choose(made, facts(QWEN_7B), "Auto", "None", 20 * GIB)
+    assert found.fits is False
+    assert "tuner" not in found.status.summary
 
 
 def test_on_cpu_nothing_is_offloaded_and_all_is_float32():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from tunesmith.decide.modeldeployment import decide
 from tunesmith.decide.world import Decision, World
 from tunesmith.serving.contract import AgentStatus
@@ -161,6 +162,35 @@ def test_a_model_that_is_yet_to_be_written_is_waited_for() -> None:
     assert conditions(decision)["Ready"] == ("False", "WaitingForInput")
 
 
+@pytest.mark.parametrize("quantization", [None, "compressed-tensors pack-quantized"])
+def test_an_engine_that_keeps_ending_says_why_and_of_a_quantised_model_where_to_look(quantization: str | None) -> None:
+    words = "ValueError: Failed to find a kernel"
+    status = {
+        "name": "engine",
+        "restartCount": 2,
+        "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}},
+        "lastState": {"terminated": {"exitCode": 1, "message": words}},
+    }
+    footprint = {"weightsBytes": 1, "kvBytesPerToken": 1, "adaptersBytes": 1, "maxModelLen": 512}
+    agent = AgentStatus.model_validate(
+        {"revision": 1, "engine": "Starting", "ready": False, "footprint": {**footprint, "quantization": quantization}}
+    )
+    decision = decided(world(serve(), pods=(pod("p0", containerStatuses=[status]),), agents={"p0": agent}))
+    ready = next(c for c in decision.status.body()["conditions"] if c["type"] == "Ready")
+    assert (ready["status"], ready["reason"]) == ("False", "Starting")
+    assert f"container engine: CrashLoopBackOff: back-off 10s (exit code 1: {words})" in ready["message"]
+    assert ("The model is quantised (compressed-tensors pack-quantized)" in ready["message"]) == bool(quantization)
+
+
+def test_a_file_for_llama_cpp_is_refused() -> None:
+    made = finished("MergeJob", "m", "models")
+    made["spec"] = {"quantization": {"method": "GGUF"}}
+    decision = decided(world(serve(model={"mergeJobRef": {"name": "m"}}), references={("MergeJob", "m"): made}))
+    ready = next(c for c in decision.status.body()["conditions"] if c["type"] == "Ready")
+    assert ready["reason"] == "ConfigError"
+    assert ready["message"].startswith("spec.model: MergeJob m made a GGUF file, which is for llama.cpp and Ollama")
+
+
 def test_an_adapter_whose_job_was_deleted_is_served_on() -> None:
     first = decided(world(serve(adapters=[LORA1]), references=A_DONE))
     config = mine("ConfigMap", "x-adapters", data=next(o for o in first.apply if o["kind"] == "ConfigMap")["data"])
@@ -169,3 +199,36 @@ def test_an_adapter_whose_job_was_deleted_is_served_on() -> None:
     assert [a["uri"] for a in state(decision)["adapters"]] == ["pvc://store/adapters/abc"]
     message = decision.status.body()["adapters"][0]["message"]
     assert message == "FineTuneJob a does not exist yet; what it made before is served"
+
+
+@pytest.mark.parametrize("data", [None, {}, {"state.json": "{"}, {"state.json": "[]"}, {"state.json": "{}"}])
+def test_a_configmap_that_somebody_spoilt_is_written_anew(data: dict[str, str] | None) -> None:
+    whole = decided(world(serve(gateway={}, adapters=[LORA2])))
+    spoilt = {"data": data} if data is not None else {}
+    agents = {"p0": AgentStatus(revision=10**12, engine="Ready", ready=True)}
+    live = children(mine("ConfigMap", "x-adapters", **spoilt))
+    again = decided(world(serve(gateway={}, adapters=[LORA2]), children=live, agents=agents, pods=(pod(),)))
+    assert state(again)["adapters"] == state(whole)["adapters"]
+    assert state(again)["revision"] > 10**12, "or the agents would not take it"
+
+
+@pytest.mark.parametrize("routes", ["{", "[]", "{}"])
+def test_routes_that_somebody_spoilt_are_written_anew(routes: str) -> None:
+    def told(decision: Decision) -> dict[str, str]:
+        data: dict[str, str] = next(o for o in decision.apply if o["kind"] == "ConfigMap")["data"]
+        return data
+
+    first = told(decided(world(serve(gateway={}))))
+    live = children(mine("ConfigMap", "x-adapters", data={**first, "routes.json": routes}))
+    again = told(decided(world(serve(gateway={}), children=live)))
+    assert json.loads(again["routes.json"])["modelName"] == "base"
+
+
+@pytest.mark.parametrize("data", [None, {}, {"other": "eA=="}])
+def test_an_admin_secret_without_its_token_gets_one(data: dict[str, str] | None) -> None:
+    secret = mine("Secret", "x-admin", **({"data": data} if data is not None else {}))
+    decision = decided(world(serve(), children=children(secret)))
+    made = next(o for o in decision.apply if o["kind"] == "Secret")
+    assert made["data"].keys() == {"token"}
+    whole = mine("Secret", "x-admin", data={"token": "eA=="})
+    assert not [o for o in decided(world(serve(), children=children(whole))).apply if o["kind"] == "Secret"]

@@ -1,6 +1,6 @@
-"""The trainer's program. Pods call `train` and `merge`; the other commands are for people, on any machine. Nothing
-heavy is imported before the plan is read and the files that it names are looked at: most errors are told within a
-second.
+"""The trainer's program. Pods call `train`, `merge` and `infer --plan`; the other commands are for people, on any
+machine. Nothing heavy is imported before the plan is read and the files that it names are looked at: most errors are
+told within a second.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Annotated, TypeVar
 
 import typer
 from pydantic import ValidationError
-from tunesmith.api.quantization import QuantizationMethod
-from tunesmith.training.plan import MergePlan, TrainPlan
+from tunesmith.api.quantization import CalibrationAlgorithm, QuantizationMethod
+from tunesmith.training.plan import InferencePlan, MergePlan, TrainPlan
 from tunesmith.training.report import PLAN_FILE, Ending
 
 from tunesmith_trainer import ending
-from tunesmith_trainer.errors import ConfigError, Interrupted, TrainerError
+from tunesmith_trainer.errors import ConfigError, InternalError, Interrupted, TrainerError
 
 # Models and data are mounted or fetched before this program starts. It reaches no hub and reports to none.
 ENVIRONMENT = {
@@ -30,7 +30,7 @@ ENVIRONMENT = {
     "MPLBACKEND": "Agg",
 }
 
-Plan = TypeVar("Plan", TrainPlan, MergePlan)
+Plan = TypeVar("Plan", TrainPlan, MergePlan, InferencePlan)
 
 app = typer.Typer(
     name="tunesmith-trainer", help="Fine-tunes language models.", no_args_is_help=True, add_completion=False,
@@ -46,7 +46,7 @@ def read_plan(kind: type[Plan], path: Path) -> Plan:
         raise ConfigError(f"no plan: {path}: {error.strerror}. The operator mounts it there; or give --plan") from None
     except ValidationError as error:
         found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
-        raise ConfigError(f"{path} is no plan of a {kind.model_fields['kind'].default}: {found}") from None
+        raise ConfigError(f"{path} is no plan for a job of kind {kind.model_fields['kind'].default}: {found}") from None
 
 
 def offline() -> None:
@@ -113,16 +113,23 @@ def export(
     out: Annotated[Path, typer.Option(help="The folder to write; it must not be there yet.")],
     group_size: Annotated[int | None, typer.Option(help="Of W4A16: weights that share a scale.")] = None,
     gguf_type: Annotated[str | None, typer.Option(help="Of GGUF: how matrices are stored.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="A dataset, for W4A16 and W8A8: choose the rounding by its rows.")
+    ] = None,
+    algorithm: Annotated[CalibrationAlgorithm | None, typer.Option(help="How to choose by --data; else GPTQ.")] = None,
+    sample: Annotated[int | None, typer.Option(help="How many rows of --data are read; else 512.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Tokens of a row of --data; else 2048.")] = None,
     tolerance: Annotated[float | None, typer.Option(help="Largest allowed error of the logits.")] = None,
 ) -> None:
     """Write a model in a smaller form, and compare its logits with the model's own."""
     offline()
 
     def work() -> None:
-        from tunesmith_trainer.export.folder import export_folder
+        from tunesmith_trainer.export.folder import calibration, export_folder, given
 
-        asked = {"method": method, "groupSize": group_size, "ggufType": gguf_type, "tolerance": tolerance}
-        error = export_folder(model, {name: value for name, value in asked.items() if value is not None}, out)
+        by_data = calibration(data, given(algorithm=algorithm, maxLength=max_length), given(sample=sample))
+        asked = given(method=method, groupSize=group_size, ggufType=gguf_type, calibration=by_data, tolerance=tolerance)
+        error = export_folder(model, asked, out)
         print(f"{out}: logit error {error:.3g}")
 
     raise typer.Exit(told(work))
@@ -166,7 +173,9 @@ def run(
 
 @app.command()
 def infer(
-    artifact: Annotated[str, typer.Argument(help="An artefact or a model: its folder, or pvc://claim/path.")],
+    artifact: Annotated[
+        str | None, typer.Argument(help="An artefact or a model: its folder, or pvc://claim/path.")
+    ] = None,
     prompt: Annotated[
         str | None, typer.Option("--prompt", "-p", help="A question. Without it and --data: a conversation.")
     ] = None,
@@ -192,13 +201,18 @@ def infer(
     temperature: Annotated[float, typer.Option(min=0, help="0: always the likeliest token.")] = 0.0,
     top_p: Annotated[float, typer.Option(min=0, max=1, help="Tokens are drawn from this share.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
+    path: Annotated[Path | None, typer.Option("--plan", help="In a pod: an InferenceJob's plan says it all.")] = None,
 ) -> None:
     """Ask what a job made: once, in a conversation, or over a dataset. Classifiers, embedding, reward and reranking
     models say what they say as JSON.
     """
     offline()
+    if path is not None:
+        raise typer.Exit(ending.run(lambda: inferred(path)))
 
     def work() -> None:
+        if artifact is None:
+            raise ConfigError("say what to ask: the folder of an artefact or of a model")
         from tunesmith_trainer.infer.running import infer
         from tunesmith_trainer.infer.subject import Sampling
 
@@ -208,6 +222,50 @@ def infer(
             base=base, claims=claims, batch_size=batch_size, limit=limit,
             sampling=Sampling(max_new_tokens, temperature, top_p, seed), lines=typed(),
         )  # fmt: skip
+
+    raise typer.Exit(told(work))
+
+
+def inferred(path: Path) -> Ending:
+    """Ask as an InferenceJob's plan says; in a pod."""
+    from tunesmith_trainer.inputs import wait_for_inputs
+
+    plan = read_plan(InferencePlan, path)
+    wait_for_inputs(plan)
+    from tunesmith_trainer.infer.job import infer
+
+    return infer(plan)
+
+
+@app.command()
+def push(
+    artifact: Annotated[str, typer.Argument(help="An artefact: its folder, or pvc://claim/path.")],
+    uri: Annotated[
+        str,
+        typer.Argument(help="hf://org/name@branch, ms://org/name, s3://bucket/prefix, oci://registry/repository:tag"),
+    ],
+    secret: Annotated[
+        Path | None, typer.Option(help="Folder with the keys of a Secret as files. Without it: the environment.")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="A repository that is made for it is public.")] = False,
+    claims: Annotated[Path, typer.Option(help="Folder with a folder for each claim.")] = Path(),
+) -> None:
+    """Push what a job made to a hub, a bucket or a registry, from where it can be fetched again."""
+
+    def work() -> None:
+        from tunesmith.pushing import TRANSIENT, PushError
+        from tunesmith.pushing import push as push_folder
+
+        from tunesmith_trainer.local.addresses import Here, keys_here
+
+        folder = Here(claims.resolve()).path(artifact, "model") if "://" in artifact else Path(artifact)
+        try:
+            with keys_here(uri) as here:
+                pushed = push_folder(uri, folder, secret or here, not public)
+        except PushError as error:
+            raise (InternalError if error.code == TRANSIENT else ConfigError)(str(error)) from None
+        if pushed.revision:
+            print(f"revision {pushed.revision}")
 
     raise typer.Exit(told(work))
 

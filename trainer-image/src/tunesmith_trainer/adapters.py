@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
@@ -51,6 +52,13 @@ RESERVED = frozenset(
 )  # fmt: skip
 LONG = 1_000_000_000
 """AdaLoRA's number of steps until it is known."""
+MADE = frozenset({"ADALORA", "P_TUNING", "PREFIX_TUNING"})
+"""Adapters whose files hold what was made of the trained weights: of AdaLoRA the ranks that are left, of an encoder the
+prompts that it gives. From these no training goes on."""
+FILE = "trained.pt"
+"""In a checkpoint, the trained weights of such an adapter."""
+ALLOCATION = ("ipt", "exp_avg_ipt", "exp_avg_unc")
+"""By what AdaLoRA judges ranks."""
 
 
 def config(model: PreTrainedModel, tuner: TunerPlan, task: str) -> Any:
@@ -93,6 +101,39 @@ def marks(model: Any) -> tuple[str, ...]:
 
     kinds = {config.peft_type for config in model.peft_config.values()}
     return (*(PEFT_TYPE_TO_PREFIX_MAPPING[k] for k in kinds if k in PEFT_TYPE_TO_PREFIX_MAPPING), "prompt_encoder.")
+
+
+def save(model: Any, checkpoint: Path) -> None:
+    """Write the trained weights of an adapter that PEFT's files do not hold."""
+    import torch
+
+    config = getattr(model, "peft_config", {}).get("default")
+    if config is None or config.peft_type not in MADE:
+        return
+    state: dict[str, Any] = {"weights": {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}}
+    if config.peft_type == "ADALORA":
+        state["ranks"] = config.rank_pattern
+        state["allocation"] = {name: getattr(model.base_model.rankallocator, name) for name in ALLOCATION}
+    torch.save(state, checkpoint / FILE)
+
+
+def load(model: Any, checkpoint: Path) -> bool:
+    """Read again what `save` wrote. Returns whether it wrote something."""
+    import torch
+
+    if not (checkpoint / FILE).is_file():
+        return False
+    device = next(parameter.device for parameter in model.parameters() if parameter.requires_grad)
+    state = torch.load(checkpoint / FILE, map_location=device, weights_only=True)
+    weights = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in state["weights"].items():
+            weights[name].copy_(tensor)
+    if "allocation" in state:
+        model.peft_config["default"].rank_pattern = state["ranks"]
+        for name, found in state["allocation"].items():
+            setattr(model.base_model.rankallocator, name, found)
+    return True
 
 
 class Allocation(TrainerCallback):

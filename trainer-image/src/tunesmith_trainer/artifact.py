@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from tunesmith import artifacts
-from tunesmith.api.base import Artifact
+from tunesmith.api.base import Artifact, ArtifactKind
 from tunesmith.training.location import join
-from tunesmith.training.plan import MergePlan, TrainPlan, digest
+from tunesmith.training.plan import AnyPlan, InferencePlan, MergePlan, Place, TrainPlan, digest
 
+from tunesmith_trainer.card import Metrics, card, results_card
 from tunesmith_trainer.model import manifest_of
 from tunesmith_trainer.reading import SourceFile
 
@@ -27,7 +28,7 @@ PACKAGES = ("torch", "transformers", "trl", "peft")
 
 
 @contextmanager
-def draft(plan: TrainPlan | MergePlan, kind: Literal["adapters", "models"], part: str = "") -> Iterator[Path]:
+def draft(plan: AnyPlan, kind: ArtifactKind, part: str = "") -> Iterator[Path]:
     """A new folder in the store for an artefact in the making. What an earlier attempt of this job left is cleared."""
     folder = Path(plan.output.path) / kind / f".tmp-{plan.job.uid}{part}"
     shutil.rmtree(folder, ignore_errors=True)
@@ -39,10 +40,12 @@ def draft(plan: TrainPlan | MergePlan, kind: Literal["adapters", "models"], part
 
 
 def publish(
-    folder: Path, plan: TrainPlan | MergePlan, kind: Literal["adapters", "models"], sources: Sequence[SourceFile] = ()
+    folder: Path, plan: AnyPlan, kind: ArtifactKind, metrics: Metrics, sources: Sequence[SourceFile] = ()
 ) -> Artifact:
-    """Move a finished draft to `<store>/<kind>/<sha256>/`, with its manifest."""
-    for path in artifacts.files(folder):
+    """Move a finished draft to `<store>/<kind>/<sha256>/`, with its manifest and its card."""
+    text = results_card(plan, metrics) if isinstance(plan, InferencePlan) else card(plan, kind, folder, metrics)
+    (folder / artifacts.CARD).write_text(text)
+    for path in (*artifacts.files(folder), *folder.glob(artifacts.CARD)):
         path.chmod(0o644)  # other pods of other users read it
     name = artifacts.digest(folder)
     base: dict[str, Any] = {"uri": plan.model.uri}
@@ -59,15 +62,20 @@ def publish(
         "versions": {package: version(package) for package in PACKAGES},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    if isinstance(plan, MergePlan):
-        manifest["adapters"] = [
-            {"uri": adapter.uri, "digest": manifest_of(adapter).get("digest")} for adapter in plan.adapters
-        ]
-        if plan.quantization:
-            manifest["quantization"] = plan.quantization.body()
+    if adapters := adapters_of(plan):
+        manifest["adapters"] = [{"uri": one.uri, "digest": manifest_of(one).get("digest")} for one in adapters]
+    if isinstance(plan, MergePlan) and plan.quantization:
+        manifest["quantization"] = plan.quantization.body()
     (folder / artifacts.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     artifacts.publish(folder, Path(plan.output.path) / kind, name)
     return Artifact(kind=kind, uri=join(plan.output.uri, kind, name), digest=f"sha256:{name}", base=plan.model.uri)
+
+
+def adapters_of(plan: AnyPlan) -> Sequence[Place]:
+    """The adapters that a job took."""
+    if isinstance(plan, InferencePlan):
+        return [plan.adapter] if plan.adapter else []
+    return plan.adapters if isinstance(plan, MergePlan) else []
 
 
 def write_files(folder: Path, files: dict[str, Any]) -> None:
@@ -106,4 +114,3 @@ def save_adapter(
         if isinstance(config.get(name), list):
             config[name] = sorted(config[name])
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    (folder / "README.md").unlink(missing_ok=True)

@@ -10,11 +10,12 @@ from tunesmith.training.plan import TrainPlan
 
 from tunesmith_trainer import adapters, artifact, group, layers, optimizers, sequence, strategy, towers, tuner
 from tunesmith_trainer.checkpoint import Checkpoints
+from tunesmith_trainer.drawn import WORKERS
 from tunesmith_trainer.errors import ConfigError
 from tunesmith_trainer.fencing import Fence
 from tunesmith_trainer.lifecycle import Checks, Lifecycle
 from tunesmith_trainer.methods import Prepared, recipe
-from tunesmith_trainer.model import compute_dtype
+from tunesmith_trainer.model import compute_dtype, is_packed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +32,9 @@ def settings(plan: TrainPlan, kind: type[TrainingArguments], bf16: bool, cuda: b
     reentrant = plan.distribution.strategy == "ZeRO3" and plan.tuner.type != "Full"
     # FSDP2 computes activations anew by itself, once the weights are gathered.
     checkpointing = training.gradient_checkpointing and plan.distribution.strategy != "FSDP2"
+    workers = WORKERS if cuda or training.tokenization == "Lazy" else 0
+    if training.streaming == "Enabled":
+        workers = 1  # several would each read all
     return kind(
         output_dir=plan.checkpoint.path,
         num_train_epochs=training.epochs,
@@ -39,7 +43,6 @@ def settings(plan: TrainPlan, kind: type[TrainingArguments], bf16: bool, cuda: b
         gradient_accumulation_steps=training.gradient_accumulation_steps,
         learning_rate=training.learning_rate,
         lr_scheduler_type=SCHEDULERS[training.scheduler],
-        warmup_steps=training.warmup_ratio,  # below 1 it is a part of all steps
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
         gradient_checkpointing=checkpointing,
@@ -60,7 +63,8 @@ def settings(plan: TrainPlan, kind: type[TrainingArguments], bf16: bool, cuda: b
         run_name=plan.job.name,
         disable_tqdm=True,
         average_tokens_across_devices=True,
-        dataloader_num_workers=2 if cuda else 0,
+        dataloader_num_workers=workers,
+        dataloader_multiprocessing_context="fork" if workers else None,  # rows are mapped, not copied
         dataloader_pin_memory=cuda,
         **optimizers.arguments(plan, cuda),
         **strategy.arguments(plan, cuda),
@@ -93,7 +97,7 @@ def build(
     device: Any = None
     if plan.distribution.strategy == "DeviceMap":
         device = layers.options(plan, {gpu: torch.cuda.mem_get_info(gpu)[0] for gpu in layers.own(plan)})
-    elif plan.tuner.type == "QLoRA" and zero < 3:
+    elif (plan.tuner.type == "QLoRA" or is_packed(plan.model)) and zero < 3:
         device = args.local_process_index if cuda else "cpu"
     # Full: float32 weights (under bfloat16 autocast where that is the compute dtype), so that small updates count.
     # DeepSpeed keeps float32 ones in its optimizer.
@@ -132,6 +136,7 @@ def build(
         callbacks=[checks, *callbacks],
         **prepared.options,
     )
+    trainer.lengths = prepared.lengths
     trainer.remove_callback(PrinterCallback)
     for callback in (checks, *callbacks):
         callback.trainer = trainer

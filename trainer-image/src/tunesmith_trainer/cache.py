@@ -21,7 +21,7 @@ from tunesmith_trainer.errors import DataError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-VERSION = 2
+VERSION = 3
 """Of what is written here and by forms.py, masks.py and methods: raised where the same input gives other rows."""
 TABLE, NOTES = "table.arrow", "notes.json"
 Notes = dict[str, Any]

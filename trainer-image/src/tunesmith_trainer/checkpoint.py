@@ -161,6 +161,10 @@ class Checkpoints:
         """Delete a draft that will not become whole, so that it takes no space."""
         shutil.rmtree(self.staging, ignore_errors=True)
 
+    def write(self, step: int, name: str, content: str) -> None:
+        """Add a file to a step's checkpoint in the draft."""
+        (self.staging / f"{PREFIX}{step}" / name).write_text(content)
+
     def seal(self, step: int) -> None:
         """The files of a step's checkpoint are all in the draft: write its manifest."""
         seal(self.staging / f"{PREFIX}{step}", step, self.attempt, self.world_size, self.strategy)

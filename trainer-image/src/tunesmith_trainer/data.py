@@ -5,6 +5,7 @@ expected.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -231,8 +232,8 @@ class Reader:
         value = found[column]
         if isinstance(value, list) and len(value) == 1:
             value = value[0]
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            value = str(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            value = str(value)  # what is no number stands for a value that is missing
         if not isinstance(value, str):
             self.fail(where, f"{column} is {kind_of(value)}", found, f"text as the {what}")
         if not value.strip():

@@ -85,6 +85,9 @@ DISK_FULL = re.compile(
 )
 
 
+FROM_LOADER = re.compile(r"Caught \w+ in DataLoader worker")
+
+
 def is_disk_full(error: BaseException | None) -> bool:
     """Whether an exception, or one that it came from, says that a disk is full."""
     while error is not None:
@@ -99,7 +102,9 @@ def is_disk_full(error: BaseException | None) -> bool:
 def classify(error: BaseException) -> TrainerError:
     """The failure class of any exception."""
     if isinstance(error, TrainerError):
-        return error
+        # One of a loader's process has the whole traceback as its message, which ends with what was said.
+        *_, said = str(error).rpartition(f"{type(error).__module__}.{type(error).__name__}: ")
+        return type(error)(said.strip()) if FROM_LOADER.match(str(error)) else error
     if isinstance(error, KeyboardInterrupt):
         return Interrupted("stopped by SIGINT")
     text = f"{type(error).__name__}: {error}"
@@ -161,8 +166,8 @@ def prompt_sigterm() -> Iterator[None]:
     over = Event()
 
     def watch() -> None:
-        while number := os.read(reading, 1):
-            if number[0] != signal.SIGTERM or over.wait(RAISE_SECONDS):
+        while number := os.read(reading, 1)[0]:
+            if number != signal.SIGTERM or over.wait(RAISE_SECONDS):
                 continue
             if signal.getsignal(signal.SIGTERM) is on_sigterm:
                 failure = Interrupted("stopped by SIGTERM while it waited outside of the training loop")
@@ -176,8 +181,9 @@ def prompt_sigterm() -> Iterator[None]:
     finally:
         over.set()
         signal.set_wakeup_fd(before)
-        os.close(writing)
+        os.write(writing, bytes(1))  # to close it would not do: a loader's processes have it open, too
         thread.join()
+        os.close(writing)
         os.close(reading)
         signal.signal(signal.SIGTERM, handler)
 

@@ -162,14 +162,33 @@ def json_list(file: IO[bytes], where: str) -> Iterator[Found]:
 
 
 def separated(separator: str) -> Callable[[IO[bytes], str], Iterator[Found]]:
-    """Lines of values under a line of names."""
+    """Lines of values under a line of names. Where quotes do not match, rows would run into each other: such a file is
+    refused, and a row with more values than names, as of a separator that no quotes protect.
+    """
 
     def read(file: IO[bytes], where: str) -> Iterator[Found]:
         csv.field_size_limit(sys.maxsize)
         with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
-            reader = csv.DictReader(text, delimiter=separator)
-            for line in reader:
-                yield reader.line_num, {k: v for k, v in line.items() if k is not None and v is not None}
+            reader = csv.DictReader(text, delimiter=separator, strict=True)
+            begin = 2
+            try:
+                for line in reader:
+                    number, begin = reader.line_num, reader.line_num + 1
+                    if any(more := line.pop(None, None) or []):
+                        yield (
+                            number,
+                            DataError(
+                                f"{where} row {number}: it has {len(line) + len(more)} values under {len(line)} names; "
+                                f"expected quotes around values with {separator!r} in them"
+                            ),
+                        )
+                        continue
+                    yield number, {name: value for name, value in line.items() if value is not None}
+            except csv.Error as error:
+                raise DataError(
+                    f"{where} row {begin}: its quotes do not match: {error}; expected a value with quotes in it to be "
+                    'quoted itself, and they doubled: "say ""so"""'
+                ) from None
 
     return read
 
@@ -245,10 +264,16 @@ def json_object(line: str, where: str) -> dict[str, Any] | DataError:
 
 
 def as_object(value: Any, where: str) -> dict[str, Any] | DataError:
-    """An object, or that it is none."""
-    if isinstance(value, dict):
-        return value
-    return DataError(f"{where}: found {kind_of(value)}; expected an object with columns")
+    """An object of text that can be encoded, or that it is none."""
+    if not isinstance(value, dict):
+        return DataError(f"{where}: found {kind_of(value)}; expected an object with columns")
+    try:  # JSON may name half of a character
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        return DataError(
+            f"{where}: it has half of a character (\\u{ord(error.object[error.start]):04x}); expected both"
+        )
+    return value
 
 
 def kind_of(value: object) -> str:

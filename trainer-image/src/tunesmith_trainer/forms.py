@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -185,10 +186,10 @@ def content(reader: Reader, where: str, found: Found, column: str, value: object
 
 def number(reader: Reader, where: str, found: Found, column: str) -> float:
     """A column's number."""
-    try:
-        return float(found[column])
-    except (TypeError, ValueError):
-        reader.fail(where, f"{column} is {kind_of(found[column])} {found[column]!r}"[:200], found, "a number")
+    with suppress(TypeError, ValueError):
+        if math.isfinite(value := float(found[column])):
+            return value
+    reader.fail(where, f"{column} is {kind_of(found[column])} {found[column]!r}"[:200], found, "a number")
 
 
 FORMS: dict[MethodType, Callable[[Reader, str, Found], Row]] = {

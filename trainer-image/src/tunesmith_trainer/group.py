@@ -55,6 +55,15 @@ def any_of(flags: Sequence[bool], device: torch.device) -> list[bool]:
     return [bool(value) for value in tensor.tolist()]
 
 
+def all_say(value: Value) -> list[Value]:
+    """What each process says, by rank."""
+    if not several():
+        return [value]
+    found: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(found, value, group=_patient)
+    return found
+
+
 def first_says(ask: Callable[[], Value]) -> Value:
     """What `ask` returns on rank 0, on all."""
     if not several():

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tunesmith.training.location import locate
-from tunesmith.training.plan import MergePlan, Place, TrainPlan, place
+from tunesmith.training.plan import AnyPlan
 from tunesmith.training.report import Report
 
 from tunesmith_trainer.server import PORT, Server
@@ -19,11 +19,11 @@ WAIT_SECONDS = float(os.environ.get("TUNESMITH_INPUT_WAIT_SECONDS", "600"))
 POLL_SECONDS = 1.0
 
 
-def wait_for_inputs(plan: TrainPlan | MergePlan, port: int = PORT, seconds: float = WAIT_SECONDS) -> None:
+def wait_for_inputs(plan: AnyPlan, port: int = PORT, seconds: float = WAIT_SECONDS) -> None:
     """Return when every path on a claim is there, or after `seconds` in all. What is waited for is served at `port`."""
     end = time.monotonic() + seconds
-    for wanted in _on_claims(plan):
-        if Path(wanted.path).exists():
+    for wanted in plan.inputs:
+        if not locate(wanted.uri).claim or Path(wanted.path).exists():
             continue
         message = f"{wanted.uri} does not exist yet; waiting up to {seconds:.0f} s for it to be written"
         print(message, flush=True)
@@ -43,12 +43,3 @@ def _told(message: str, port: int) -> Iterator[None]:
         yield
     finally:
         server.close()
-
-
-def _on_claims(plan: TrainPlan | MergePlan) -> list[Place]:
-    others: list[Place]
-    if isinstance(plan, TrainPlan):
-        others = [*plan.all_datasets, *plan.method.models.values(), *map(place, plan.method.files())]
-    else:
-        others = list(plan.adapters)
-    return [one for one in [plan.model, *others] if locate(one.uri).claim]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,15 +12,21 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer import SCHEDULER_NAME
 from tunesmith.training.plan import TrainPlan
 
-from tunesmith_trainer import group, optimizers, strategy, tensor
+from tunesmith_trainer import adapters, group, optimizers, strategy, tensor
 from tunesmith_trainer.checkpoint import PREFIX, Checkpoints, sync
+from tunesmith_trainer.errors import ConfigError
 from tunesmith_trainer.fencing import Fence
 from tunesmith_trainer.order import Order
+from tunesmith_trainer.rowstream import MARK, Mark, Marked, RowStream
 from tunesmith_trainer.sequence import Part
 from tunesmith_trainer.towers import set_learning_rates
 
 # For the type checker a Trainer; at run time the class beside it is one.
 Base: Any = Trainer if TYPE_CHECKING else object
+
+
+STREAM = "stream.json"
+"""In a checkpoint, where streamed rows stood."""
 
 
 class Lifecycle(Base):
@@ -32,7 +40,11 @@ class Lifecycle(Base):
         self.stopped_early = False
         """The checkpoint that this attempt goes on from was to be the last."""
         self.step_norm = 0.0
+        self.marks: dict[int, Mark] = {}
+        """Of streamed rows, where the lanes stand that this process has learned from."""
         self.order: Order
+        self.lengths: Sequence[int] | None = None
+        """Of the rows, where these may be put together by it."""
         super().__init__(**options)
 
     def completed(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -58,19 +70,29 @@ class Lifecycle(Base):
     def _get_train_sampler(self, train_dataset: Any = None) -> Order:
         rows = len(train_dataset if train_dataset is not None else self.train_dataset)
         training, copies = self.plan.training, self.plan.distribution.sequence_parallel
-        self.order = Order(rows, training.global_batch_size, training.seed, training.micro_batch_size, copies)
+        shuffled = training.streaming == "Disabled"
+        batch, micro = training.global_batch_size, training.micro_batch_size
+        self.order = Order(rows, batch, training.seed, micro, copies, shuffled, self.lengths)
         return self.order
 
     def get_train_dataloader(self) -> Any:
-        """Parts of rows where processes share them."""
-        size = self.plan.distribution.sequence_parallel
-        if size == 1:
-            return super().get_train_dataloader()
-        whole, self.data_collator = self.data_collator, Part(self.data_collator, size, self.args.process_index)
+        """Parts of rows where processes share them; with marks where rows are streamed."""
+        whole, size = self.data_collator, self.plan.distribution.sequence_parallel
+        if size > 1:
+            self.data_collator = Part(self.data_collator, size, self.args.process_index)
+        if isinstance(self.train_dataset, RowStream):
+            self.data_collator = Marked(self.data_collator)
+            self.train_dataset.close()
         try:
             return super().get_train_dataloader()
         finally:
             self.data_collator = whole
+
+    def training_step(self, model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
+        """A micro-batch; where streamed rows stood is remembered for a checkpoint."""
+        if isinstance(self.train_dataset, RowStream):
+            self.marks |= {mark.lane: mark for mark in inputs.pop(MARK)}
+        return super().training_step(model, inputs, *arguments, **options)
 
     def create_optimizer(self, model: Any = None) -> Any:
         """LoRA+ has groups of its own, and so have parts of the model with rates of their own."""
@@ -82,15 +104,32 @@ class Lifecycle(Base):
         set_learning_rates(self.optimizer, self.model, self.plan)
         return self.optimizer
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Warm-up takes whole steps, rounded down: its first one has no learning rate, and a short training could be
+        that step alone.
+        """
+        self.args.warmup_steps = int(num_training_steps * self.plan.training.warmup_ratio)
+        return super().create_scheduler(num_training_steps, optimizer)
+
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         self.step_norm = float(norm or 0.0)
         return norm
 
     def prediction_step(self, model: Any, inputs: Any, *_: Any, **__: Any) -> tuple[Any, None, None]:
-        """The loss of rows to evaluate on, as in training."""
+        """The loss of rows to evaluate on, as in training. TRL's metrics are means over micro-batches: each is made to
+        count as often as the batch has rows, of which the last one may have few.
+        """
+        metrics: dict[str, list[float]] = getattr(self, "_metrics", {}).get("eval", {})
+        before = {name: len(values) for name, values in metrics.items()}
         with torch.no_grad(), self.compute_loss_context_manager():
-            return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
+            loss = self.compute_loss(model, self._prepare_inputs(inputs)).detach()
+        batch = self.accelerator.gradient_state
+        last = batch.remainder if batch.end_of_dataloader else 0
+        rows = last if last > 0 else self.args.eval_batch_size * self.args.world_size
+        for name, values in metrics.items():
+            values += values[before.get(name, 0) :] * (rows - 1)
+        return loss, None, None
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self.checkpoints.staging)
@@ -99,6 +138,8 @@ class Lifecycle(Base):
         """Nothing where the weights are written with the optimizer."""
         if not (self.is_deepspeed_enabled or self.is_fsdp_enabled or self.shares_tensors):
             super().save_model(output_dir, _internal_call)
+            if output_dir and group.is_first():
+                adapters.save(self.model, Path(output_dir))
 
     @property
     def shares_tensors(self) -> bool:
@@ -114,8 +155,12 @@ class Lifecycle(Base):
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if not self.shares_tensors:
+        if not (self.shares_tensors or adapters.load(self.model, Path(resume_from_checkpoint))):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if not adapters.load(self.model, Path(self.state.best_model_checkpoint)):
+            super()._load_best_model()
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if not self.shares_tensors:
@@ -123,6 +168,16 @@ class Lifecycle(Base):
         elif checkpoint is not None:
             tensor.load(self, checkpoint)
             self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+
+    def go_on(self, checkpoint: Path) -> None:
+        """Streamed rows go on where they stood at a checkpoint. Raises ConfigError where none were streamed."""
+        if not isinstance(self.train_dataset, RowStream):
+            return
+        if not (checkpoint / STREAM).is_file():
+            raise ConfigError(
+                f"spec.training.streaming: Enabled, but {checkpoint.name} is of a run that did not stream: use Disabled"
+            )
+        self.train_dataset.go_on(json.loads((checkpoint / STREAM).read_text()))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write a checkpoint as a draft, wait until all processes have written theirs, and move it into place."""
@@ -133,6 +188,10 @@ class Lifecycle(Base):
         group.barrier()
         try:
             super()._save_checkpoint(model, trial)
+            if isinstance(self.train_dataset, RowStream):
+                marks = [mark for own in group.all_say(list(self.marks.values())) for mark in own]
+                if first:
+                    self.checkpoints.write(step, STREAM, json.dumps(self.train_dataset.state(marks)))
             if self.args.local_process_index == 0:  # what is on this node's side of a shared file system
                 sync(self.checkpoints.staging / f"{PREFIX}{step}")
             group.barrier()

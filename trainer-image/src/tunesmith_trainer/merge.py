@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.api.mergejob import Combine
+from tunesmith.training.capabilities import FULL_PRECISION, base_of
 from tunesmith.training.plan import MergeAdapterPlan, MergePlan, Place
 from tunesmith.training.report import Ending
 
@@ -28,6 +29,8 @@ from tunesmith_trainer.comparison import logit_error, logits, saved_logits
 from tunesmith_trainer.errors import CheckFailed, ConfigError, ModelError
 from tunesmith_trainer.export import export
 from tunesmith_trainer.model import (
+    WHOLE_TO_MERGE,
+    check_adapter_files,
     check_files,
     load_model,
     load_tokenizer,
@@ -57,11 +60,18 @@ COMBINATIONS = {
 
 def merge(plan: MergePlan) -> Ending:
     """Merge as `plan` says, check the result, and publish it."""
-    check_files(plan.model)
+    base = base_of(check_files(plan.model, quantized=True))
+    if base not in (FULL_PRECISION, *WHOLE_TO_MERGE):
+        raise ModelError(
+            f"model {plan.model.uri}: it is quantised by {base}, from which its weights cannot be turned back: serve "
+            "base and adapter by a ModelDeployment, or merge into the full-precision release"
+        )
+    steps = Counter(adapter.step for adapter in plan.adapters)
     for index, adapter in enumerate(plan.adapters):
         # A later step's adapter was trained from what the steps before it made.
-        alone = len(plan.adapters) == 1 and adapter.weight == 1
-        check_adapter(adapter, plan.model if adapter.step == 1 else None, f"adapters[{index}]", alone)
+        base_ = plan.model if adapter.step == 1 else None
+        as_it_is = steps[adapter.step] == 1 and adapter.weight == 1
+        check_adapter(adapter, base_, f"adapters[{index}]", as_it_is, as_it_is and len(steps) == 1)
 
     import torch
 
@@ -87,11 +97,12 @@ def merge(plan: MergePlan) -> Ending:
             )
         smaller = None
         if plan.quantization is None:
-            made = artifact.publish(folder, plan, "models")
+            made = artifact.publish(folder, plan, "models", {"error of the merged logits": error})
         else:
             with artifact.draft(plan, "models", "-quantized") as quantized:
                 smaller = export(merged, plan.quantization, quantized, found)
-                made = artifact.publish(quantized, plan, "models")
+                metrics = {"error of the merged logits": error, "error of the quantised logits": smaller}
+                made = artifact.publish(quantized, plan, "models", metrics)
     print(f"artefact {made.uri}")
     return Ending(
         reason="Completed",
@@ -152,43 +163,68 @@ def merge_whole(
     """The same with the whole model in memory, in float32."""
     import torch
 
-    model = apply_adapters(load_model(plan.model, torch.float32), plan.adapters, plan.combine)
+    model = apply_adapters(load_model(plan.model, torch.float32, whole=WHOLE_TO_MERGE), plan.adapters, plan.combine)
     expected = logits(model, tokenizer)
     merged: Any = model.merge_and_unload(adapter_names=list(model.base_model.active_adapters), safe_merge=True)
     save_model(merged, plan.model, dtype, folder)
     return expected
 
 
+REPLACING = {"modules_to_save": "whole modules", "trainable_token_indices": "tokens", "lora_bias": "biases"}
+"""Fields of a LoRA's configuration that bring new weights in the place of the base's, by what these are."""
+ADDING = (True, False, None, "gaussian", "eva", "orthogonal")
+"""Initialisations of a LoRA that leave the base as it is."""
+
+
+def config_of(adapter: Place) -> dict[str, Any]:
+    """An adapter's configuration."""
+    found: dict[str, Any] = json.loads((Path(adapter.path) / "adapter_config.json").read_text())
+    return found
+
+
+def replaced(config: dict[str, Any]) -> list[str]:
+    """What an adapter replaces of the base."""
+    found = [what for name, what in REPLACING.items() if config.get(name)]
+    return found + (["biases"] if config.get("bias", "none") != "none" and "biases" not in found else [])
+
+
 def plain(adapter: Place) -> bool:
     """Whether an adapter only adds products of matrices to weights."""
-    config = json.loads((Path(adapter.path) / "adapter_config.json").read_text())
-    more = ("use_dora", "modules_to_save", "trainable_token_indices", "lora_bias")
+    config = config_of(adapter)
     return (
         config.get("peft_type") == "LORA"
-        and config.get("bias", "none") == "none"
-        and not any(config.get(name) for name in more)
+        and not config.get("use_dora")
+        and not replaced(config)
+        and config.get("init_lora_weights", True) in ADDING
     )
 
 
-def check_adapter(adapter: Place, base: Place | None, label: str, alone: bool = False) -> None:
+def check_adapter(adapter: Place, base: Place | None, label: str, as_it_is: bool = False, alone: bool = False) -> None:
     """See by its files that an adapter is one that can be merged, in safetensors, and not of another base, if that is
-    known. Where it is not alone, or weighted, it must be a sum of products, which add up.
+    known. Where it is not taken `as_it_is`, but weighted or combined with others, it must be a sum of products, which
+    add up; and only `alone` may it be something else than a LoRA, or fit a base that is changed first.
     """
     folder = Path(adapter.path)
     if not folder.is_dir():
         raise ModelError(f"{label} {adapter.uri}: there is no folder {folder}. Check the address")
-    missing = [name for name in ("adapter_config.json", "adapter_model.safetensors") if not (folder / name).is_file()]
-    if missing:
-        found = sorted(path.name for path in folder.iterdir())[:20]
-        raise ModelError(
-            f"{label} {adapter.uri}: no {' and no '.join(missing)}; found {found}; expected a PEFT adapter"
-        )
-    config = json.loads((folder / "adapter_config.json").read_text())
+    check_adapter_files(adapter, label)
+    config = config_of(adapter)
     kind = "DoRA" if config.get("use_dora") else config.get("peft_type")
     if kind in UNMERGEABLE:
         raise ModelError(f"{label} {adapter.uri}: it is a {kind}, which is no change of weights and cannot be merged")
     if kind != "LORA" and not alone:
         raise ModelError(f"{label} {adapter.uri}: it is a {kind}; only LoRA adapters are weighted and combined")
+    if not as_it_is and (whole := replaced(config)):
+        raise ModelError(
+            f"{label} {adapter.uri}: beside LoRA it has {' and '.join(whole)} in the place of the base's, which cannot "
+            "be weighted or combined: merge it with weight 1, in a step of its own"
+        )
+    begun = config.get("init_lora_weights", True)
+    if begun not in ADDING and not alone:
+        raise ModelError(
+            f"{label} {adapter.uri}: it begins as {begun}, and fits no base but one that this was taken out of: merge "
+            "it alone, or convert it to a plain LoRA (PEFT's path_initial_model_for_weight_conversion)"
+        )
     wanted = manifest_of(adapter).get("base", {}).get("digest")
     given = manifest_of(base).get("digest") if base else None
     if base and wanted and given and wanted != given:
@@ -232,7 +268,13 @@ def apply_adapters(model: PreTrainedModel, adapters: list[MergeAdapterPlan], how
         )
         for step in sorted({adapter.step for adapter in adapters})
     ]
-    result.base_model.set_adapter(wanted)
+    try:
+        result.base_model.set_adapter(wanted)
+    except ValueError as error:
+        raise ModelError(
+            "adapters: those of several steps have whole modules in the place of the base's: merge one after "
+            f"the other, each by a MergeJob of its own ({str(error)[:200]})"
+        ) from error
     active = set(result.base_model.active_adapters)
     if active != set(wanted):
         raise ConfigError(f"adapters: {sorted(active)} of {wanted} are applied")
@@ -250,6 +292,8 @@ def combine(model: PeftModel, members: list[tuple[str, float]], how: Combine) ->
     if how.rank:
         more["svd_rank"] = how.rank
     name = "_".join(names) + "_combined"
+    # What is combined holds the adapters' own scales: PEFT would scale it by the first one's rule again.
+    model.peft_config[names[0]].use_rslora = False  # type: ignore[attr-defined]
     try:
         cast: Any = model
         cast.add_weighted_adapter(names, weights, name, combination_type=method, **more)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tunesmith.artifacts import MANIFEST
+from tunesmith.training.capabilities import FULL_PRECISION, PACKAGES, base_of, quantizer
 from tunesmith.training.plan import ChatPlan, Place
 
 from tunesmith_trainer.errors import ModelError
@@ -24,8 +27,10 @@ COMPANIONS = (
 )  # fmt: skip
 
 
-def check_files(place: Place) -> dict[str, Any]:
-    """See that a model in Hugging Face's layout lies at `place`, by its files only. Returns its config.json."""
+def check_files(place: Place, quantized: bool = False) -> dict[str, Any]:
+    """See that a model in Hugging Face's layout lies at `place`, by its files only; one that is quantised already only
+    with `quantized`. Returns its config.json.
+    """
     folder = Path(place.path)
     if not folder.is_dir():
         raise ModelError(f"model {place.uri}: there is no folder {folder}. Check the address")
@@ -42,12 +47,27 @@ def check_files(place: Place) -> dict[str, Any]:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text())
     except ValueError as error:
         raise ModelError(f"model {place.uri}: config.json is no JSON: {error}") from None
-    if quantization := config.get("quantization_config"):
+    base = base_of(config)
+    if base is None or (base != FULL_PRECISION and not quantized):
         raise ModelError(
-            f"model {place.uri}: it is quantised ({quantization.get('quant_method')}); use its full-precision release "
-            "(tuner QLoRA quantises it by itself)"
+            f"model {place.uri}: it is quantised ({quantizer(config).get('quant_method')}); use its "
+            "full-precision release (tuner QLoRA quantises it by itself)"
+        )
+    if missing := [name for name in PACKAGES.get(base, ()) if find_spec(name) is None]:
+        raise ModelError(
+            f"model {place.uri}: it is quantised by {base}, whose layers need {' and '.join(missing)}, which this "
+            "image does not have: name one that has it in spec.podTemplate.image, or use the full-precision release"
         )
     return config
+
+
+def check_adapter_files(place: Place, label: str) -> None:
+    """See that an adapter in PEFT's layout lies at `place`, by its files only. `label` names it in errors."""
+    folder = Path(place.path)
+    missing = [name for name in ("adapter_config.json", "adapter_model.safetensors") if not (folder / name).is_file()]
+    if missing:
+        found = sorted(path.name for path in folder.iterdir())[:20] if folder.is_dir() else "no folder"
+        raise ModelError(f"{label} {place.uri}: no {' and no '.join(missing)}; found {found}; expected a PEFT adapter")
 
 
 def manifest_of(place: Place) -> dict[str, Any]:
@@ -153,31 +173,69 @@ def load_model(
     device: str | int | dict[str, Any] | None = None,
     head: Literal["CausalLM", "SequenceClassification", "None"] = "CausalLM",
     distributed: Any = None,
+    whole: tuple[str, ...] = (),
     **config: Any,
 ) -> PreTrainedModel:
     """The model with its weights in `dtype` (quantised layers apart), on `device` (default: CPU) or laid out by such
     arguments of from_pretrained, with a head that is new where the model's files have none, and changes of its
-    configuration; or shared by processes, as `distributed` says.
+    configuration; or shared by processes, as `distributed` says. Weights that are stored quantised, in one of the forms
+    `whole`, are turned back into `dtype`.
     """
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    stored = base_of(config_of(place))
     if quantization:  # given as None, it would hide what the model's own configuration says
         config["quantization_config"] = quantization
+    elif stored in whole and stored == "CompressedTensors":
+        from transformers import CompressedTensorsConfig
+
+        config["quantization_config"] = CompressedTensorsConfig(dequantize=True)
     try:
-        model: PreTrainedModel = model_class(place, head).from_pretrained(
-            place.path,
-            dtype=dtype,
-            attn_implementation="sdpa",
-            use_safetensors=True,
-            trust_remote_code=False,
-            distributed_config=distributed,
-            **(device if isinstance(device, dict) else {"device_map": None if device is None else {"": device}}),
-            **config,
-        )
+        with warnings.catch_warnings():
+            # That the file's own configuration counts, too, is meant.
+            warnings.filterwarnings("ignore", "You passed `quantization_config`")
+            model: PreTrainedModel = model_class(place, head).from_pretrained(
+                place.path,
+                dtype=dtype,
+                attn_implementation="sdpa",
+                use_safetensors=True,
+                trust_remote_code=False,
+                distributed_config=distributed,
+                **(device if isinstance(device, dict) else {"device_map": None if device is None else {"": device}}),
+                **config,
+            )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"model {place.uri}: it cannot be loaded: {error}") from error
-    return model
+    return turned_back(model, place, str(stored)) if stored in whole else model
+
+
+WHOLE_TO_TRAIN = ("CompressedTensors",)
+"""Forms whose layers pass no gradient, or have no weights, while they are packed."""
+WHOLE_TO_MERGE = ("CompressedTensors", "BitsAndBytes")
+
+
+def is_packed(place: Place) -> bool:
+    """Whether a model's weights stay quantised while adapters over them are trained."""
+    return base_of(config_of(place)) not in (FULL_PRECISION, *WHOLE_TO_TRAIN)
+
+
+def turned_back(model: Any, place: Place, stored: str) -> PreTrainedModel:
+    """A model whose quantised weights are turned back, as a plain one."""
+    import torch
+
+    if stored == "BitsAndBytes":
+        model = model.dequantize()
+    else:
+        from compressed_tensors.quantization import QuantizationMetadata
+
+        for module in model.modules():  # else activations are rounded still, through which no gradient passes
+            QuantizationMetadata.clear_quantization(module)
+    model._weight_conversions = None  # save_pretrained would pack again what was unpacked; None: as of a model anew
+    packed = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and type(m) is not torch.nn.Linear]
+    if packed or any(not parameter.is_floating_point() for parameter in model.parameters()):
+        raise ModelError(f"model {place.uri}: its weights cannot be turned back from {stored}: {packed[:3]}")
+    return model  # type: ignore[no-any-return]
 
 
 def save_model(
@@ -205,6 +263,7 @@ def save_companions(base: Place, dtype: torch.dtype, folder: Path, changes: dict
     source = Path(base.path)
     config = json.loads((source / "config.json").read_text())
     config.pop("torch_dtype", None)
+    config.pop("quantization_config", None)  # what is written is quantised only where `changes` say so
     config |= {"dtype": str(dtype).removeprefix("torch."), **(changes or {})}
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     for pattern in COMPANIONS:

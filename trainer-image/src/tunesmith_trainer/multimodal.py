@@ -7,6 +7,7 @@ once about a blank image of each size. So rows are tokenised and measured first,
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 from collections.abc import Sequence
@@ -30,6 +31,9 @@ FILES = ("processor_config.json", "preprocessor_config.json")
 PER_TOKEN = ("mm_token_type_ids", "token_type_ids")
 SECTIONS: dict[Kind, str] = {"image": "image_processor", "video": "video_processor", "audio": "feature_extractor"}
 ARGUMENTS: dict[Kind, str] = {"image": "images", "video": "videos", "audio": "audio"}
+
+KNOWN = 1000
+"""Media whose placeholders are kept for the next time."""
 
 
 class Multimodal:
@@ -138,8 +142,10 @@ class Multimodal:
 
     def replacement(self, medium: Medium) -> str:
         """What the placeholder of a medium becomes: as many tokens as it takes, with what the family writes between."""
-        key: Any = (medium.kind, image_size(medium)) if medium.kind == "image" else medium
+        key = (medium.kind, image_size(medium)) if medium.kind == "image" else identity(medium)
         if key not in self.known:
+            if len(self.known) >= KNOWN:
+                self.known.clear()
             loaded: Any = self.load(medium)
             if medium.kind == "image":
                 from PIL import Image
@@ -181,9 +187,11 @@ class Multimodal:
             places = ", ".join(m.where for m in media[:3])
             raise DataError(f"{places}: the model's processor refuses it: {type(error).__name__}: {error}") from error
 
-    def tensors(self, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
-        """What the model is given beside the tokens of a batch, whose rows have the media of these numbers."""
-        return self.tensors_of([[self.items[number] for number in row] for row in rows])
+    def tensors(self, rows: Sequence[Sequence[int | Medium]]) -> dict[str, torch.Tensor]:
+        """What the model is given beside the tokens of a batch, whose rows have these media, or those of these
+        numbers.
+        """
+        return self.tensors_of([[self.items[one] if isinstance(one, int) else one for one in row] for row in rows])
 
     def tensors_of(self, media: Sequence[Sequence[Medium]]) -> dict[str, torch.Tensor]:
         """The same, of media themselves."""
@@ -269,6 +277,12 @@ class Multimodal:
         grid = self.processor.image_processor(images=[self.load(medium)], return_tensors="pt")["image_grid_thw"][0]
         patch = self.processor.image_processor.patch_size
         return int(grid[2]) * patch, int(grid[1]) * patch
+
+
+def identity(medium: Medium) -> tuple[Any, ...]:
+    """What a medium is told apart from others by, without its bytes."""
+    content = medium.content and hashlib.sha256(medium.content).digest()
+    return medium.kind, medium.path, content, *map(identity, medium.frames)
 
 
 def shifted(span: Span, moved: Sequence[tuple[int, int, int, int]]) -> list[Span]:

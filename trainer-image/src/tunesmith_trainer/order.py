@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch.utils.data import Sampler
@@ -11,11 +11,24 @@ from torch.utils.data import Sampler
 class Order(Sampler[int]):
     """A new order for each epoch. The last step is filled up with the first rows of the same order: every step has a
     whole global batch, which any number of processes can share. Where `copies` processes side by side work on the same
-    `micro` rows, these come as often.
+    `micro` rows, these come as often. Not `shuffled`, rows come as they are numbered.
+
+    With `lengths`, tokens of each row, a step's rows come the longest first: micro-batches are of rows as long as each
+    other, which little padding fills up, and processes side by side have as much to do. Which rows a step has stays.
     """
 
-    def __init__(self, rows: int, batch: int, seed: int, micro: int = 1, copies: int = 1) -> None:
+    def __init__(
+        self,
+        rows: int,
+        batch: int,
+        seed: int,
+        micro: int = 1,
+        copies: int = 1,
+        shuffled: bool = True,
+        lengths: Sequence[int] | None = None,
+    ) -> None:
         self.rows, self.batch, self.seed, self.micro, self.copies = rows, batch, seed, micro, copies
+        self.shuffled, self.lengths = shuffled, lengths
         self.steps = -(-rows // batch)
         """Steps of an epoch."""
         self.epoch = 0
@@ -28,7 +41,10 @@ class Order(Sampler[int]):
         """The rows of the epoch at hand."""
         generator = torch.Generator()
         generator.manual_seed(self.seed + self.epoch)
-        order = torch.randperm(self.rows, generator=generator).tolist()
-        for start in range(0, self.steps * self.batch, self.micro):
-            rows = [order[position % self.rows] for position in range(start, start + self.micro)]
-            yield from rows * self.copies
+        order = torch.randperm(self.rows, generator=generator).tolist() if self.shuffled else range(self.rows)
+        for start in range(0, self.steps * self.batch, self.batch):
+            rows = [order[position % self.rows] for position in range(start, start + self.batch)]
+            if self.lengths is not None and self.micro < self.batch:
+                rows.sort(key=self.lengths.__getitem__, reverse=True)
+            for first in range(0, self.batch, self.micro):
+                yield from rows[first : first + self.micro] * self.copies

@@ -9,7 +9,7 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,7 @@ class SourceFile:
 
     uri: str
     digest: str
+    """Of its content; where that is streamed its size, `size:123`."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Data:
     """What a plan's datasets hold."""
 
     rows: Sequence[Row]
-    """To learn from."""
+    """To learn from; none where they are streamed."""
     validation: Sequence[Row]
     """To evaluate on; empty where the plan keeps nothing aside."""
     sources: list[SourceFile]
@@ -60,7 +61,15 @@ class Data:
 
 
 def read_plan(plan: TrainPlan) -> Data:
-    """The data of a plan, by its cache."""
+    """The data of a plan, by its cache. Of rows that are streamed their files alone."""
+    if plan.training.streaming == "Enabled":
+        streams = [
+            SourceFile(uri, f"size:{path.stat().st_size}")
+            for number, dataset in enumerate(plan.datasets)
+            for path, uri in data_files(dataset, f"datasets[{number}]")
+        ]
+        found = read_datasets([], plan.method.type, plan.training.seed, plan.validation, cache_of(plan))
+        return replace(found, sources=[*streams, *found.sources])
     return read_datasets(
         plan.datasets, plan.method.type, plan.training.seed, plan.validation, cache_of(plan),
         plan.training.stopping_strategy,
@@ -97,10 +106,11 @@ def read_datasets(
     for i, dataset in enumerate(kept.datasets):
         table = read(dataset, f"validation.datasets[{i}]", "validation")
         measured.append(table.select(draw(range(len(table)), dataset.sample, f"{seed}:{i}")))
-    key = key_of(keys, [(d.sample, d.weight) for d in datasets], (kept.split, len(kept.datasets)), seed, stopping)
+    drawn = [[(one.sample, one.weight) for one in some] for some in (datasets, kept.datasets)]
+    key = key_of(keys, drawn, kept.split, seed, stopping)
     weights = [dataset.weight for dataset in datasets]
     return Data(
-        Rows(mixed(learned, weights, stopping, seed), f"{key}-train"),
+        Rows(mixed(learned, weights, stopping, seed), f"{key}-train") if learned else [],
         Rows(joined(measured), f"{key}-validation") if measured else [],
         list(dict.fromkeys(sources)),
         dropped,

@@ -253,7 +253,9 @@ class Rolling(Lifecycle):
         if checkpoint is None:
             return
         path = Path(checkpoint, f"answers-{self.args.process_index}.pt")
-        state = torch.load(path, map_location=self.args.device, weights_only=True) if path.is_file() else None
+        # By its type: torch finds no place for what is on "cpu:0", as DeepSpeed's processes call theirs.
+        device = self.args.device.type
+        state = torch.load(path, map_location=device, weights_only=True) if path.is_file() else None
         if state and state["world_size"] == self.args.world_size:
             self._buffered_inputs = state["inputs"]
         elif group.is_first() and self.PASSES > 1 and self.state.global_step % self.PASSES:

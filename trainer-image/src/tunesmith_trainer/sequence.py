@@ -40,6 +40,15 @@ class Part:
         return batch
 
 
+def check_weights(plan: TrainPlan) -> None:
+    """Refuse turns with weights of their own where rows are shared. Raises ConfigError."""
+    if plan.distribution.sequence_parallel > 1:
+        raise ConfigError(
+            f"{FIELD}: {plan.distribution.sequence_parallel}, but rows have turns with a loss or weight other than "
+            "0 and 1, which processes that share rows do not know: use 1, or leave the weights out"
+        )
+
+
 def check_model(model: Any, size: int) -> None:
     """See that attention alone looks from one token at others, and at all before it. Raises ConfigError."""
     config = model.config.get_text_config()

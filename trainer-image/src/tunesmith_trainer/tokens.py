@@ -81,6 +81,24 @@ class Tokens:
     dropped: int
     """Rows of which nothing to learn was left within it, or that would have lost part of an image."""
 
+    def lengths(self) -> Sequence[int]:
+        """Tokens of each row; reads where rows begin, not the rows."""
+        import pyarrow.compute as pc
+
+        ids = self.table.with_format("arrow")[:]["input_ids"]
+        return pc.list_value_length(ids).to_numpy()  # type: ignore[no-any-return]
+
+
+def texts(
+    rows: Sequence[Row], masker: Masker, limit: Limit
+) -> Iterator[tuple[int, Row, int, list[tuple[Ids, Ids, Weights]]]]:
+    """Of each text of `rows`: the place of its row, what is rendered in it, how many tokens it has before it is cut,
+    and its parts with something to learn.
+    """
+    for place, row, *coded in masker.tokens(rows):
+        parts = limit.cut(row, *coded)
+        yield place, row, len(coded[0]), [part for part in parts if (part[1] != IGNORED).any()]
+
 
 def tokenize(rows: Sequence[Row], masker: Masker, limit: Limit, cache: Cache | None = None) -> Tokens:
     """Ids and labels of `rows` within the limit. Rows without labels are left out."""
@@ -94,9 +112,8 @@ def tokenize(rows: Sequence[Row], masker: Masker, limit: Limit, cache: Cache | N
         notes |= {"count": 0, "cut": 0, "dropped": 0, "media": False, WEIGHTS: False}
         for begin in range(0, len(rows), BATCH):
             columns: dict[str, list[Any]] = {name: [] for name in types}
-            for place, row, *coded in masker.tokens(rows[begin : begin + BATCH]):
-                notes["cut"] += len(coded[0]) > limit.tokens
-                parts = [part for part in limit.cut(row, *coded) if (part[1] != IGNORED).any()]
+            for place, row, length, parts in texts(rows[begin : begin + BATCH], masker, limit):
+                notes["cut"] += length > limit.tokens
                 notes["dropped"] += not parts
                 notes["media"] |= bool(parts and media_of(row.messages, row.parts))
                 for ids, labels, weights in parts:
@@ -185,6 +202,26 @@ def within(limit: Limit, row: Row, prompt: list[int], answers: list[list[int]]) 
     return prompt, [answer[:room] for answer in answers]
 
 
+def answered(
+    rows: Sequence[Row], masker: Masker, limit: Limit, rejected: bool
+) -> Iterator[tuple[int, Row, int, list[int], list[list[int]]]]:
+    """(place of its row, what is rendered in it, tokens before they are cut, prompt, answers) of each of `rows`. There
+    are no answers where one of them has no room within the limit.
+    """
+    coded = list(masker.tokens(rows))
+    sides = [[last_turn(one.ids, one.labels) for one in coded]]
+    if rejected:
+        worse = masker.tokens([replace(row, messages=row.rejected) for row in rows])
+        sides.append([last_turn(one.ids, one.labels) for one in worse])
+    for both, (place, shown, *_) in zip(zip(*sides, strict=True), coded, strict=True):
+        # Tokens may merge across the prompt's end: the prompt is what is the same on all sides.
+        prompt = common([before for before, _ in both])
+        whole = [(before + answer)[len(prompt) :] for before, answer in both]
+        length = len(prompt) + max(map(len, whole))
+        prompt, answers = within(limit, shown, prompt, whole)
+        yield place, shown, length, prompt, answers if all(answers) else []
+
+
 def split_answers(
     rows: Sequence[Row],
     tokenizer: PreTrainedTokenizerFast,
@@ -205,18 +242,9 @@ def split_answers(
         for begin in range(0, len(rows), BATCH):
             batch = rows[begin : begin + BATCH]
             columns: dict[str, list[Any]] = {"prompt": [], "answers": [], "row": [], "turns": []}
-            coded = list(masker.tokens(batch))
-            sides = [[last_turn(one.ids, one.labels) for one in coded]]
-            if rejected:
-                worse = masker.tokens([replace(row, messages=row.rejected) for row in batch])
-                sides.append([last_turn(one.ids, one.labels) for one in worse])
-            for both, (place, shown, *_) in zip(zip(*sides, strict=True), coded, strict=True):
-                # Tokens may merge across the prompt's end: the prompt is what is the same on all sides.
-                prompt = common([before for before, _ in both])
-                whole = [(before + answer)[len(prompt) :] for before, answer in both]
-                notes["cut"] += len(prompt) + max(map(len, whole)) > limit.tokens
-                prompt, answers = within(limit, shown, prompt, whole)
-                if not all(answers):
+            for place, shown, length, prompt, answers in answered(batch, masker, limit, rejected):
+                notes["cut"] += length > limit.tokens
+                if not answers:
                     notes["dropped"] += 1
                     continue
                 notes["media"] |= bool(media_of(shown.messages))

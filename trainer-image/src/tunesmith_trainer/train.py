@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tunesmith.training.capabilities import FULL_PRECISION, Cell, Refused, base_of, verdict
 from tunesmith.training.evaluating import UNMEASURED
 from tunesmith.training.plan import TrainPlan
 from tunesmith.training.report import Ending
@@ -28,11 +29,13 @@ def train(plan: TrainPlan) -> Ending:
     """Train as `plan` says and publish the artefact. Cheap checks first: torch is loaded after them."""
     check_world(plan)
     strategy.check(plan.distribution)
-    check_files(plan.model)
+    check_base(plan, base_of(check_files(plan.model, quantized=True)) or "")
     data = read_plan(plan)
 
+    from tunesmith_trainer import group
     from tunesmith_trainer.build import build
     from tunesmith_trainer.checkpoint import Checkpoints
+    from tunesmith_trainer.drawn import Drawn
     from tunesmith_trainer.evaluation import Evaluation
     from tunesmith_trainer.fencing import Fence
     from tunesmith_trainer.methods import prepare
@@ -70,10 +73,14 @@ def train(plan: TrainPlan) -> Ending:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         if pace.stopped:
             raise Interrupted(f"stopped by SIGTERM at step {trainer.state.global_step}, after a checkpoint of it")
+        passed = sum(group.all_say(prepared.dataset.passed if isinstance(prepared.dataset, Drawn) else 0))
         ending = finish(plan, trainer, data.sources, evaluation.choose() if evaluation else "", reporter.report.best)
+        told = [ending.message]
         if left_out := len(data.dropped):
-            told = f"{ending.message}; {left_out} rows left out, see dropped.jsonl"
-            ending = ending.model_copy(update={"message": told})
+            told.append(f"{left_out} rows left out, see dropped.jsonl")
+        if passed:
+            told.append(prepared.dataset.told(passed))
+        ending = ending.model_copy(update={"message": "; ".join(told)})
     except Exception as error:
         failure = classify(error)
         failure.step, failure.checkpoint_step = trainer.state.global_step, trainer.checkpoint_step
@@ -109,11 +116,19 @@ def begin(trainer: Lifecycle, evaluation: Evaluation | None) -> Path | None:
     resume, converted = group.first_says(find)
     if resume:
         trainer.checkpoint_step = trainer.state.global_step = step_of(resume)
+        trainer.go_on(resume)
         trainer.stopped_early = group.first_says(lambda: bool(evaluation and evaluation.over(resume)))
     if converted:
         universal.expect(trainer)
         return checkpoints.converted
     return resume
+
+
+def check_base(plan: TrainPlan, base: str) -> None:
+    """See that the plan goes with how the model's weights are stored; the operator cannot look at every model."""
+    cell = Cell(plan.method.type, plan.tuner.type, plan.distribution.strategy, base=base)
+    if base != FULL_PRECISION and isinstance(refused := verdict(cell), Refused):
+        raise ConfigError(str(refused))
 
 
 def check_world(plan: TrainPlan) -> None:
@@ -131,6 +146,7 @@ def finish(
 ) -> Ending:
     """Publish what was trained; rank 0 writes, the others wait. `chosen` says which step's weights these are."""
     from tunesmith_trainer import artifact, curves, group
+    from tunesmith_trainer.card import final_metrics
     from tunesmith_trainer.chat import DEFAULT
     from tunesmith_trainer.model import own_dtype, save_model
 
@@ -157,7 +173,8 @@ def finish(
             artifact.write_files(folder, others)
             if plan.chat_template.type == "Default":
                 (folder / "chat_template.jinja").write_text(DEFAULT)
-            made = artifact.publish(folder, plan, kind, sources)
+            metrics = final_metrics(trainer.state.log_history, step, best)
+            made = artifact.publish(folder, plan, kind, metrics, sources)
         print(f"artefact {made.uri}")
         done = done.model_copy(update={"artifact": made})
         try:

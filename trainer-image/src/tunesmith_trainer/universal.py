@@ -9,7 +9,8 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-COMPANIONS = ("trainer_state.json", "scheduler.pt")
+COMPANIONS = ("trainer_state.json", "scheduler.pt", "value.pt")
+"""What is the same for each process: the last is the value that PPO learns (methods/ppo.py)."""
 
 
 def convert(checkpoint: Path, target: Path) -> None:

@@ -8,10 +8,11 @@ import { Adapters } from '../parts/Adapters';
 import { Curve } from '../parts/Curve';
 import { Logs } from '../parts/Logs';
 import { MemoryBar } from '../parts/Memory';
-import { Confirm, Fact, Failure, Head, Reason, Sheet, Spoken, Steps, Waiting } from '../parts/Pieces';
+import { Confirm, Fact, Failure, Head, marked, Reason, Sheet, Spoken, Steps, Waiting } from '../parts/Pieces';
 import { useCurve } from '../parts/useCurve';
 import { yaml } from '../parts/yaml';
 import { age, bytes, short } from '../pure/format';
+import { deployable } from '../pure/make';
 import type { Detail } from '../types';
 
 interface Props {
@@ -56,7 +57,8 @@ export default function Job({ namespace, plural, name }: Props) {
 }
 
 function Why({ detail: { summary, explained } }: { detail: Detail }) {
-  if (summary.state === 'done' && summary.kind !== 'ModelDeployment') return null;
+  // The curve says more than that its pods run.
+  if (summary.reason === 'Running' || (summary.state === 'done' && summary.kind !== 'ModelDeployment')) return null;
   const colour = { failed: 'red', waiting: 'yellow', paused: 'gray', running: 'indigo', done: 'teal' }[summary.state];
   const todo = explained?.todo && explained.todo !== 'nothing' ? explained.todo : '';
   return (
@@ -66,7 +68,8 @@ function Why({ detail: { summary, explained } }: { detail: Detail }) {
       </Text>
       {todo && summary.state !== 'running' && summary.state !== 'done' && (
         <Text size="sm" mt={6}>
-          <b>What to do:</b> {todo}
+          <b>What to do:</b> {marked(todo)}
+          {summary.kind === 'FineTuneJob' && summary.state === 'failed' && '. “New like this” begins with all that this job has; “Retry” runs it as it is.'}
         </Text>
       )}
     </Alert>
@@ -79,7 +82,7 @@ function Training({ namespace, detail: { summary } }: { namespace: string; detai
   const loss = progress?.loss === undefined ? '' : `, loss ${short(progress.loss)}`;
   const curves = [{ name: summary.name, points: curve.state }];
   return (
-    <Sheet title="Training" aside={<div style={{ width: 220 }}><Steps of={summary} /></div>}>
+    <Sheet title="Training" aside={progress && <div style={{ width: 220 }}><Steps of={summary} /></div>}>
       <Spoken text={progress ? `${summary.reason}, step ${progress.step} of ${progress.totalSteps}${loss}` : summary.reason} />
       {curve.state.length ? <Curve curves={curves} /> : <Text className="quiet">{curve.error || 'Nothing is logged yet.'}</Text>}
     </Sheet>
@@ -96,7 +99,13 @@ function Facts({ detail: { resource, summary } }: { detail: Detail }) {
           <Fact label="Model">{summary.model}</Fact>
           {summary.method && <Fact label="Method">{`${summary.method}, ${summary.tuner ?? ''}`}</Fact>}
           {summary.nodes && <Fact label="Nodes">{summary.nodes}</Fact>}
-          {summary.progress && (
+          {summary.progress?.rowsPerSecond && <Fact label="Rows/s">{short(summary.progress.rowsPerSecond)}</Fact>}
+          {Object.entries(summary.metrics ?? {}).map(([name, value]) => (
+            <Fact key={name} label={name}>
+              {short(value)}
+            </Fact>
+          ))}
+          {summary.kind === 'FineTuneJob' && summary.progress && (
             <>
               <Fact label="Loss">{short(summary.progress.loss)}</Fact>
               <Fact label="Tokens/s">{short(summary.progress.tokensPerSecond)}</Fact>
@@ -151,6 +160,11 @@ function Actions({ detail: { summary }, namespace, plural }: { detail: Detail; n
       {job && over && (
         <Button variant="default" loading={act.isPending} onClick={() => ask('retry')}>
           Retry
+        </Button>
+      )}
+      {deployable(summary) && (
+        <Button component={Link} href={`/${namespace}/new/deploy:${plural}:${summary.name}`}>
+          Deploy
         </Button>
       )}
       {summary.kind === 'FineTuneJob' && (

@@ -45,7 +45,8 @@ export default function Jobs({ namespace }: { namespace: string }) {
         />
         <TextInput size="xs" w={240} placeholder="Name, model, method …" aria-label="Search jobs" value={text} onChange={(event) => setText(event.currentTarget.value)} />
         <Text size="sm" className="quiet">
-          {rows.length === jobs.length ? `${jobs.length} jobs` : `${rows.length} of ${jobs.length} jobs`}
+          {rows.length === jobs.length ? '' : `${rows.length} of `}
+          {jobs.length === 1 ? '1 job' : `${jobs.length} jobs`}
         </Text>
       </Group>
       <div className="sheet scroll">
@@ -81,9 +82,9 @@ export default function Jobs({ namespace }: { namespace: string }) {
                 </Table.Td>
                 <Table.Td>
                   <Link href={pathOf(one)}>{one.name}</Link>
-                  {one.kind === 'MergeJob' && (
+                  {one.kind !== 'FineTuneJob' && (
                     <Text size="xs" className="quiet">
-                      merge
+                      {one.kind === 'MergeJob' ? 'merge' : 'inference'}
                     </Text>
                   )}
                 </Table.Td>

@@ -8,7 +8,9 @@ import { useSettled, useTitle } from '../hooks';
 import { MemoryBar } from '../parts/Memory';
 import { Failure, Head, Sheet, Spoken, Waiting } from '../parts/Pieces';
 import { SchemaForm } from '../parts/SchemaForm';
+import { Upload } from '../parts/Upload';
 import { yaml } from '../parts/yaml';
+import { deploymentOf, withData } from '../pure/make';
 import { byField, type Problem } from '../pure/problems';
 import { isObject, type Node } from '../pure/schema';
 import { PLURALS, type Check, type Detail, type Manifest, type Starter } from '../types';
@@ -17,7 +19,7 @@ const SETTLE_MS = 600;
 
 interface Props {
   namespace: string;
-  /** A method, a kind, like:PLURAL:NAME or edit:PLURAL:NAME. */
+  /** A method, a kind, or like, edit or deploy:PLURAL:NAME. */
   start: string;
 }
 
@@ -36,7 +38,7 @@ export default function New({ namespace, start }: Props) {
   if (error) return <Failure error={error} />;
   if (!starters.data || (name && !from.data)) return <Waiting />;
   const edit = verb === 'edit';
-  const body = from.data ? taken(from.data, edit) : starters.data.find((one) => one.what === start)?.body;
+  const body = from.data ? (verb === 'deploy' ? deploymentOf(from.data.resource) : taken(from.data, edit)) : starters.data.find((one) => one.what === start)?.body;
   if (!body) return <Alert color="red">There is no starter for {start}.</Alert>;
   return <Editor key={start} namespace={namespace} start={start} starters={starters.data} body={body} edit={edit} />;
 }
@@ -97,7 +99,7 @@ function Editor({ namespace, start, starters, body: first, edit }: EditorProps) 
     try {
       const found = load(next);
       if (!isObject(found) || !isObject(found['metadata']) || !isObject(found['spec']) || !(String(found['kind']) in PLURALS)) {
-        throw new Error('expected apiVersion, kind, metadata and spec of a FineTuneJob, MergeJob or ModelDeployment');
+        throw new Error('expected apiVersion, kind, metadata and spec of a kind of tunesmith');
       }
       apply.reset();
       setBody(found as unknown as Manifest);
@@ -143,6 +145,13 @@ function Editor({ namespace, start, starters, body: first, edit }: EditorProps) 
               error={nameProblem.join('; ') || undefined}
               onChange={(event) => change({ ...body, metadata: { ...body.metadata, name: event.currentTarget.value } })}
             />
+            {'datasets' in (schema.data?.properties ?? {}) && (
+              <Upload
+                namespace={namespace}
+                datasets={body.spec['datasets']}
+                put={(uri, at) => change({ ...body, spec: { ...body.spec, datasets: withData(body.spec['datasets'], at, uri) } })}
+              />
+            )}
             {schema.data ? (
               <SchemaForm schema={schema.data} value={body.spec} problems={fields} onChange={(spec) => change({ ...body, spec })} />
             ) : (
@@ -158,9 +167,7 @@ function Editor({ namespace, start, starters, body: first, edit }: EditorProps) 
             <Sheet
               title="YAML"
               aside={
-                <Button size="compact-xs" variant="subtle" onClick={() => void navigator.clipboard.writeText(text)}>
-                  Copy
-                </Button>
+                <Copy text={text} />
               }
             >
               <Textarea
@@ -177,6 +184,17 @@ function Editor({ namespace, start, starters, body: first, edit }: EditorProps) 
         </div>
       </div>
     </>
+  );
+}
+
+/** Browsers have a clipboard for pages that came by HTTPS, or from this machine. */
+function Copy({ text }: { text: string }) {
+  const clipboard = navigator.clipboard as Clipboard | undefined;
+  if (!clipboard) return null;
+  return (
+    <Button size="compact-xs" variant="subtle" onClick={() => void clipboard.writeText(text)}>
+      Copy
+    </Button>
   );
 }
 

@@ -58,7 +58,7 @@ export function Logs({ namespace, plural, name, pods, attempts }: { namespace: s
         <TextInput size="xs" aria-label="Only lines with" placeholder="Only lines with …" value={filter} onChange={(event) => setFilter(event.currentTarget.value)} />
         <Checkbox size="xs" label="Stay at the end" checked={stick} onChange={(event) => setStick(event.currentTarget.checked)} />
         <Text size="xs" className="quiet">
-          {shown.length} lines{open && !attempt ? ', live' : ''}
+          {shown.length} {shown.length === 1 ? 'line' : 'lines'}{open && !attempt ? ', live' : ''}
         </Text>
       </Group>
       {error && <Failure error={new Error(error)} />}

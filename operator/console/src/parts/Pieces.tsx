@@ -35,13 +35,18 @@ export function Steps({ of, width }: { of: Summary; width?: number }) {
   );
 }
 
+/** A text, with what stands in `backticks` as code. */
+export function marked(text: string | undefined): ReactNode {
+  return text?.split('`').map((part, at) => (at % 2 ? <code key={at}>{part}</code> : part));
+}
+
 /** What went wrong, and what to do. */
 export function Failure({ error }: { error: unknown }) {
   if (!error) return null;
   const hint = error instanceof Refusal ? error.hint : '';
   return (
     <Alert color="red" role="alert" title={error instanceof Error ? error.message : 'Something went wrong'}>
-      {hint}
+      {marked(hint)}
     </Alert>
   );
 }

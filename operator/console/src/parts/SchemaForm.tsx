@@ -13,6 +13,7 @@ import {
   type WrapIfAdditionalTemplateProps,
 } from '@rjsf/utils';
 import { type ReactNode, useState } from 'react';
+import { marked } from './Pieces';
 import { below } from '../pure/problems';
 import { forForm, isObject, type Node, pruned, title, withoutOthers } from '../pure/schema';
 
@@ -49,7 +50,7 @@ function Input({ id, label, schema, value: given, required, placeholder, onChang
       size="sm"
       label={label}
       withAsterisk={required ?? false}
-      description={schema.description}
+      description={marked(schema.description)}
       placeholder={placeholder ? `default: ${placeholder}` : ''}
       type={number ? 'number' : 'text'}
       step={schema.type === 'number' ? 'any' : 1}
@@ -70,7 +71,7 @@ function Choice({ id, label, schema, value, required, placeholder, onChange, reg
       size="sm"
       label={label}
       withAsterisk={required ?? false}
-      description={schema.description}
+      description={marked(schema.description)}
       data={[{ value: '', label: empty }, ...all]}
       value={value === undefined ? '' : String(value)}
       error={wrong(registry, id)}
@@ -87,7 +88,7 @@ function Toggle({ id, label, schema, value, placeholder, onChange, registry }: W
     <Switch
       id={id}
       label={label}
-      description={schema.description}
+      description={marked(schema.description)}
       checked={(value as boolean | undefined) ?? placeholder === 'true'}
       error={wrong(registry, id)}
       onChange={(event) => onChange(event.currentTarget.checked)}
@@ -96,7 +97,7 @@ function Toggle({ id, label, schema, value, placeholder, onChange, registry }: W
 }
 
 /** A part of the form that opens. What is in it is made when it is opened first. */
-function Part({ name, about, open, error, children }: { name: string; about?: string | undefined; open: boolean; error?: string; children: ReactNode }) {
+function Part({ name, said, open, error, children }: { name: string; said?: string | undefined; open: boolean; error?: string; children: ReactNode }) {
   const [shown, setShown] = useState(open);
   const [made, setMade] = useState(open);
   return (
@@ -110,9 +111,9 @@ function Part({ name, about, open, error, children }: { name: string; about?: st
     >
       <summary>
         {name}
-        {about && <span className="quiet">{about}</span>}
+        {said && <span className="quiet">{marked(said)}</span>}
         {error && (
-          <Text span c="red" size="xs" ml={8}>
+          <Text span size="xs" ml={8} style={{ color: 'var(--mantine-color-error)' }}>
             {error}
           </Text>
         )}
@@ -142,7 +143,7 @@ function ObjectPart({ fieldPathId, title: name, schema, properties, formData, on
   const filled = isObject(formData) && Object.keys(formData).length > 0;
   const last = String(path.at(-1));
   return (
-    <Part name={name || title(last)} about={schema.description} open={(filled && path.length > 1) || OPEN.has(last)} error={error}>
+    <Part name={name || title(last)} said={schema.description} open={(filled && path.length > 1) || OPEN.has(last)} error={error}>
       {body}
     </Part>
   );
@@ -152,7 +153,7 @@ function ListPart({ title: name, schema, items, canAdd, onAddClick, fieldPathId,
   const id = fieldPathId.$id;
   const error = wrong(registry, id);
   return (
-    <Part name={name} about={schema.description} open={items.length > 0 || OPEN.has(String(fieldPathId.path.at(-1)))} error={error ?? ''}>
+    <Part name={name} said={schema.description} open={items.length > 0 || OPEN.has(String(fieldPathId.path.at(-1)))} error={error ?? ''}>
       <Stack gap="sm">
         {items}
         {canAdd && (

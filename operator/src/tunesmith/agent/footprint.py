@@ -10,6 +10,7 @@ from typing import Any
 from tunesmith.agent import tensors
 from tunesmith.agent.base import Base
 from tunesmith.serving.contract import Footprint
+from tunesmith.training.capabilities import quantizer
 
 FLOATS = {"F16", "BF16", "F32", "F64"}
 
@@ -17,7 +18,7 @@ FLOATS = {"F16", "BF16", "F32", "F64"}
 def measure(folder: Path, base: Base, dtype: str, max_rank: int, max_loras: int) -> Footprint:
     """The footprint of the model in `folder`. Raises OSError and ValueError."""
     config = json.loads((folder / "config.json").read_bytes())
-    text = config.get("text_config") or config
+    text, how = config.get("text_config") or config, quantizer(config)
     width = 4 if dtype == "float32" else 2  # vLLM holds float32 models in 16 bits, too, unless told
     weights = sum(
         math.prod(t.shape) * (width if t.dtype in FLOATS else tensors.SIZES.get(t.dtype, 1))
@@ -35,6 +36,7 @@ def measure(folder: Path, base: Base, dtype: str, max_rank: int, max_loras: int)
         kv_bytes_per_token=_kv_elements(text) * width,
         adapters_bytes=max_loras * max_rank * sides * width,
         max_model_len=int(text.get("max_position_embeddings") or 0),
+        quantization=" ".join(str(how[key]) for key in ("quant_method", "format") if how.get(key)) or None,
     )
 
 

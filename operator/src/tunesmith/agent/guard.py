@@ -233,8 +233,11 @@ class Keys:
         return self.known
 
     def _key(self, name: str) -> bytes:
-        with open(os.path.join(self.folder, name), "rb") as file:
-            return file.read().strip()
+        try:
+            with open(os.path.join(self.folder, name), "rb") as file:
+                return file.read().strip()
+        except FileNotFoundError:  # a key that is being removed takes no other with it
+            return b""
 
 
 def route(scope: Scope) -> str:

@@ -17,7 +17,7 @@ from tunesmith.agent.lookout import Lookout
 from tunesmith.agent.metrics import Metrics
 from tunesmith.agent.prepare import PrepareError, Preparer
 from tunesmith.agent.reconcile import Delete, Failure, Load, Prepare, Record, Step, Swap, Unload, Version, View, decide
-from tunesmith.agent.report import refusal, report
+from tunesmith.agent.report import refusals, report
 from tunesmith.agent.settings import Settings
 from tunesmith.agent.smoke import SmokeError, alias, smoke
 from tunesmith.agent.store import Source, Store
@@ -166,10 +166,11 @@ class Agent:
 
     async def _view(self, state: State, known: bool) -> View:
         now = time.monotonic()
-        adapters = [a for a in state.adapters if refusal(state, a.name) is None]
+        refused = refusals(state)
+        adapters = [a for a in state.adapters if a.name not in refused]
         found = await self.lookout.sources(v for a in adapters for v in (a.version, a.ahead) if v)
         sources = {a.name: found[a.version] for a in adapters}
-        folders = [str(p) for p in await asyncio.to_thread(self.store.folders)]
+        folders = dict.fromkeys(str(p) for p in await asyncio.to_thread(self.store.folders))
         for path in (self.loaded or {}).values():
             self.unloaded[path] = now
         for name, path in (self.loaded or {}).items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
@@ -10,15 +11,17 @@ from tunesmith.agent.store import NAME
 from tunesmith.serving.contract import AgentStatus, DesiredAdapter, ObservedAdapter, State
 
 
-def refusal(state: State, name: str) -> str | None:
-    """Why nothing can be served under this name, if so."""
-    if not NAME.fullmatch(name):
-        return f"{name!r} cannot be an adapter's name: letters, digits, '-', '.' and '_', at most 63"
-    if name == state.model_name:
-        return f"{name} is the name of the model itself: give the adapter another"
-    if sum(adapter.name == name for adapter in state.adapters) > 1:
-        return f"the name {name} is given to more than one adapter"
-    return None
+def refusals(state: State) -> dict[str, str]:
+    """The names under which nothing can be served, and why."""
+    found = {}
+    for name, times in Counter(adapter.name for adapter in state.adapters).items():
+        if not NAME.fullmatch(name):
+            found[name] = f"{name!r} cannot be an adapter's name: letters, digits, '-', '.' and '_', at most 63"
+        elif name == state.model_name:
+            found[name] = f"{name} is the name of the model itself: give the adapter another"
+        elif times > 1:
+            found[name] = f"the name {name} is given to more than one adapter"
+    return found
 
 
 def report(
@@ -35,18 +38,24 @@ def report(
     """
     served = loaded or {}
     wanted = state.adapters if state else []
+    refused = refusals(state) if state else {}
     return AgentStatus(
         revision=state.revision if state else 0,
         engine="Ready" if up else "Starting",
         ready=bool(state) and up and settled and all(a.name in served for a in wanted if a.required),
-        adapters=[_observe(state, a, records.get(a.name, Record()), served.get(a.name), now) for a in wanted if state],
+        adapters=[
+            ObservedAdapter(
+                name=a.name, uri=a.uri, state="Failed", reason="BadName", message=refused[a.name], permanent=True
+            )
+            if a.name in refused
+            else _observe(a, records.get(a.name, Record()), served.get(a.name), now)
+            for a in wanted
+        ],
     )
 
 
-def _observe(state: State, adapter: DesiredAdapter, record: Record, served: str | None, now: float) -> ObservedAdapter:
+def _observe(adapter: DesiredAdapter, record: Record, served: str | None, now: float) -> ObservedAdapter:
     name, uri = adapter.name, adapter.uri
-    if message := refusal(state, name):
-        return ObservedAdapter(name=name, uri=uri, state="Failed", reason="BadName", message=message, permanent=True)
     digest = served.rsplit("/", 1)[-1] if served else None
     if record.failure and record.failure.source.uri == uri:
         failure = record.failure

@@ -35,6 +35,15 @@ def token(path: Path) -> str:
         return ""
 
 
+def from_operator(request: web.Request, path: Path) -> bool:
+    """Whether a request carries the admin token of this file."""
+    wanted = token(path).encode()
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    # A header may be any bytes.
+    same = hmac.compare_digest(given.encode(errors="surrogateescape"), wanted)
+    return bool(wanted) and scheme.lower() == "bearer" and same
+
+
 def application(agent: Agent) -> web.Application:
     """The routes."""
     app = web.Application(client_max_size=2 * 1024 * 1024)
@@ -59,6 +68,8 @@ def missing_model(state: State | None) -> str | None:
     if state is None or not state.model_path.startswith(CLAIMS) or Path(state.model_path, "config.json").exists():
         return None
     where = state.model_path.removeprefix(f"{CLAIMS}/")
+    if next(Path(state.model_path).glob("*.gguf"), None):
+        return f"{where} holds a GGUF file, which is for llama.cpp and Ollama: name a model in Hugging Face's layout"
     return f"{where} holds no config.json yet; waiting for a model to be written there"
 
 
@@ -95,9 +106,7 @@ async def metrics(request: web.Request) -> web.Response:
 async def put_state(request: web.Request) -> web.Response:
     """Take a newer desired state. 409 where it is older than what the agent has."""
     agent = request.app[AGENT]
-    wanted = token(agent.settings.admin_token_file)
-    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    if not wanted or scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), wanted.encode()):
+    if not from_operator(request, agent.settings.admin_token_file):
         return web.json_response({"error": "the admin token is needed"}, status=401)
     try:
         state = State.model_validate_json(await request.read())

@@ -1,4 +1,4 @@
-"""Base classes and field types that the three kinds share."""
+"""Base classes and field types that the kinds share."""
 
 from __future__ import annotations
 
@@ -147,15 +147,20 @@ class ModelSource(Source):
     model_config = ConfigDict(json_schema_extra=rules(ONE_SOURCE))
 
 
+class AdapterSource(Source):
+    """A PEFT adapter."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "[has(self.uri), has(self.fineTuneJobRef)].filter(x, x).size() == 1 && !has(self.mergeJobRef)",
+                "exactly one of uri and fineTuneJobRef must be set",
+            )
+        )
+    )
+
+
 ClaimUri = Annotated[str, Field(max_length=1024, pattern=r"^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[^\x00-\x1f]*)?$")]
-
-
-class Output(Model):
-    """Where artefacts are written."""
-
-    uri: ClaimUri | None = None
-    """The store, `pvc://claim/path`. Default: the operator's store (chart value `defaultStore`), which is
-    `pvc://tunesmith-store`. Artefacts are written to `<store>/<kind>/<sha256>/` and never changed."""
 
 
 class Condition(Model):
@@ -178,14 +183,17 @@ class Condition(Model):
 Conditions = Annotated[list[Condition], Field(max_length=16, json_schema_extra=list_map("type"))]
 
 
+ArtifactKind = Literal["adapters", "models", "results"]
+
+
 class Artifact(Model):
     """A finished artefact and where it comes from."""
 
-    kind: Literal["adapters", "models"]
-    """`adapters` (a PEFT LoRA adapter) or `models` (a whole model)."""
+    kind: ArtifactKind
+    """`adapters` (a PEFT LoRA adapter), `models` (a whole model) or `results` (a model's answers)."""
     uri: Annotated[str, Field(max_length=1024)]
     """Where it lies, for example `pvc://tunesmith-store/adapters/<sha256>`."""
     digest: Annotated[str, Field(max_length=80)]
     """`sha256:` of the artefact's content."""
     base: Annotated[str, Field(max_length=1024)] | None = None
-    """The address of the model that it was trained from."""
+    """The address of the model that it was made from."""

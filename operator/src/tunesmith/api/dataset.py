@@ -1,4 +1,4 @@
-"""Datasets of a FineTuneJob: where rows are, and how they are read."""
+"""Datasets: where rows are, and how they are read."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class Columns(Model):
     """What the dataset's own names of roles stand for, for example `Customer: user`."""
 
 
-class Dataset(Model):
-    """Rows to learn from: JSONL, JSON, CSV, TSV, Parquet or Arrow with `messages`, alpaca (`instruction`, `input`,
-    `output`), `query` and `response`, or `text`. Which of them it is, is found out from each row.
+class Rows(Model):
+    """Rows of JSONL, JSON, CSV, TSV, Parquet or Arrow with `messages`, alpaca (`instruction`, `input`, `output`),
+    `query` and `response`, or `text`. Which of them it is, is found out from each row.
     """
 
     uri: Uri
@@ -54,12 +54,22 @@ class Dataset(Model):
     subset: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     """Of a repository with several sets: the name of one, which its README's `configs` declare, or a folder."""
     split: Annotated[str, Field(min_length=1, max_length=64)] | None = None
-    """Split of a folder or repository: files under a name that begins with it are taken. Default: `train`, and for
-    validation the first of `validation`, `val`, `dev`, `eval` and `test`, if there is such a name; else all files."""
+    """Split of a folder or repository: files under a name that begins with it are taken. Default: `train` to learn
+    from, otherwise the first of `validation`, `val`, `dev`, `eval` and `test`, if there is such a name; else all
+    files."""
     files: Annotated[list[GlobPattern], Field(min_length=1, max_length=32, json_schema_extra=ATOMIC)] | None = None
     """Files of a folder, as patterns: `2024/*.parquet`, `**/part-*.jsonl`. Then `split` is not looked for."""
     columns: Columns | None = None
     """Names of columns, where they are not found by themselves."""
+    variables: Annotated[dict[str, Annotated[str, Field(max_length=1024)]], Field(max_length=32)] | None = None
+    """Texts that replace `{{KEY}}` in every row."""
+
+
+class Dataset(Rows):
+    """Rows to learn from: JSONL, JSON, CSV, TSV, Parquet or Arrow with `messages`, alpaca (`instruction`, `input`,
+    `output`), `query` and `response`, or `text`. Which of them it is, is found out from each row.
+    """
+
     sample: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
     """Use this many rows, drawn with training.seed. More than there are repeats rows. Default: all."""
     weight: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
@@ -67,8 +77,6 @@ class Dataset(Model):
     datasets are mixed as training.stoppingStrategy says; else they are put one after the other."""
     strict: bool = True
     """false: rows that cannot be read are left out, counted, and listed in the run's `dropped.jsonl`."""
-    variables: Annotated[dict[str, Annotated[str, Field(max_length=1024)]], Field(max_length=32)] | None = None
-    """Texts that replace `{{KEY}}` in every row."""
 
 
 class EarlyStopping(Model):

@@ -6,12 +6,13 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from tunesmith.api.base import ATOMIC, Model, ModelSource, Output, Resources, Time, rule, rules
+from tunesmith.api.base import ATOMIC, Model, ModelSource, Resources, Time, rule, rules
 from tunesmith.api.chat import ChatTemplate
 from tunesmith.api.dataset import Dataset, Validation
 from tunesmith.api.distribution import Distribution, Elastic, Memory
 from tunesmith.api.job import JobSpec, JobStatus
 from tunesmith.api.methods import Method
+from tunesmith.api.output import Output
 from tunesmith.api.training import Checkpoint, Stall, Training
 from tunesmith.api.tuner import Tuner
 

@@ -1,4 +1,4 @@
-"""What FineTuneJob and MergeJob share: how a job is run, restarted, queued and tidied up, and what it reports."""
+"""What the kinds of job share: how a job is run, restarted, queued and tidied up, and what it reports."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from tunesmith.api.base import ATOMIC, Artifact, Conditions, Model, Time, list_map, rule, rules
+from tunesmith.api.output import MOST_DESTINATIONS, Pushed
 
 Name = Annotated[str, Field(min_length=1, max_length=253)]
 LabelValue = Annotated[str, Field(max_length=63)]
@@ -124,7 +125,7 @@ class JobSpec(Model):
 
 
 # Fields of the spec that may change; all others are fixed when the job is made.
-MUTABLE = ("suspend", "ttlSecondsAfterFinished")
+MUTABLE = ("suspend", "ttlSecondsAfterFinished", "output.push")
 
 
 class Failure(Model):
@@ -154,13 +155,13 @@ class Attempt(Model):
     scheduled_nodes: int | None = None
     """Pods that got a node, where those were too few."""
     micro_batch_size: int | None = None
-    """Rows that one process held at a time."""
+    """Rows that one process held at a time: training.microBatchSize, or batchSize of an InferenceJob."""
     start_time: Time | None = None
     """When all of its pods ran."""
     end_time: Time | None = None
     """When its last pod was gone."""
     resumed_step: int | None = None
-    """Step of the checkpoint that it began from; 0: from the start."""
+    """Step of the checkpoint that it began from; 0: from the start. An InferenceJob counts rows that are answered."""
     last_step: int | None = None
     """The last step that it was seen to make."""
     checkpoint_step: int | None = None
@@ -199,10 +200,10 @@ class Accounting(Model):
 
 
 class JobStatus(Model):
-    """What both kinds of job report."""
+    """What every kind of job reports."""
 
     conditions: Conditions = []
-    """`Succeeded` (Unknown while the job runs) and details: Running, Suspended, Admitted, Stalled."""
+    """`Succeeded` (Unknown while the job runs) and details: Running, Suspended, Admitted, Stalled, Pushed."""
     observed_generation: int | None = None
     """The generation of the spec that this status speaks of."""
     start_time: Time | None = None
@@ -213,6 +214,8 @@ class JobStatus(Model):
     """`sha256:` of the resolved plan of the first attempt."""
     artifact: Artifact | None = None
     """What the job made."""
+    pushed: Annotated[list[Pushed], Field(max_length=MOST_DESTINATIONS, json_schema_extra=list_map("uri"))] = []
+    """Where it was pushed to."""
     failure: Failure | None = None
     """Why the last attempt that failed did so."""
     restarts: int | None = None

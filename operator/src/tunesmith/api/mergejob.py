@@ -8,29 +8,22 @@ from pydantic import ConfigDict, Field
 
 from tunesmith.api.base import (
     ATOMIC,
+    AdapterSource,
     Model,
     ModelSource,
-    Output,
     Resources,
-    Source,
     rule,
     rules,
 )
+from tunesmith.api.dataset import Dataset
 from tunesmith.api.job import JobSpec, JobStatus
+from tunesmith.api.output import Output
 from tunesmith.api.quantization import Quantization
 
 
-class MergeAdapter(Source):
+class MergeAdapter(AdapterSource):
     """A PEFT LoRA adapter."""
 
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule(
-                "[has(self.uri), has(self.fineTuneJobRef)].filter(x, x).size() == 1 && !has(self.mergeJobRef)",
-                "exactly one of uri and fineTuneJobRef must be set",
-            )
-        )
-    )
     weight: Annotated[float, Field(ge=-10, le=10)] = 1.0
     """How much of its update is taken. 1: all of it; negative: it is taken away."""
     step: Annotated[int, Field(ge=1, le=8)] = 1
@@ -88,6 +81,11 @@ class MergeJobSpec(JobSpec):
     """Of the merging pod."""
     output: Output = Output()
     """Where the merged model goes."""
+
+    def all_datasets(self) -> list[tuple[str, Dataset]]:
+        """(field, dataset) of those that are read."""
+        calibration = self.quantization.calibration if self.quantization else None
+        return [("spec.quantization.calibration.dataset", calibration.dataset)] if calibration else []
 
 
 class MergeJobStatus(JobStatus):

@@ -91,6 +91,17 @@ class Training(Model):
     data_cache: Literal["Store", "Local"] = "Store"
     """Where rows are kept once they are read. Store: under `cache` of the artefacts' store, for all jobs and nodes.
     Local: in each pod, for its processes and no longer."""
+    tokenization: Literal["Cached", "Lazy"] = "Cached"
+    """When rows become tokens. Cached: all of them before the first step; the tokens are kept with the rows. Lazy: each
+    when it is drawn, so that the first step comes sooner; for PreTraining, SFT, DPO, KTO, CPO, SimPO and ORPO, without
+    packing and truncation Split. Where a row that is drawn has nothing to learn, the next one is taken."""
+    streaming: Literal["Enabled", "Disabled"] = "Disabled"
+    """Enabled: rows are read, shuffled within a window and made into tokens as they are learned from. So datasets may
+    be of any size, and nothing of them is kept. For PreTraining and SFT, with maxSteps, from pvc://, configmap:// and
+    file://. Validation datasets are not streamed."""
+    shuffle_buffer_size: Annotated[int, Field(ge=1, le=10_000_000)] = 1000
+    """Where rows are streamed: rows of the window within which each process shuffles, and which it holds in memory. The
+    order of files is shuffled in any case."""
     stopping_strategy: Literal["FirstExhausted", "AllExhausted"] = "FirstExhausted"
     """When mixing by weights ends. FirstExhausted: with the last row of the first dataset that ends. AllExhausted: when
     every row was drawn once at least; shorter datasets repeat."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tunesmith.api.modeldeployment import Gateway, HTTPRoute, ModelDeploymentSpec
 from tunesmith.children.meta import ROLE_LABEL, Object, Owner
 from tunesmith.children.pods import container, pod_spec, pull_secrets
-from tunesmith.children.serving import SPARE_SECONDS, adapters_name, admin_name, pod_labels
+from tunesmith.children.serving import ENGINES, SPARE_SECONDS, adapters_name, admin_name, pod_labels
 from tunesmith.serving.contract import ADMIN_FOLDER, AGENT_PORT, API_KEYS_FOLDER, ENGINE_PORT
 from tunesmith.serving.routes import ROUTES_FOLDER, Routes
 from tunesmith.settings import Settings
@@ -23,7 +23,7 @@ def gateway_name(owner: Owner) -> str:
 
 def engines_name(owner: Owner) -> str:
     """Name of the headless Service under which it finds the engines."""
-    return f"{owner.name}-engines"
+    return f"{owner.name}-{ENGINES}"
 
 
 def gateway_labels(owner: Owner) -> dict[str, str]:

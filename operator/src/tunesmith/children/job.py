@@ -1,10 +1,11 @@
-"""The Jobs of FineTuneJobs and MergeJobs, and the headless Service by which the pods of one find each other."""
+"""The Jobs of the kinds of job, and the headless Service by which the pods of one find each other."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from tunesmith.api.finetunejob import FineTuneJobSpec
+from tunesmith.api.inferencejob import InferenceJobSpec
 from tunesmith.api.job import JobSpec
 from tunesmith.api.mergejob import MergeJobSpec
 from tunesmith.children.gang import in_gang
@@ -23,8 +24,8 @@ from tunesmith.children.pods import (
 from tunesmith.children.template import customised
 from tunesmith.settings import Settings
 from tunesmith.training.location import SECRETS
-from tunesmith.training.plan import MergePlan, Place, TrainPlan
-from tunesmith.training.report import PLAN_FOLDER, PORT
+from tunesmith.training.plan import AnyPlan, InferencePlan, MergePlan, Place, TrainPlan
+from tunesmith.training.report import PLAN_FILE, PLAN_FOLDER, PORT
 
 MASTER_PORT = 29500
 INDEX = {"fieldRef": {"fieldPath": "metadata.annotations['batch.kubernetes.io/job-completion-index']"}}
@@ -55,10 +56,7 @@ def train_job(
     launcher = ["python"] if alone else ["python", "-m", "torch.distributed.run"]
     inputs = [
         Input(plan.model.uri, _secret(spec.model)),
-        *(
-            Input(place.uri, _secret(source), kind="dataset")
-            for place, (_, source) in zip(plan.all_datasets, spec.all_datasets(), strict=True)
-        ),
+        *datasets(plan, spec),
         *(Input(plan.method.models[field].uri, _secret(source)) for field, source in spec.method.sources()),
         *(Input(uri) for uri in plan.method.files()),
     ]
@@ -70,7 +68,6 @@ def train_job(
         inputs=[*inputs, Input(plan.checkpoint.uri, writable=True)],
         secrets=[one.secret_ref.name for one in spec.training.report_to if one.secret_ref],
         plan=plan,
-        nodes=plan.nodes,
         spec=spec,
         resources=spec.resources.body(),
         settings=settings,
@@ -96,9 +93,8 @@ def merge_job(
         attempt,
         command=["python", "-m", "tunesmith_trainer", "merge"],
         env=[],
-        inputs=[Input(place.uri, _secret(source)) for place, source in sources],
+        inputs=[*(Input(place.uri, _secret(source)) for place, source in sources), *datasets(plan, spec)],
         plan=plan,
-        nodes=1,
         spec=spec,
         resources=spec.resources.body(),
         settings=settings,
@@ -106,9 +102,44 @@ def merge_job(
     )
 
 
-def threads(plan: TrainPlan) -> list[Object]:
+def datasets(plan: AnyPlan, spec: FineTuneJobSpec | MergeJobSpec | InferenceJobSpec) -> Iterator[Input]:
+    """The datasets that are read."""
+    for place, (_, source) in zip(plan.all_datasets, spec.all_datasets(), strict=True):
+        yield Input(place.uri, _secret(source), kind="dataset")
+
+
+def inference_job(
+    owner: Owner,
+    attempt: int,
+    spec: InferenceJobSpec,
+    plan: InferencePlan,
+    settings: Settings,
+    deadline: int | None,
+) -> Object:
+    """The Job that asks a model: one pod."""
+    models: list[tuple[Place, object]] = [(plan.model, spec.model)]
+    if plan.adapter:
+        models.append((plan.adapter, spec.adapter))
+    return _job(
+        owner,
+        attempt,
+        command=["python", "-m", "tunesmith_trainer", "infer", "--plan", PLAN_FILE],
+        env=threads(plan),
+        inputs=[
+            *(Input(place.uri, _secret(source)) for place, source in models),
+            *datasets(plan, spec),
+        ],
+        plan=plan,
+        spec=spec,
+        resources=spec.resources.body(),
+        settings=settings,
+        deadline=deadline,
+    )
+
+
+def threads(plan: AnyPlan) -> list[Object]:
     """As many threads as the pod may use cores, where one process has them all; torchrun shares them otherwise."""
-    if plan.processes_per_node > 1:
+    if plan.world_size > plan.pods:
         return []
     cores = {"resourceFieldRef": {"containerName": "trainer", "resource": "limits.cpu"}}
     return [{"name": "OMP_NUM_THREADS", "valueFrom": cores}]
@@ -143,8 +174,7 @@ def _job(
     env: list[Object],
     inputs: list[Input],
     secrets: Iterable[str] = (),
-    plan: TrainPlan | MergePlan,
-    nodes: int,
+    plan: AnyPlan,
     spec: JobSpec,
     resources: Object,
     settings: Settings,
@@ -190,8 +220,8 @@ def _job(
     }
     job: Object = {
         "completionMode": "Indexed",
-        "completions": nodes,
-        "parallelism": nodes,
+        "completions": plan.pods,
+        "parallelism": plan.pods,
         # A group lives and dies as a whole: the first failed pod ends the attempt.
         "backoffLimit": 0,
         # Never two pods of one rank: a pod is replaced, after a suspension, when the one before has ended.

@@ -68,6 +68,10 @@ class Owner:
         }
 
 
+WORK = {"FineTuneJob": "train", "MergeJob": "merge", "InferenceJob": "infer"}
+"""What the kinds of job do, in the names of their children."""
+
+
 def job_name(owner: Owner, attempt: int) -> str:
     """Name of an attempt's Job, of the ConfigMap with its plan, and of its headless Service."""
-    return f"{owner.name}-{'train' if owner.kind == 'FineTuneJob' else 'merge'}-{attempt}"
+    return f"{owner.name}-{WORK[owner.kind]}-{attempt}"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 from tunesmith.children.meta import ATTEMPT_LABEL, Object, Owner, job_name
-from tunesmith.training.plan import MergePlan, TrainPlan
+from tunesmith.training.plan import AnyPlan
 
 
-def plan_config_map(owner: Owner, attempt: int, plan: TrainPlan | MergePlan) -> Object:
+def plan_config_map(owner: Owner, attempt: int, plan: AnyPlan) -> Object:
     """Immutable: what an attempt does is fixed when it starts, whatever becomes of the operator's settings."""
     return {
         **owner.child("v1", "ConfigMap", job_name(owner, attempt), {ATTEMPT_LABEL: str(attempt)}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -77,7 +78,7 @@ def mounts(inputs: Iterable[Input], settings: Settings) -> Mounts:
             mount["readOnly"] = True
         result.mounts.append(mount)
     for config in sorted({place.config_map for _, place in places if place.config_map}):
-        name = f"configmap-{config}"[:63].rstrip("-.").replace(".", "-")
+        name = volume_name("configmap", config)
         result.volumes.append({"name": name, "configMap": {"name": config}})
         result.mounts.append({"name": name, "mountPath": f"{CONFIG_MAPS}/{config}", "readOnly": True})
     for place in {place.uri: place for _, place in places if place.image}.values():
@@ -116,14 +117,22 @@ def mounts(inputs: Iterable[Input], settings: Settings) -> Mounts:
     return result
 
 
+def volume_name(what: str, name: str) -> str:
+    """Name of the volume of an object: a DNS label, and never another's."""
+    plain = f"{what}-{name}"
+    if len(plain) <= 63 and "." not in plain:
+        return plain
+    return f"{plain[:54].replace('.', '-')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
 def claim_volume(claim: str) -> str:
     """Name of the volume of a claim."""
-    return f"claim-{claim}"[:63].rstrip("-.").replace(".", "-")
+    return volume_name("claim", claim)
 
 
 def secret_volume(secret: str) -> str:
     """Name of the volume of a Secret."""
-    return f"secret-{secret}"[:63].rstrip("-.").replace(".", "-")
+    return volume_name("secret", secret)
 
 
 def secret_volumes(secrets: Iterable[str | None]) -> list[Object]:

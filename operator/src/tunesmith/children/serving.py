@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 
-from tunesmith.api.modeldeployment import ModelDeploymentSpec
+from tunesmith.api.modeldeployment import Adapter, ModelDeploymentSpec
 from tunesmith.children.meta import ROLE_LABEL, Object, Owner
 from tunesmith.children.pods import (
     ENVIRONMENT,
@@ -42,9 +42,12 @@ DTYPES = {"Auto": "auto", "BFloat16": "bfloat16", "Float16": "float16", "Float32
 SPARE_SECONDS = 10
 
 
+STATE_KEY = "state.json"
 ROTATED = "tunesmith.io/rotated-at"
 ADAPTER_LABEL = "tunesmith.io/adapter"
 ENGINE, WORKER = "engine", "engine-worker"
+ENGINES = "engines"
+"""Ends the name of the headless Service of all engines, which is no adapter's."""
 SERVER = ["python3", "-m", "vllm.entrypoints.openai.api_server"]
 
 
@@ -71,11 +74,16 @@ def pod_labels(owner: Owner) -> dict[str, str]:
 def service_name(owner: Owner, adapter: str) -> str:
     """Name of an adapter's own Service: readable where the adapter's name allows it, and never another's."""
     plain = f"{owner.name}-{adapter}"
-    if len(plain) <= 63 and adapter == adapter.lower() and adapter.replace("-", "").isalnum():
+    if len(plain) <= 63 and adapter == adapter.lower() and adapter.replace("-", "").isalnum() and adapter != ENGINES:
         return plain
     digest = hashlib.sha256(adapter.encode()).hexdigest()[:8]
     slug = re.sub(r"[^a-z0-9]+", "-", adapter.lower()).strip("-")
     return f"{owner.name}-{slug}"[:54].rstrip("-") + f"-{digest}"
+
+
+def own_names(owner: Owner, adapters: Iterable[Adapter]) -> list[tuple[str, str]]:
+    """(kind, name) of the Services of adapters that are not on all pods."""
+    return [("Service", service_name(owner, one.name)) for one in adapters if one.replicas]
 
 
 def admin_secret(owner: Owner, token: str, previous: str, made: str) -> Object:
@@ -92,7 +100,7 @@ def adapters_config_map(owner: Owner, state: State) -> Object:
     """What the agents should load: mounted, so that a pod gets its adapters back without the operator."""
     return {
         **owner.child("v1", "ConfigMap", adapters_name(owner)),
-        "data": {"state.json": state.model_dump_json(by_alias=True, exclude_none=True)},
+        "data": {STATE_KEY: state.model_dump_json(by_alias=True, exclude_none=True)},
     }
 
 

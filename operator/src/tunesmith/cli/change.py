@@ -9,8 +9,8 @@ import typer
 from tunesmith.cli import show
 from tunesmith.cli.session import Session, command
 from tunesmith.cli.watch import follow
-from tunesmith.client import FineTuneJob, Invalid, MergeJob
-from tunesmith.client.resources import AnyResource
+from tunesmith.client import Invalid, ModelDeployment
+from tunesmith.client.resources import AnyJob, AnyResource
 
 Names = Annotated[list[str], typer.Argument(help="Names, or kind/name.")]
 
@@ -21,9 +21,9 @@ def register(app: typer.Typer) -> None:
         command(app, rich_help_panel="Change")(function)
 
 
-def _jobs(session: Session, names: list[str]) -> list[FineTuneJob | MergeJob]:
+def _jobs(session: Session, names: list[str]) -> list[AnyJob]:
     found = [session.client.find(name) for name in names]
-    jobs = [one for one in found if isinstance(one, FineTuneJob | MergeJob)]
+    jobs = [one for one in found if not isinstance(one, ModelDeployment)]
     for one in found:
         if one not in jobs:
             raise Invalid(f"{one.kind} {one.name} is no job", "scale it: kubectl scale mdep/NAME --replicas=0")

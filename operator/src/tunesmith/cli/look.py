@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 def get(
     session: Session,
-    names: Annotated[list[str] | None, typer.Argument(help="A kind (ftj, mj, mdep), names, or kind/name.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="A kind (ftj, mj, ij, mdep), names, or kind/name.")] = None,
     everywhere: Annotated[bool, typer.Option("-A", "--all-namespaces", help="Of all namespaces.")] = False,
 ) -> None:
     """Show resources: all, those of a kind, or one with its attempts and what it waits for."""

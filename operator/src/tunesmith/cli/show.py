@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tunesmith.cli.session import grid, short
-from tunesmith.client import FineTuneJob, MergeJob, ModelDeployment
+from tunesmith.client import FineTuneJob, InferenceJob, ModelDeployment
 from tunesmith.client.resources import AnyResource
 from tunesmith.training.report import duration
 
@@ -40,12 +40,21 @@ def age(one: AnyResource, now: datetime | None = None) -> str:
     return duration(max(0.0, ((now or datetime.now(UTC)) - made).total_seconds()))
 
 
+def measured(one: AnyResource) -> Any:
+    """The progress in a job's status, if it has some: text, percent, eta; of a training the loss, too."""
+    return getattr(one.status, "progress", None)
+
+
+def loss(one: AnyResource) -> float | None:
+    """The newest loss of a training."""
+    return getattr(measured(one), "loss", None)
+
+
 def progress(one: AnyResource) -> str:
-    """How far it is: steps, ready pods."""
-    if isinstance(one, FineTuneJob):
-        return one.status.progress.text or "" if one.status.progress else ""
-    if isinstance(one, MergeJob):
-        return ""
+    """How far it is: steps, rows, ready pods."""
+    if not isinstance(one, ModelDeployment):
+        now = measured(one)
+        return now.text or "" if now else ""
     words = f"{one.status.ready_replicas or 0}/{one.spec.replicas} pods"
     return f"{words}, {one.status.adapters_summary} adapters" if one.status.adapters else words
 
@@ -55,10 +64,10 @@ def table(found: Sequence[AnyResource], everywhere: bool = False) -> Table:
     columns = [*(["namespace"] if everywhere else []), "kind", "name", "status", "progress", "loss", "eta", "age"]
     rows = []
     for one in found:
-        now = one.status.progress if isinstance(one, FineTuneJob) else None
+        now = measured(one)
         where = [one.metadata.namespace] if everywhere else []
         cells = [one.kind, one.name, Text(one.reason, style(one)), progress(one)]
-        rows.append([*where, *cells, short(now.loss) if now else "", (now.eta or "") if now else "", age(one)])
+        rows.append([*where, *cells, short(loss(one)), (now.eta or "") if now else "", age(one)])
     return grid([name.upper() for name in columns], rows)
 
 
@@ -67,13 +76,13 @@ def bars(found: Iterable[AnyResource]) -> RenderableType:
     table = Table(box=None, pad_edge=False, show_header=False)
     notes = []
     for one in found:
-        now = one.status.progress if isinstance(one, FineTuneJob) else None
+        now = measured(one)
         percent = 100 if one.done else now.percent if now else 0
         bar = ProgressBar(total=100, completed=percent, width=24, complete_style=style(one), finished_style="green")
-        loss = f"loss {short(now.loss)}" if now and now.loss is not None else ""
+        newest = "" if loss(one) is None else f"loss {short(loss(one))}"
         eta = f"eta {now.eta}" if now and now.eta and not one.over else ""
         name = Text.assemble((f"{one.kind} ", KIND_STYLE), one.name)
-        table.add_row(name, bar, Text(one.reason, style(one)), progress(one), loss, eta)
+        table.add_row(name, bar, Text(one.reason, style(one)), progress(one), newest, eta)
         if not one.done:
             notes.append(Text(f"  {one.name}: {one.message}", "red" if one.failed else "dim"))
     return Group(table, *notes)
@@ -81,9 +90,8 @@ def bars(found: Iterable[AnyResource]) -> RenderableType:
 
 def line(one: AnyResource) -> str:
     """The same where there is no terminal."""
-    now = one.status.progress if isinstance(one, FineTuneJob) else None
     words = [f"{one.kind} {one.name}: {one.reason}", progress(one)]
-    words.append(f"loss {short(now.loss)}" if now and now.loss is not None else "")
+    words.append("" if loss(one) is None else f"loss {short(loss(one))}")
     words.append("" if one.done else one.message)
     return "  ".join(word for word in words if word)
 
@@ -101,6 +109,8 @@ def details(one: AnyResource) -> Group:
             parts.append(Text(f"memory  {one.status.memory.summary}"))
         if one.status.checkpoint:
             parts.append(Text(f"checkpoint  step {one.status.checkpoint.step}  {one.status.checkpoint.uri}"))
+    if isinstance(one, InferenceJob) and one.status.metrics:
+        parts.append(grid(["METRIC", ""], [(name, short(value)) for name, value in one.status.metrics.items()]))
     if one.status.artifact:
         parts.append(Text(f"artifact  {one.status.artifact.uri}"))
     if one.status.attempts:

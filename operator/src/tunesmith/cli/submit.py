@@ -94,6 +94,9 @@ def run(
 def datasets(name: str, data: list[str]) -> tuple[list[str], list[dict[str, Any]]]:
     """Addresses of the datasets, and the ConfigMap that takes those which are files here."""
     here = [Path(one) for one in data if "://" not in one]
+    for path in here:
+        if same := [one for one in here if one.name == path.name and one != path]:
+            raise Invalid(f"--data: {path} and {same[0]} would be one key of a ConfigMap", "rename one of them")
     try:
         texts = {path.name: path.read_text() for path in here}
     except (OSError, UnicodeDecodeError) as error:
@@ -146,7 +149,7 @@ def source(text: str) -> dict[str, Any]:
 
 def init(
     session: Session,
-    what: Annotated[str, typer.Argument(help="A method (SFT, DPO, …), MergeJob or ModelDeployment.")] = "SFT",
+    what: Annotated[str, typer.Argument(help="A method (SFT, DPO, …), or another kind than FineTuneJob.")] = "SFT",
     name: Annotated[str, typer.Option(help="Name of the resource.")] = "my-job",
     file: Annotated[Path | None, typer.Option("-f", "--file", help="Where to write it; default: stdout.")] = None,
 ) -> None:

@@ -10,8 +10,8 @@ from rich.live import Live
 
 from tunesmith.cli import show
 from tunesmith.cli.session import Session, command
-from tunesmith.client import FineTuneJob, JobFailed, MergeJob, ModelDeployment, WaitTimeout
-from tunesmith.client.resources import AnyResource
+from tunesmith.client import JobFailed, ModelDeployment, WaitTimeout
+from tunesmith.client.resources import RESOURCES, AnyResource
 
 POLL_SECONDS = 1.0
 Names = Annotated[list[str] | None, typer.Argument(help="Names, or kind/name; default: all that are not over.")]
@@ -43,11 +43,8 @@ def watch(
 
 def everything(session: Session, everywhere: bool = False) -> list[AnyResource]:
     """All resources of the namespace."""
-    found: list[AnyResource] = []
-    found += session.client.list(FineTuneJob, everywhere=everywhere)
-    found += session.client.list(MergeJob, everywhere=everywhere)
-    found += session.client.list(ModelDeployment, everywhere=everywhere)
-    return found
+    lists = [session.client.list(kind, everywhere=everywhere) for kind in RESOURCES.values()]  # type: ignore[type-var]
+    return [one for kind in lists for one in kind]
 
 
 def follow(session: Session, found: list[AnyResource], timeout: float | None = None) -> None:

@@ -16,7 +16,7 @@ from tunesmith.client.errors import (
     WaitTimeout,
 )
 from tunesmith.client.logs import LogEntry
-from tunesmith.client.resources import FineTuneJob, MergeJob, ModelDeployment
+from tunesmith.client.resources import FineTuneJob, InferenceJob, MergeJob, ModelDeployment
 from tunesmith.client.sync import Client
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Curve",
     "FineTuneJob",
     "Forbidden",
+    "InferenceJob",
     "Invalid",
     "JobFailed",
     "LogEntry",

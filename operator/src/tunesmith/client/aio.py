@@ -1,4 +1,4 @@
-"""The client: everything that a user does with the three kinds, with the user's own kubeconfig."""
+"""The client: everything that a user does with the kinds of tunesmith, with the user's own kubeconfig."""
 
 from __future__ import annotations
 
@@ -16,7 +16,17 @@ from tunesmith.client.curves import Curve
 from tunesmith.client.errors import Conflict, Forbidden, JobFailed, NotFound, NotServed, WaitTimeout
 from tunesmith.client.logs import LogEntry, Which
 from tunesmith.client.relay import relay
-from tunesmith.client.resources import RESOURCES, AnyResource, FineTuneJob, MergeJob, ModelDeployment, Resource, read
+from tunesmith.client.resources import (
+    RESOURCES,
+    AnyJob,
+    AnyResource,
+    FineTuneJob,
+    InferenceJob,
+    MergeJob,
+    ModelDeployment,
+    Resource,
+    read,
+)
 from tunesmith.kube.client import path_of
 from tunesmith.kube.connection import Connection, Object
 from tunesmith.training.logline import LogLine, parse
@@ -24,7 +34,7 @@ from tunesmith.training.logline import LogLine, parse
 MANAGER = "tunesmith-client"
 POLL_SECONDS = 1.0
 GONE_SECONDS = 180.0
-R = TypeVar("R", FineTuneJob, MergeJob, ModelDeployment)
+R = TypeVar("R", FineTuneJob, MergeJob, InferenceJob, ModelDeployment)
 Messages = str | Sequence[Mapping[str, Any]]
 
 
@@ -168,15 +178,15 @@ class AsyncClient:
                 raise WaitTimeout(what)
             await asyncio.sleep(poll)
 
-    async def suspend(self, job: FineTuneJob | MergeJob) -> None:
+    async def suspend(self, job: AnyJob) -> None:
         """Checkpoint, end the pods, and free what they hold."""
         await self._patch(job, {"spec": {"suspend": True}})
 
-    async def resume(self, job: FineTuneJob | MergeJob) -> None:
+    async def resume(self, job: AnyJob) -> None:
         """Go on from the checkpoint."""
         await self._patch(job, {"spec": {"suspend": False}})
 
-    async def retry(self, job: FineTuneJob | MergeJob, name: str | None = None) -> AnyResource:
+    async def retry(self, job: AnyJob, name: str | None = None) -> AnyResource:
         """Run a job that is over once more, from its beginning: under its own name, which removes the record of the
         run before, or under another `name`.
         """
@@ -188,6 +198,7 @@ class AsyncClient:
         if name:
             manifest["metadata"]["name"] = name
         else:
+            await self.submit(manifest, force=True, dry_run=True)  # what would be refused is not removed first
             await self.delete(current, wait=True)
         return await self.submit(manifest)
 
@@ -305,7 +316,8 @@ class AsyncClient:
                 raise NotServed(f"ModelDeployment {deployment} asks for an API key", hint) from error
             except openai.APIError as error:
                 hint = f"{live.reason}: {live.message}" if not live.done else "`tunesmith logs` shows the engine's log"
-                raise NotServed(f"ModelDeployment {deployment} does not answer: {error.message}", hint) from error
+                why = f" ({error.__cause__})" if error.__cause__ else ""  # what broke a connection
+                raise NotServed(f"ModelDeployment {deployment} does not answer: {error.message}{why}", hint) from error
 
     # -- parts ------------------------------------------------------------------------------------------------
 

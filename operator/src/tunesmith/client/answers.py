@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import aiohttp
@@ -75,7 +75,12 @@ def _refused(error: ApiError, kind: str, name: str, namespace: str) -> Exception
         case 409:
             return Conflict(f"{what}: {message}", "--force takes the fields over")
         case 400 | 422:
-            causes = [f"{one.get('field', '')}: {one.get('message', '')}" for one in details.get("causes", ())]
-            return Invalid.fields(what, causes or [message])
+            return Invalid.fields(what, list(map(_cause, details.get("causes", ()))) or [message])
         case _:
             return Refused(f"{what}: {message} (HTTP {error.status})")
+
+
+def _cause(one: Mapping[str, str]) -> str:
+    """A problem with its field. Rules of the whole resource have none, and name it in their message."""
+    field, message = one.get("field", ""), one.get("message", "")
+    return message.removeprefix("Invalid value: ") if field in {"", "<nil>"} else f"{field}: {message}"

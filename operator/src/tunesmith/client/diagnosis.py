@@ -18,7 +18,7 @@ from tunesmith.schema.crd import KINDS
 from tunesmith.schema.walk import schema_of
 from tunesmith.training.matrix import GPUS
 
-OLDEST = (1, 29)
+OLDEST = (1, 30)
 STORE = "tunesmith-store"
 OPERATOR = "app.kubernetes.io/name=tunesmith"
 DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
@@ -28,9 +28,7 @@ UNSEEN_SECONDS = 60.0
 Verdict = Literal["ok", "warning", "error", "unknown"]
 # What a user needs to work with: verbs, group, resource, subresource.
 RIGHTS = (
-    (("get", "list", "create", "patch", "delete"), GROUP, "finetunejobs", ""),
-    (("get", "list", "create", "patch", "delete"), GROUP, "mergejobs", ""),
-    (("get", "list", "create", "patch", "delete"), GROUP, "modeldeployments", ""),
+    *((("get", "list", "create", "patch", "delete"), GROUP, kind.plural, "") for kind in KINDS),
     (("list",), "", "pods", ""),
     (("get",), "", "pods", "log"),
     (("get", "create"), "", "services", "proxy"),

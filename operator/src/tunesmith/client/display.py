@@ -25,7 +25,8 @@ def _bar(one: Any) -> str:
     progress = getattr(one.status, "progress", None)
     if progress is None:
         return ""
-    words = [progress.text or "", f"loss {progress.loss:.4g}" if progress.loss is not None else ""]
+    loss = getattr(progress, "loss", None)  # of a training only
+    words = [progress.text or "", f"loss {loss:.4g}" if loss is not None else ""]
     words.append(f"eta {progress.eta}" if progress.eta and not one.over else "")
     return (
         f"<div><progress max='100' value='{progress.percent}' style='width:20em'></progress> "

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import aiohttp
 
 from tunesmith.children.meta import ATTEMPT_LABEL, Owner
 from tunesmith.decide.pods import rank as rank_of
@@ -15,6 +18,7 @@ from tunesmith.kube.connection import ApiError, Connection, Object
 
 LOOK_SECONDS = 1.0
 END = None
+STAMP = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+\S+$")
 
 
 @dataclass(frozen=True, order=True)
@@ -87,6 +91,18 @@ def begun(pod: Mapping[str, Any]) -> Iterator[str]:
             yield container["name"]
 
 
+def runs(found: list[Object], stream: Stream) -> bool:
+    """Whether a container runs."""
+    statuses = (
+        status
+        for pod in found
+        if pod["metadata"]["uid"] == stream.pod_uid
+        for part in ("initContainerStatuses", "containerStatuses")
+        for status in pod.get("status", {}).get(part, ())
+    )
+    return any(one["name"] == stream.container and "running" in one.get("state", {}) for one in statuses)
+
+
 async def read(connection: Connection, namespace: str, stream: Stream, tail: int | None = None) -> list[LogEntry]:
     """What is in a container's log now; nothing where it is gone."""
     query = {"container": stream.container, "timestamps": "true", **({"tailLines": str(tail)} if tail else {})}
@@ -109,29 +125,45 @@ async def merged(connection: Connection, owner: Owner, which: Which, tail: int |
 async def follow(
     connection: Connection, owner: Owner, which: Which, over: Callable[[], Any], tail: int | None
 ) -> AsyncIterator[LogEntry]:
-    """Lines as they come, of every container that begins, until `await over()` is true and all of them are read."""
+    """Lines as they come, of every container that begins, until `await over()` is true and all of them are read. A
+    stream that breaks off, as when an API server restarts, goes on where it was.
+    """
     queue: asyncio.Queue[LogEntry | Exception | None] = asyncio.Queue()
     tasks: dict[Stream, asyncio.Task[None]] = {}
+    last: dict[Stream, str] = {}
 
     async def pump(stream: Stream) -> None:
         query = {"container": stream.container, "timestamps": "true", "follow": "true"}
-        if tail:
+        known = last.get(stream, "")
+        if known:
+            query["sinceTime"] = known
+        elif tail:
             query["tailLines"] = str(tail)
         path = f"{path_of('Pod', owner.namespace, stream.pod)}/log"
         try:
             async for line in connection.lines(path, query=query):
-                queue.put_nowait(stream.entry(line))
+                entry = stream.entry(line)
+                if entry.time > known:
+                    queue.put_nowait(entry)
+                    if STAMP.match(entry.time):  # the rest of a line that is too long has none
+                        last[stream] = entry.time
         except ApiError as error:
             if error.status not in {400, 404}:
                 queue.put_nowait(error)
+        except aiohttp.ClientError:
+            return
 
     async def look() -> None:
+        unread: set[Stream] = set()
         try:
             while True:
                 ended = await over()
-                for stream in streams(await pods(connection, owner), which):
-                    if stream not in tasks:
+                found = await pods(connection, owner)
+                for stream in streams(found, which):
+                    if stream not in tasks or (stream in unread and tasks[stream].done()):
                         tasks[stream] = asyncio.create_task(pump(stream))
+                # What ran at this look may have written more than was read, whatever it does at the next one.
+                unread = {stream for stream in streams(found, which) if stream in tasks and runs(found, stream)}
                 if ended:
                     await asyncio.gather(*tasks.values())
                     return

@@ -9,12 +9,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tunesmith.children.inspect import inspect_job
-from tunesmith.children.job import headless_service, merge_job, train_job
+from tunesmith.children.job import headless_service, train_job
 from tunesmith.children.meta import Object, Owner
 from tunesmith.children.plan import plan_config_map
 from tunesmith.client.errors import Invalid
-from tunesmith.client.resources import AnyResource, FineTuneJob, MergeJob, ModelDeployment
+from tunesmith.client.resources import AnyResource, FineTuneJob, InferenceJob, MergeJob, ModelDeployment
 from tunesmith.decide import modeldeployment, preflight
+from tunesmith.decide.jobkinds import KINDS
 from tunesmith.decide.references import sources
 from tunesmith.decide.world import World
 from tunesmith.fetching import FetchError
@@ -22,12 +23,12 @@ from tunesmith.inspecting.files import open_files
 from tunesmith.inspecting.model import inspect
 from tunesmith.inspecting.refusal import Refusal
 from tunesmith.settings import Settings
-from tunesmith.training import architecture
+from tunesmith.training import architecture, capabilities
 from tunesmith.training.location import locate
 from tunesmith.training.matrix import PlanError
 from tunesmith.training.memory import Choice
-from tunesmith.training.plan import Job, MergePlan, TrainPlan
-from tunesmith.training.planning import merge_plan, train_plan
+from tunesmith.training.plan import AnyPlan, Job
+from tunesmith.training.planning import train_plan
 from tunesmith.training.report import Inspection
 
 UID = "00000000-0000-0000-0000-000000000000"
@@ -38,7 +39,7 @@ FETCHED = frozenset({"hf", "https", "s3", "gs", "oci"})
 class Preview:
     """What the operator would make."""
 
-    plan: TrainPlan | MergePlan | None = None
+    plan: AnyPlan | None = None
     """What the trainer would read. None for a deployment."""
     memory: Choice | None = None
     notes: list[str] = field(default_factory=list)
@@ -63,10 +64,11 @@ def preview(
         match resource:
             case FineTuneJob():
                 return _train(resource, owner, resolved, settings, notes, lambda uri: look(uri, config, schemes))
-            case MergeJob():
+            case MergeJob() | InferenceJob():
                 job = Job(namespace=owner.namespace, name=owner.name, uid=UID)
-                plan = merge_plan(job, resource.spec, resolved, settings.default_store)
-                pods = merge_job(owner, 1, resource.spec, plan, settings, None)
+                kind = KINDS[resource.kind]
+                plan = kind.plan(job, resource.spec, resolved, settings.default_store)
+                pods = kind.job(owner, 1, resource.spec, plan, settings, None)
                 return Preview(plan, None, notes, [plan_config_map(owner, 1, plan), pods])
             case ModelDeployment():
                 return _serve(resource, owner, settings, notes)
@@ -116,7 +118,8 @@ def look(uri: str, config: Mapping[str, Any] | None, schemes: Collection[str]) -
     hint = "--model-config PATH, or the console's field for it, takes a copy of the model's config.json"
     if config is not None:
         found = architecture.facts(config)
-        return Inspection(facts=found.facts, reason=found.reason), found.reason
+        base = capabilities.base_of(config) or capabilities.FULL_PRECISION
+        return Inspection(facts=found.facts, reason=found.reason, base=base), found.reason
     if not locate(uri).fetch:
         return None, f"{uri} is inside the cluster; {hint}"
     if urlsplit(uri).scheme not in schemes:

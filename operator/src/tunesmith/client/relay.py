@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,14 +16,18 @@ from tunesmith.kube.connection import ApiError, Connection
 PORT_NAME = "http"
 SECONDS = 600.0
 PASSED = ("Content-Type", "Cache-Control")
+# What leads nowhere but below it: no empty parts, none of dots, and nothing that is taken for a query.
+PATH = re.compile(r"[\w:@-][\w.:@-]*(/[\w:@-][\w.:@-]*)*", re.ASCII)
 
 
 async def forward(
     connection: Connection, request: web.Request, namespace: str, deployment: str, path: str
 ) -> web.StreamResponse:
     """The answer of a deployment's API to a request, streamed."""
+    if not PATH.fullmatch(path):
+        return refusal(404, f"/v1/{path} is no path of the API")
     target = f"{path_of('Service', namespace, f'{deployment}:{PORT_NAME}')}/proxy/v1/{path}"
-    body = await request.read()
+    body, response = await request.read(), None
     try:
         answer = connection.request(
             request.method, target, json.loads(body) if body else None, query=dict(request.query), seconds=SECONDS
@@ -36,9 +41,18 @@ async def forward(
             await response.write_eof()
             return response
     except ApiError as error:
-        return web.json_response({"error": {"message": error.message, "code": error.status}}, status=error.status)
+        return refusal(error.status, error.message)
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        return web.json_response({"error": {"message": str(error), "code": 502}}, status=502)
+        if response is None:
+            return refusal(502, str(error))
+        if request.transport is not None:  # cut short, and the client has to see that it is
+            request.transport.abort()
+        return response
+
+
+def refusal(status: int, message: str) -> web.Response:
+    """An error in the shape of OpenAI's API."""
+    return web.json_response({"error": {"message": message, "code": status}}, status=status)
 
 
 @asynccontextmanager

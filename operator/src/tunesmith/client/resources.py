@@ -1,11 +1,11 @@
-"""The three kinds with their head: apiVersion, kind and metadata."""
+"""The kinds with their head: apiVersion, kind and metadata."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
-from tunesmith.api import finetunejob, mergejob, modeldeployment
+from tunesmith.api import finetunejob, inferencejob, mergejob, modeldeployment
 from tunesmith.api.base import API_VERSION, Condition, Model
 from tunesmith.api.job import JobStatus
 from tunesmith.api.modeldeployment import ModelDeploymentStatus
@@ -31,7 +31,7 @@ WRITTEN = ("name", "namespace", "labels", "annotations")
 
 
 class Resource(Model):
-    """What the three kinds have in common."""
+    """What the kinds have in common."""
 
     main: ClassVar[str] = "Succeeded"
     """The condition that says how it ended."""
@@ -134,6 +134,12 @@ class MergeJob(Resource, mergejob.MergeJob):
     kind: Literal["MergeJob"] = "MergeJob"
 
 
+class InferenceJob(Resource, inferencejob.InferenceJob):
+    """Asks a model the rows of datasets."""
+
+    kind: Literal["InferenceJob"] = "InferenceJob"
+
+
 class ModelDeployment(Resource, modeldeployment.ModelDeployment):
     """Serves a model and its adapters."""
 
@@ -141,10 +147,12 @@ class ModelDeployment(Resource, modeldeployment.ModelDeployment):
     kind: Literal["ModelDeployment"] = "ModelDeployment"
 
 
-AnyResource = FineTuneJob | MergeJob | ModelDeployment
-RESOURCES: dict[str, type[FineTuneJob] | type[MergeJob] | type[ModelDeployment]] = {
+AnyJob = FineTuneJob | MergeJob | InferenceJob
+AnyResource = AnyJob | ModelDeployment
+RESOURCES: dict[str, type[AnyResource]] = {
     "FineTuneJob": FineTuneJob,
     "MergeJob": MergeJob,
+    "InferenceJob": InferenceJob,
     "ModelDeployment": ModelDeployment,
 }
 

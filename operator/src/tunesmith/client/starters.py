@@ -72,6 +72,18 @@ def merge(name: str) -> Object:
     return custom("MergeJob", name, {"model": {"uri": MODEL}, "adapters": adapters})
 
 
+def infer(name: str) -> Object:
+    """An InferenceJob."""
+    spec = {
+        "model": {"uri": MODEL},
+        "adapter": {"fineTuneJobRef": {"name": "my-job"}},
+        "datasets": [{"uri": f"configmap://{name}-data/test.jsonl"}],
+        "generation": {"maxTokens": 256},
+        "resources": {"limits": {"nvidia.com/gpu": 1}},
+    }
+    return custom("InferenceJob", name, spec)
+
+
 def serve(name: str) -> Object:
     """A ModelDeployment."""
     adapters = [{"name": "my-adapter", "fineTuneJobRef": {"name": "my-job"}}]
@@ -84,7 +96,7 @@ def custom(kind: str, name: str, spec: Object) -> Object:
     return {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name}, "spec": spec}
 
 
-KINDS = {"MergeJob": merge, "ModelDeployment": serve}
+KINDS = {"MergeJob": merge, "InferenceJob": infer, "ModelDeployment": serve}
 
 
 def text(what: str, name: str) -> str:

@@ -14,14 +14,14 @@ from typing import Any, Self, TypeVar, overload
 from tunesmith.client.aio import AsyncClient, Messages, R
 from tunesmith.client.curves import Curve
 from tunesmith.client.logs import LogEntry
-from tunesmith.client.resources import AnyResource, FineTuneJob, MergeJob, Resource
+from tunesmith.client.resources import AnyJob, AnyResource, FineTuneJob, Resource
 from tunesmith.training.logline import LogLine
 
 T = TypeVar("T")
 
 
 class Client:
-    """Everything that a user does with the three kinds. `close` it, or use it as `with Client() as client`.
+    """Everything that a user does with the kinds of tunesmith. `close` it, or use it as `with Client() as client`.
 
     Methods and their errors are those of AsyncClient.
     """
@@ -119,15 +119,15 @@ class Client:
         """The resource whenever it has changed, until it is over."""
         return self.iterate(self.aio.watch(resource, seconds=seconds))
 
-    def suspend(self, job: FineTuneJob | MergeJob) -> None:
+    def suspend(self, job: AnyJob) -> None:
         """Checkpoint, end the pods, and free what they hold."""
         self.run(self.aio.suspend(job))
 
-    def resume(self, job: FineTuneJob | MergeJob) -> None:
+    def resume(self, job: AnyJob) -> None:
         """Go on from the checkpoint."""
         self.run(self.aio.resume(job))
 
-    def retry(self, job: FineTuneJob | MergeJob, name: str | None = None) -> AnyResource:
+    def retry(self, job: AnyJob, name: str | None = None) -> AnyResource:
         """Run a job that is over once more, from its beginning."""
         return self.run(self.aio.retry(job, name))
 

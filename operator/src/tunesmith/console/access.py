@@ -59,6 +59,7 @@ class OwnKubeconfig:
     @asynccontextmanager
     async def client(self, token: str, namespace: str = "") -> AsyncIterator[AsyncClient]:
         """As the kubeconfig's user."""
-        if not secrets.compare_digest(token.encode(), self.secret.encode()):
+        # A header may be any bytes.
+        if not secrets.compare_digest(token.encode(errors="surrogateescape"), self.secret.encode()):
             raise Unknown("open the address that `tunesmith console` printed: this one lacks its secret")
         yield AsyncClient(namespace or self._client.namespace, connection=self._client.connection)

@@ -15,7 +15,7 @@ from tunesmith.client import AsyncClient, Conflict, FineTuneJob, Forbidden, Inva
 from tunesmith.client.preview import FETCHED, Preview, preview
 from tunesmith.client.relay import forward
 from tunesmith.client.resources import RESOURCES, AnyResource, ModelDeployment, read
-from tunesmith.console import views
+from tunesmith.console import data, views
 from tunesmith.console.access import Access
 from tunesmith.console.answers import problems as found_in
 from tunesmith.kube.client import path_of
@@ -54,6 +54,7 @@ class Api:
             web.get(f"{SPACE}/resources", self.resources),
             web.post(f"{SPACE}/resources", self.create),
             web.post(f"{SPACE}/check", self.check),
+            web.post(f"{SPACE}/data", self.upload),
             web.get(ONE, self.one),
             web.put(ONE, self.change),
             web.delete(ONE, self.delete),
@@ -106,7 +107,7 @@ class Api:
     # -- resources --------------------------------------------------------------------------------------------
 
     async def resources(self, request: web.Request) -> web.Response:
-        """All three kinds of a namespace, as lines, the newest first."""
+        """All kinds of a namespace, as lines, the newest first."""
         async with self._client(request) as client:
             lists = await asyncio.gather(*(client.list(kind) for kind in RESOURCES.values()))  # type: ignore[type-var]
         found: list[AnyResource] = [one for kind in lists for one in kind]
@@ -173,6 +174,14 @@ class Api:
             resource = _own(read(body), client.namespace)
             live = await _send(client, resource, new=True)
         return web.json_response(views.resource(live), status=201)
+
+    async def upload(self, request: web.Request) -> web.Response:
+        """Keep a file of rows as a ConfigMap, and say under which address jobs read it."""
+        found = data.look(request.query.get("file", ""), await request.read())
+        async with self._client(request) as client:
+            await data.keep(client.connection, client.namespace, found)
+        kept = {"uri": found.uri, "rows": found.rows, "columns": found.columns}
+        return web.json_response(kept, status=201)
 
     async def change(self, request: web.Request) -> web.Response:
         """Replace a resource's spec; refused where it has changed since `metadata.resourceVersion`."""

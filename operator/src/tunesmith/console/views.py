@@ -7,7 +7,7 @@ from typing import Any
 
 from tunesmith.children.meta import ATTEMPT_LABEL
 from tunesmith.client.logs import begun
-from tunesmith.client.resources import AnyResource, FineTuneJob, MergeJob, ModelDeployment
+from tunesmith.client.resources import AnyResource, FineTuneJob, InferenceJob, MergeJob, ModelDeployment
 from tunesmith.decide import reasons
 from tunesmith.decide.pods import problem
 from tunesmith.decide.pods import rank as rank_of
@@ -35,6 +35,10 @@ def summary(one: AnyResource) -> Object:
             found |= {**shape, "progress": progress, "suspended": one.spec.suspend}
         case MergeJob():
             found |= {"suspended": one.spec.suspend, "adapters": len(one.spec.adapters)}
+        case InferenceJob():
+            found |= {"suspended": one.spec.suspend, "progress": None, "metrics": one.status.metrics or {}}
+            if rows := one.status.progress:
+                found["progress"] = {**rows.body(), "step": rows.rows, "totalSteps": rows.total_rows}
         case ModelDeployment():
             told = {adapter.name: adapter.body() for adapter in one.status.adapters}
             found |= {

@@ -57,10 +57,15 @@ class Pod:
         one = self.adapters.get(name)
         return one is not None and one.uri == uri and one.state == "Ready"
 
+    def fails(self, name: str, uri: str) -> bool:
+        """Whether its last try to serve this version came to nothing."""
+        one = self.adapters.get(name)
+        return one is not None and one.uri == uri and one.state == "Failed"
+
     def refuses(self, name: str, uri: str, max_rank: int) -> ObservedAdapter | None:
         """Why it will never serve this version, if so. A pod that is yet to get a larger engine does not count."""
         one = self.adapters.get(name)
-        if one is None or one.uri != uri or one.state != "Failed" or not one.permanent:
+        if one is None or not self.fails(name, uri) or not one.permanent:
             return None
         return None if one.rank and one.rank <= max_rank else one
 
@@ -275,10 +280,10 @@ def statuses(world: World, resource: ModelDeployment, state: State, found: Refer
     """One per adapter that is wanted. An adapter is Ready when every pod that should serves its newest version."""
     there = pods(world)
     given = {adapter.name: adapter for adapter in state.adapters}
+    fields = {id(adapter): f"spec.adapters[{number}]" for number, adapter in enumerate(resource.spec.adapters)}
     result = []
     for adapter in wanted(world, resource):
-        field_name = next((f"spec.adapters[{i}]" for i, a in enumerate(resource.spec.adapters) if a is adapter), "")
-        wrong = wrong_kind(found, adapter, field_name, "adapters")
+        wrong = wrong_kind(found, adapter, fields.get(id(adapter), ""), "adapters")
         waits = found.waiting.get(adapter.reference) if adapter.reference else None
         one = given.get(adapter.name)
         if wrong:
@@ -343,9 +348,10 @@ def _canary(world: World, adapter: Adapter, given: DesiredAdapter, found: Refere
 def _status(adapter: DesiredAdapter, there: Sequence[Pod]) -> AdapterStatus:
     name, uri = adapter.name, adapter.uri
     mine = _mine(adapter, there)
-    details = {pod.name: _detail(pod, adapter) for pod in mine}
-    failed = [one for one in details.values() if one and one.state == "Failed"]
-    ready = [pod for pod in mine if pod.serves(name, uri)]
+    ready, late = list[Pod](), list[Pod]()
+    for pod in mine:
+        (ready if pod.serves(name, uri) else late).append(pod)
+    failed = [_detail(pod, adapter) for pod in late if pod.fails(name, uri)]
     status = AdapterStatus(
         name=name,
         state="Ready" if mine and len(ready) == len(mine) else "Loading",
@@ -356,7 +362,7 @@ def _status(adapter: DesiredAdapter, there: Sequence[Pod]) -> AdapterStatus:
         failed_pods=len(failed),
         attempts=max((one.attempts for one in failed), default=0),
         next_retry=min((one.next_retry for one in failed if one.next_retry), default=None),
-        pods=[one for one in details.values() if one][:16],
+        pods=[_detail(pod, adapter) for pod in late[:16]],
     )
     word: dict[str, str | None]
     if adapter.rejected:
@@ -367,19 +373,17 @@ def _status(adapter: DesiredAdapter, there: Sequence[Pod]) -> AdapterStatus:
     elif adapter.previous and adapter.updated is not None:
         word = {"reason": "RollingOut", "message": f"{len(ready)} of {len(mine)} pods serve {uri}"}
     else:
-        word = {"reason": next((one.reason for one in details.values() if one and one.reason), None)}
+        word = {"reason": next((reason for pod in late if (reason := _detail(pod, adapter).reason)), None)}
     message = word.get("message")
     return status.model_copy(update={**word, "message": message[:2048] if message else None})
 
 
-def _detail(pod: Pod, adapter: DesiredAdapter) -> PodAdapter | None:
-    """What is to be said of an adapter in a pod; None where it is as it should be."""
+def _detail(pod: Pod, adapter: DesiredAdapter) -> PodAdapter:
+    """What is to be said of an adapter in a pod that does not serve it as it should."""
     one = pod.adapters.get(adapter.name)
     if one is None:
         word = "WaitingForEngine" if pod.up else "EngineStarting"
         return PodAdapter(pod=pod.name, restarts=pod.restarts, state="Loading", reason=word)
-    if pod.serves(adapter.name, adapter.uri):
-        return None
     new = one.uri == adapter.uri
     return PodAdapter(
         pod=pod.name,

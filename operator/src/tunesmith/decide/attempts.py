@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from tunesmith.api.finetunejob import FineTuneJobSpec
+from tunesmith.api.inferencejob import InferenceJobSpec
 from tunesmith.api.job import Attempt, JobSpec, JobStatus
 from tunesmith.decide.endings import Action, action
-from tunesmith.training.plan import TrainPlan
-from tunesmith.training.planning import nodes_that_divide
+from tunesmith.training.matrix import min_rows
+from tunesmith.training.plan import InferencePlan, MergePlan, TrainPlan
+from tunesmith.training.planning import for_attempt, nodes_that_divide
 
 KEPT = 10
 MAX_BACKOFF_SECONDS = 600
@@ -68,10 +70,11 @@ def verdict(spec: JobSpec, status: JobStatus, reason: str) -> Verdict:
             size = status.attempts[-1].micro_batch_size
             if size is None:
                 return Verdict(fail="")
+            field = "batchSize" if isinstance(spec, InferenceJobSpec) else "training.microBatchSize"
             if size <= least(spec):
-                return Verdict(fail=f"training.microBatchSize is {size} already")
+                return Verdict(fail=f"{field} is {size} already")
             if halved >= MAX_SMALLER:
-                return Verdict(fail=f"training.microBatchSize was halved {MAX_SMALLER} times")
+                return Verdict(fail=f"{field} was halved {MAX_SMALLER} times")
             return Verdict()
         case _:
             idle = _idle(status.attempts)
@@ -99,6 +102,24 @@ def next_size(spec: FineTuneJobSpec, plan: TrainPlan, attempts: Sequence[Attempt
     return nodes, micro
 
 
+def train_again(spec: FineTuneJobSpec, before: TrainPlan, number: int, attempts: Sequence[Attempt]) -> TrainPlan:
+    """The plan of a FineTuneJob's next attempt. Raises PlanError."""
+    nodes, micro = next_size(spec, before, attempts)
+    return for_attempt(before, number, nodes, micro)
+
+
+def merge_again(spec: object, before: MergePlan, number: int, attempts: Sequence[Attempt]) -> MergePlan:
+    """The plan of a MergeJob's next attempt: it begins anew."""
+    return before
+
+
+def infer_again(spec: object, before: InferencePlan, number: int, attempts: Sequence[Attempt]) -> InferencePlan:
+    """The plan of an InferenceJob's next attempt: fewer rows at once where the memory did not suffice."""
+    half = attempts[-1].reason == "OutOfMemory"
+    size = max(1, before.batch_size // 2) if half else before.batch_size
+    return before.model_copy(update={"attempt": number, "batch_size": size})
+
+
 def redone(before: Sequence[Attempt], after: Sequence[Attempt]) -> int:
     """Steps that turn out to be made again: the newest attempt has just said from where it goes on."""
     if len(after) < 2 or after[-1].resumed_step is None:
@@ -109,8 +130,8 @@ def redone(before: Sequence[Attempt], after: Sequence[Attempt]) -> int:
 
 
 def least(spec: JobSpec) -> int:
-    """The smallest micro-batch that the method can do with: KTO compares the rows of one."""
-    return 2 if isinstance(spec, FineTuneJobSpec) and spec.method.type == "KTO" else 1
+    """The smallest micro-batch that the method can do with."""
+    return min_rows(spec) if isinstance(spec, FineTuneJobSpec) else 1
 
 
 def _backoff(first: int, times: int) -> float:

@@ -12,7 +12,10 @@ class Action(Enum):
     FAIL = "the job fails: it would end the same way again"
     RETRY = "another attempt, counted against restartPolicy.maxRestarts, after the backoff"
     RETRY_FREE = "another attempt, not counted"
-    RETRY_SMALLER = "another attempt with half the micro-batch and the same global batch, at most twice"
+    RETRY_SMALLER = (
+        "another attempt with half the micro-batch and the same global batch (an InferenceJob: half the batchSize), "
+        "at most twice"
+    )
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from datetime import datetime
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from tunesmith.api.modeldeployment import GatewayReport, ModelDeployment
 from tunesmith.children.gateway import (
@@ -24,6 +25,8 @@ from tunesmith.decide.world import Ref, World
 from tunesmith.serving.contract import State
 from tunesmith.serving.routes import CANARY, Routes, Split
 from tunesmith.settings import Settings
+
+Told = TypeVar("Told", bound=BaseModel)
 
 
 def names(world: World) -> list[Ref]:
@@ -84,9 +87,7 @@ def routes(world: World, resource: ModelDeployment, state: State) -> Routes | No
         hold_seconds=wanted.hold_seconds,
         max_held=wanted.max_held,
     )
-    stored = world.children.get(("ConfigMap", adapters_name(world.owner)))
-    text: Mapping[str, str] = (stored or {}).get("data") or {}
-    old = Routes.model_validate(json.loads(text[ROUTES_KEY])) if ROUTES_KEY in text else None
+    old = stored(world, ROUTES_KEY, Routes)
     if old is not None and old.model_copy(update={"revision": 0}) == new:
         return old
     seen = [one.revision for one in world.gateways.values()]
@@ -126,6 +127,15 @@ def report(world: World, resource: ModelDeployment) -> GatewayReport | None:
         held=sum(one.held for one in world.gateways.values()),
         http_route=resource.spec.gateway.http_route is not None,
     )
+
+
+def stored(world: World, key: str, model: type[Told]) -> Told | None:
+    """What the ConfigMap of a ModelDeployment holds under a key; None where that cannot be read."""
+    live = world.children.get(("ConfigMap", adapters_name(world.owner)))
+    try:
+        return model.model_validate_json(((live or {}).get("data") or {}).get(key, ""))
+    except ValidationError:
+        return None
 
 
 def _counts(world: World) -> Object:

@@ -1,4 +1,4 @@
-"""FineTuneJob and MergeJob: references -> plan -> attempts -> outcome. One chain: they differ only in the plan."""
+"""Jobs of every kind: references -> plan -> attempts -> outcome. One chain; `jobkinds.py` has where they differ."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 
 from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.api.job import Failure
-from tunesmith.api.mergejob import MergeJobStatus
 from tunesmith.children.gang import pod_group
 from tunesmith.children.inspect import inspect_job, inspect_name
 from tunesmith.children.job import headless_service
 from tunesmith.children.meta import Object, job_name
 from tunesmith.children.plan import plan_config_map
-from tunesmith.decide import attempts, lifecycle, preflight, progress, queueing
+from tunesmith.decide import attempts, lifecycle, preflight, queueing
 from tunesmith.decide import pods as pod_facts
 from tunesmith.decide.closing import Closing
-from tunesmith.decide.jobstate import KINDS, WAIT_SECONDS, job_condition
+from tunesmith.decide.jobkinds import KINDS
+from tunesmith.decide.jobstate import WAIT_SECONDS, job_condition
 from tunesmith.decide.references import sources, wrong_kind
 from tunesmith.decide.world import Decision, Event, World, deleting, foreign
 from tunesmith.settings import Settings
 from tunesmith.training.matrix import PlanError
-from tunesmith.training.plan import MergePlan, TrainPlan, digest
+from tunesmith.training.plan import AnyPlan, TrainPlan, digest
 from tunesmith.training.report import duration
 
 # Jobs of older attempts are kept for the logs of their pods.
@@ -36,7 +36,7 @@ def decide(world: World, settings: Settings) -> Decision | None:
     if deleting(world.resource):
         return None
     if lifecycle.terminal(resource.status):
-        return lifecycle.tidy(world, resource)
+        return lifecycle.tidy(world, resource, settings)
     chain = _Chain(world, settings, kind, resource)
     decision = (
         chain.deadline()
@@ -86,15 +86,8 @@ class _Chain(Closing):
             return self.fail(Failure(reason="Internal", message=message))
         artifact = endings[0].artifact
         fields: dict[str, Any] = {"artifact": artifact, "failure": None, "completion_time": self.world.stamp}
+        fields |= self.kind.made(endings[0], self.old, self.world.stamp)
         message = artifact.uri if artifact else ""
-        if isinstance(self.old, MergeJobStatus):
-            for name in ("logit_error", "quantization_error"):
-                error = getattr(endings[0], name)
-                fields[name] = None if error is None else float(f"{error:.3g}")
-        else:
-            fields["best"] = endings[0].best or self.old.best
-            if self.old.progress:
-                fields["progress"] = progress.finished(self.old.progress, endings[0].step, self.world.stamp)
         attempt = self.observed().model_copy(update={"end_time": self.world.stamp, "reason": "Completed"})
         return Decision(
             status=self.status("True", "Completed", message, attempt=attempt, **fields),
@@ -110,7 +103,7 @@ class _Chain(Closing):
         if self.old.attempts or self.live_job is not None:
             return None
         for name, source, wanted in sources(self.resource):
-            if message := wrong_kind(self.found, source, name, wanted):
+            if message := wrong_kind(self.found, source, name, wanted, self.owner.kind):
                 return self.fail(Failure(reason="ConfigError", message=message))
         try:
             self.plan()
@@ -181,7 +174,7 @@ class _Chain(Closing):
 
     def run(self) -> Decision:
         plan = self.plan()
-        nodes = plan.nodes if isinstance(plan, TrainPlan) else 1
+        nodes = plan.pods
         up = sum(pod_facts.running(pod) for pod in self.pods)
         reported = self.reported(plan)
         if self.choice:
@@ -221,16 +214,15 @@ class _Chain(Closing):
             again=self.settings.poll_seconds if up else WAIT_SECONDS,
         )
 
-    def group(self, plan: TrainPlan | MergePlan) -> tuple[Object, ...]:
+    def group(self, plan: AnyPlan) -> tuple[Object, ...]:
         """The objects of an attempt: its plan, the Service by which several processes meet, and its Job."""
         spec, settings = self.resource.spec, self.settings
         left = lifecycle.seconds_left(spec.active_deadline_seconds, self.old.start_time, self.world.now)
         job = self.kind.job(self.owner, self.number, spec, plan, settings, left)
         objects = [plan_config_map(self.owner, self.number, plan)]
-        if isinstance(plan, TrainPlan):
-            if plan.world_size > 1:
-                objects.append(headless_service(self.owner, self.number))
-            gang = pod_group(self.owner, self.number, plan.nodes, spec, settings)
-            if gang and self.live_job is None:
-                objects.append(gang)
+        if plan.world_size > 1:
+            objects.append(headless_service(self.owner, self.number))
+        gang = pod_group(self.owner, self.number, plan.pods, spec, settings)
+        if gang and self.live_job is None:
+            objects.append(gang)
         return (*objects, job)

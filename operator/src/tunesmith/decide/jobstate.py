@@ -2,51 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Literal
 
 from tunesmith.api.finetunejob import FineTuneJob, FineTuneJobStatus
 from tunesmith.api.job import Attempt, Failure, JobStatus
-from tunesmith.api.mergejob import MergeJob, MergeJobStatus
-from tunesmith.children.job import merge_job, train_job
+from tunesmith.api.kinds import AnyJob
 from tunesmith.children.meta import ATTEMPT_LABEL, Object, job_name
 from tunesmith.decide import attempts, progress, queueing
 from tunesmith.decide import pods as pod_facts
 from tunesmith.decide.accounting import advance, devices
+from tunesmith.decide.jobkinds import Kind
 from tunesmith.decide.references import resolve, sources
 from tunesmith.decide.world import Decision, Event, World, condition, with_condition
 from tunesmith.settings import Settings
 from tunesmith.training.memory import Choice
-from tunesmith.training.plan import Job, MergePlan, TrainPlan
-from tunesmith.training.planning import for_attempt, merge_plan, train_plan
+from tunesmith.training.plan import AnyPlan, Job, TrainPlan
 
 WAIT_SECONDS = 15.0
 # So long after the end of its grace a pod is taken to be on a node that cannot say that it is gone.
 OVERDUE_SECONDS = 60
 
 
-@dataclass(frozen=True)
-class Kind:
-    """Where the two kinds of job differ."""
-
-    model: type[FineTuneJob] | type[MergeJob]
-    plan_model: type[TrainPlan] | type[MergePlan]
-    plan: Callable[..., TrainPlan | MergePlan]
-    job: Callable[..., Object]
-
-
-KINDS = {
-    "FineTuneJob": Kind(FineTuneJob, TrainPlan, train_plan, train_job),
-    "MergeJob": Kind(MergeJob, MergePlan, merge_plan, merge_job),
-}
-
-
 class JobState:
     """One job as it is now. Made anew for every decision."""
 
-    def __init__(self, world: World, settings: Settings, kind: Kind, resource: FineTuneJob | MergeJob) -> None:
+    def __init__(self, world: World, settings: Settings, kind: Kind, resource: AnyJob) -> None:
         self.world, self.settings, self.kind, self.resource = world, settings, kind, resource
         self.owner, self.old = world.owner, resource.status
         self.found = resolve(world, [source for _, source, _ in sources(resource)])
@@ -58,7 +40,11 @@ class JobState:
             if kind_ == "Job" and ATTEMPT_LABEL in child["metadata"]["labels"] and self.owner.owns(child)
         }
         self.live_job = self.jobs.get(self.number)
-        self.pods = [p for p in world.pods if p["metadata"]["labels"].get(ATTEMPT_LABEL) == str(self.number)]
+        self.pods = [
+            pod
+            for pod in world.pods
+            if pod["metadata"]["labels"].get(ATTEMPT_LABEL) == str(self.number) and not self._of_a_namesake(pod)
+        ]
         self.alive = [p for p in world.pods if ATTEMPT_LABEL in p["metadata"]["labels"] and not pod_facts.is_over(p)]
         self.events: list[Event] = []
         self.choice: Choice | None = None
@@ -87,11 +73,20 @@ class JobState:
 
     # -- parts of the status ----------------------------------------------------------------------------------
 
+    def _of_a_namesake(self, pod: Object) -> bool:
+        """Whether a pod is left of a resource of the same name that was deleted: how that one ended is no word on this
+        one.
+        """
+        if self.live_job is None:
+            return self.open is None
+        jobs = [ref["uid"] for ref in pod["metadata"].get("ownerReferences", ()) if ref.get("kind") == "Job"]
+        return bool(jobs) and self.live_job["metadata"]["uid"] not in jobs
+
     def live_pods(self) -> list[Object]:
         """Pods of this attempt that are not over."""
         return [pod for pod in self.pods if not pod_facts.is_over(pod)]
 
-    def plan(self) -> TrainPlan | MergePlan:
+    def plan(self) -> AnyPlan:
         """The plan of the attempt: the stored one where there is one, else that of the attempt before with the sizes
         of this one, so that a run keeps what it began with whatever becomes of the operator's settings.
         """
@@ -103,25 +98,23 @@ class JobState:
             base = self.kind.plan(job, self.resource.spec, self.found.addresses, self.settings.default_store)
             if self.choice and isinstance(base, TrainPlan):
                 base = base.model_copy(update={"distribution": self.choice.distribution})
-        if isinstance(base, TrainPlan) and isinstance(self.resource, FineTuneJob) and self.old.attempts:
-            nodes, micro = attempts.next_size(self.resource.spec, base, self.old.attempts)
-            return for_attempt(base, self.number, nodes, micro)
+        if self.old.attempts:
+            return self.kind.again(self.resource.spec, base, self.number, self.old.attempts)
         return base
 
-    def _stored(self, number: int) -> TrainPlan | MergePlan | None:
+    def _stored(self, number: int) -> AnyPlan | None:
         stored = self.world.children.get(("ConfigMap", job_name(self.owner, number)))
         if stored is None or not self.owner.owns(stored):
             return None
         return self.kind.plan_model.model_validate_json(stored["data"]["plan.json"])
 
-    def observed(self, plan: TrainPlan | MergePlan | None = None) -> Attempt:
+    def observed(self, plan: AnyPlan | None = None) -> Attempt:
         """The record of this attempt, with what can be seen of it now."""
         if self.open:
             attempt = self.open
         else:
             plan = plan or self.plan()
-            sizes = (plan.nodes, plan.training.micro_batch_size) if isinstance(plan, TrainPlan) else (1, None)
-            attempt = Attempt(number=self.number, nodes=sizes[0], micro_batch_size=sizes[1])
+            attempt = Attempt(number=self.number, nodes=plan.pods, micro_batch_size=plan.rows_at_once)
         update: dict[str, Any] = {}
         if attempt.start_time is None and sum(pod_facts.running(pod) for pod in self.pods) == attempt.nodes:
             update["start_time"] = self.world.stamp
@@ -134,22 +127,17 @@ class JobState:
             update |= {"last_step": ending.step, "checkpoint_step": ending.checkpoint_step}
         return attempt.model_copy(update={key: value for key, value in update.items() if value is not None})
 
-    def reported(self, plan: TrainPlan | MergePlan) -> dict[str, Any]:
+    def reported(self, plan: AnyPlan) -> dict[str, Any]:
         """Fields of the status that rank 0's report fills."""
         report = self.world.report
         if report is None or report.waiting:
             return {}
-        if not isinstance(self.old, FineTuneJobStatus) or not isinstance(plan, TrainPlan):
-            return {}
-        now, stamp, every = self.world.now, self.world.stamp, self.settings.progress_seconds
-        last = self.old.progress.updated if self.old.progress else None
-        if last and (now - datetime.fromisoformat(last)).total_seconds() < every:
-            return {}
-        new: dict[str, Any] = {
-            "progress": progress.progress(report, self.old.progress, stamp),
-            "checkpoint": progress.checkpoint(report, plan, self.old, stamp),
-            "best": report.best,
-        }
+        old = getattr(self.old, "progress", None)
+        if old and old.updated:
+            passed = self.world.now - datetime.fromisoformat(old.updated)
+            if passed.total_seconds() < self.settings.progress_seconds:
+                return {}
+        new = self.kind.reported(report, plan, self.old, self.world.stamp)
         return {key: value for key, value in new.items() if value is not None}
 
     def status(
@@ -161,7 +149,7 @@ class JobState:
         attempt: Attempt | None = None,
         queued: queueing.Admission | None = None,
         **fields: Any,
-    ) -> FineTuneJobStatus | MergeJobStatus:
+    ) -> JobStatus:
         world, old = self.world, self.old
         record = attempts.record(old.attempts, attempt) if attempt else old.attempts
         conditions = with_condition(

@@ -1,39 +1,48 @@
-"""The end of a job and what comes after it: deadlines, deletion of its pods, deletion of itself."""
+"""The end of a job and what comes after it: deadlines, pushing, deletion of its pods, deletion of itself."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
-from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.api.job import Failure, JobStatus
-from tunesmith.api.mergejob import MergeJob
+from tunesmith.api.kinds import AnyJob
+from tunesmith.children.meta import ROLE_LABEL
+from tunesmith.children.push import ROLE
+from tunesmith.decide import pushing
 from tunesmith.decide.world import Decision, World
+from tunesmith.settings import Settings
 
 
 def terminal(status: JobStatus) -> bool:
-    """Whether the job has ended. It never runs again, and its status is never written again."""
+    """Whether the job has ended. It never runs again; of its status only what is said of pushing changes."""
     return any(c.type == "Succeeded" and c.status != "Unknown" for c in status.conditions)
 
 
-def has_aftermath(resource: FineTuneJob | MergeJob) -> bool:
+def has_aftermath(resource: AnyJob) -> bool:
     """Whether there is anything left to do for a job that has ended."""
-    return resource.spec.clean_pod_policy == "All" or resource.spec.ttl_seconds_after_finished is not None
+    spec = resource.spec
+    return spec.clean_pod_policy == "All" or spec.ttl_seconds_after_finished is not None or pushing.is_open(resource)
 
 
-def tidy(world: World, resource: FineTuneJob | MergeJob) -> Decision | None:
-    """What to delete of a job that has ended: its pods (with their Jobs), then the resource itself."""
+def tidy(world: World, resource: AnyJob, settings: Settings) -> Decision | None:
+    """What is left of a job that has ended: to push what it made, and to delete its pods (with their Jobs), then the
+    resource itself. What could not be pushed stays to be seen.
+    """
     if not has_aftermath(resource):
         return None
-    spec, status = resource.spec, resource.status
-    jobs = [child for (kind, _), child in world.children.items() if kind == "Job" and world.owner.owns(child)]
-    delete = jobs if spec.clean_pod_policy == "All" else []
-    again = None
-    if spec.ttl_seconds_after_finished is not None and status.completion_time:
-        due = datetime.fromisoformat(status.completion_time) + timedelta(seconds=spec.ttl_seconds_after_finished)
-        again = (due - world.now).total_seconds()
-        if again <= 0:
-            return Decision(status=status, delete=(world.resource,))
-    return Decision(status=status, delete=tuple(delete), again=again)
+    spec, push = resource.spec, pushing.advance(world, resource, settings)
+    decision = Decision(status=push.status, create=push.create, events=push.events)
+    if spec.clean_pod_policy == "All":
+        owned = [child for (kind, _), child in world.children.items() if kind == "Job" and world.owner.owns(child)]
+        over = [job for job in owned if job["metadata"]["labels"].get(ROLE_LABEL) != ROLE or job in push.done]
+        decision = replace(decision, delete=tuple(over))
+    ended = resource.status.completion_time
+    if spec.ttl_seconds_after_finished is None or not ended or push.pending:
+        return decision
+    due = datetime.fromisoformat(ended) + timedelta(seconds=spec.ttl_seconds_after_finished)
+    again = (due - world.now).total_seconds()
+    return replace(decision, again=again) if again > 0 else replace(decision, delete=(world.resource,))
 
 
 def seconds_left(limit: int | None, start: str | None, now: datetime) -> int | None:

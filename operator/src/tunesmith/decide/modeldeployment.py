@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -18,6 +17,7 @@ from tunesmith.children.modelcache import model_input
 from tunesmith.children.serving import (
     ADAPTER_LABEL,
     ROTATED,
+    STATE_KEY,
     adapter_endpoints,
     adapter_service,
     adapters_config_map,
@@ -27,6 +27,7 @@ from tunesmith.children.serving import (
     deployment,
     deployment_name,
     disruption_budget,
+    own_names,
     pod_labels,
 )
 from tunesmith.decide import adapters, gateway
@@ -35,7 +36,7 @@ from tunesmith.decide.capacity import fits, memory
 from tunesmith.decide.references import References, resolve, sources, wrong_kind
 from tunesmith.decide.sizing import Sizes, sizes
 from tunesmith.decide.world import Decision, Event, World, condition, deleting, foreign, held
-from tunesmith.serving.contract import State
+from tunesmith.serving.contract import Footprint, State
 from tunesmith.serving.parallel import problem
 from tunesmith.settings import Settings
 from tunesmith.training.planning import RANK, address
@@ -43,6 +44,8 @@ from tunesmith.training.planning import RANK, address
 WAIT_SECONDS = 15.0
 ROLLOUT_SECONDS = 0.3
 MAX_STATE_BYTES = 2**20  # of a ConfigMap
+NAMED = 10
+"""Adapters of which a condition's message tells; all are in status.adapters."""
 Word = tuple[Literal["True", "False", "Unknown"], str, str]
 
 
@@ -64,7 +67,7 @@ def decide(world: World, settings: Settings) -> Decision | None:
     if spec.model.reference in found.waiting and spec.model.reference:
         # A model that was served goes on being served while the job that made it is made again.
         return stop("WaitingForReference", found.waiting[spec.model.reference])
-    if message := wrong_kind(found, spec.model, "spec.model", "models"):
+    if message := wrong_kind(found, spec.model, "spec.model", "models", owner.kind):
         return stop("ConfigError", message)
     if message := problem(spec):
         return stop("ConfigError", message)
@@ -81,6 +84,8 @@ def decide(world: World, settings: Settings) -> Decision | None:
             ("LeaderWorkerSet", deployment_name(owner)),
             ("NetworkPolicy", deployment_name(owner)),
             *(gateway.names(world) if spec.gateway else []),
+            *([(SCALERS[spec.autoscaling.scaler], owner.name)] if spec.autoscaling else []),
+            *own_names(owner, spec.adapters),
         ],
     ):
         return stop("NameTaken", message)
@@ -153,9 +158,10 @@ def decide(world: World, settings: Settings) -> Decision | None:
 
 
 def stored_state(world: World) -> State | None:
-    """What the pods were told last: the memory of what is being rolled out, and of what was derived once."""
-    stored = world.children.get(("ConfigMap", adapters_name(world.owner)))
-    return State.model_validate(json.loads(stored["data"]["state.json"])) if stored else None
+    """What the pods were told last: the memory of what is being rolled out, and of what was derived once. None where
+    there is nothing that can be read: then it is written anew.
+    """
+    return gateway.stored(world, STATE_KEY, State)
 
 
 def known_ranks(world: World, resource: ModelDeployment, old: State | None) -> dict[str, int]:
@@ -204,12 +210,16 @@ def admin(world: World, settings: Settings) -> tuple[tuple[Object, ...], tuple[O
     owner, live = world.owner, world.children.get(("Secret", admin_name(world.owner)))
     if live is None:
         return (admin_secret(owner, world.token, "", world.stamp),), ()
-    made = live["metadata"].get("annotations", {}).get(ROTATED)
-    if made is None or live.get("immutable"):
+    made, token = live["metadata"].get("annotations", {}).get(ROTATED), (live.get("data") or {}).get("token")
+    if live.get("immutable"):
+        return (), ()
+    if not token:  # somebody took it away
+        return (), (admin_secret(owner, world.token, "", world.stamp),)
+    if made is None:
         return (), ()
     if world.now - datetime.fromisoformat(made) < timedelta(days=settings.token_days):
         return (), ()
-    previous = base64.b64decode(live["data"]["token"]).decode()
+    previous = base64.b64decode(token).decode()
     return (), (admin_secret(owner, world.token, previous, world.stamp),)
 
 
@@ -276,7 +286,7 @@ def observed_status(
     if replicas == 0 and spec.replicas and spec.gateway:
         idle = f"no request for {spec.gateway.idle_seconds} s: the next one starts the pods, and waits for them"
         first = second = ("True", "ScaledToZero", idle)
-    footprint = next((agent.footprint for agent in world.agents.values() if agent.footprint), None)
+    footprint = known_footprint(world)
     estimate = memory(spec, footprint, world.gpu_memory) if footprint else old.memory
     return ModelDeploymentStatus(
         conditions=[
@@ -306,10 +316,21 @@ def _nodes(world: World, wanted: int) -> int | None:
     return max(wanted, before) if max(wanted, before) > 1 else None
 
 
+def known_footprint(world: World) -> Footprint | None:
+    """What an agent has measured of the model."""
+    return next((agent.footprint for agent in world.agents.values() if agent.footprint), None)
+
+
 def _ready_word(world: World, replicas: int, ready: int, counts: Object) -> Word:
     if replicas == 0:
         return "False", "ScaledToZero", "spec.replicas is 0"
     held = pod_facts.problem(world.pods)
+    footprint = known_footprint(world)
+    if held and footprint and footprint.quantization and pod_facts.crashed(world.pods, "engine"):
+        held += (
+            f". The model is quantised ({footprint.quantization}): where the engine lacks that for its device, name a "
+            "model in a form that it serves (docs/export.md)"
+        )
     if ready >= replicas:
         updated = int(counts.get("updatedReplicas", 0))
         if updated < replicas or int(counts.get("replicas", 0)) > replicas:
@@ -351,7 +372,8 @@ def _adapters_word(reported: list[AdapterStatus]) -> Word:
     ):
         found = [adapter for adapter in reported if adapter.state == state]
         if found:
-            return "False", reason, "; ".join(f"{a.name}: {a.message or 'loading'}" for a in found)
+            told = [f"{a.name}: {a.message or 'loading'}" for a in found[:NAMED]]
+            return "False", reason, "; ".join([*told, *([f"and {len(found) - NAMED} more"] if found[NAMED:] else [])])
     return "True", "AdaptersReady", "every adapter is served" if reported else "there are none"
 
 

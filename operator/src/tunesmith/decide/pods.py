@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from tunesmith.api.job import Failure
 from tunesmith.children.meta import Object
 from tunesmith.decide.endings import DISRUPTIONS
 from tunesmith.training.report import Ending
+
+Said = TypeVar("Said", bound=BaseModel)
 
 # Reasons of waiting containers that are ordinary and pass by themselves.
 PASSING = frozenset({"ContainerCreating", "PodInitializing"})
@@ -44,23 +46,37 @@ def problem(pods: Iterable[Object]) -> str | None:
     return None
 
 
+def crashed(pods: Iterable[Object], container: str) -> bool:
+    """Whether a container of one of the pods ended with an error and is started again."""
+    return any(
+        one["name"] == container
+        and "waiting" in one.get("state", {})
+        and one.get("lastState", {}).get("terminated", {}).get("exitCode", 0) != 0
+        for pod in pods
+        for one in _containers(pod)
+    )
+
+
 def ending(pod: Mapping[str, Any]) -> Ending | None:
     """What the trainer's container left in its termination message, if it ended and left one that can be read."""
-    text = termination_message(pod)
-    return _read({"message": text}) if text else None
+    return said(Ending, [pod])
 
 
-def termination_message(pod: Mapping[str, Any]) -> str | None:
-    """What the pod's first ended container left in its termination message."""
-    for container in pod.get("status", {}).get("containerStatuses", ()):
-        if terminated := container.get("state", {}).get("terminated"):
-            return terminated.get("message") or None
+def said(model: type[Said], pods: Iterable[Mapping[str, Any]]) -> Said | None:
+    """The first termination message of the pods' ended containers that is a `model`: a cluster may put others beside
+    ours.
+    """
+    for pod in pods:
+        for container in pod.get("status", {}).get("containerStatuses", ()):
+            message = container.get("state", {}).get("terminated", {}).get("message")
+            if message and (found := _read(model, message)):
+                return found
     return None
 
 
-def _read(terminated: Mapping[str, Any]) -> Ending | None:
+def _read(model: type[Said], message: str) -> Said | None:
     try:
-        return Ending.model_validate_json(terminated.get("message") or "")
+        return model.model_validate_json(message)
     except ValidationError:
         return None
 
@@ -90,7 +106,7 @@ def failed_containers(pods: Iterable[Object]) -> list[Ended]:
     those that died of another's failure may say that they were first.
     """
     found = [
-        Ended(pod, container, terminated, _read(terminated))
+        Ended(pod, container, terminated, _read(Ending, terminated.get("message") or ""))
         for pod in pods
         for container in _containers(pod)
         if (terminated := container.get("state", {}).get("terminated")) and terminated.get("exitCode", 0) != 0
@@ -144,7 +160,7 @@ def _failure(ended: Ended) -> Failure:
         reason = "OutOfMemory"
         message = (
             f"container {container['name']} used more memory than its limit: raise spec.resources.limits.memory, "
-            "or lower training.microBatchSize or maxLength"
+            "or lower training.microBatchSize or maxLength (of an InferenceJob batchSize)"
         )
     elif watchdog := next((line for line in lines if WATCHDOG.search(line)), None):
         reason = "CollectiveTimeout"
@@ -198,7 +214,7 @@ def name(pod: Mapping[str, Any]) -> str:
     return str(pod["metadata"]["name"])
 
 
-def tail(text: str | None, limit: int = 300) -> str:
+def tail(text: str | None, limit: int = 600) -> str:
     """The end of a text, on one line."""
     return " ".join((text or "").split())[-limit:]
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pydantic import ValidationError
-
 from tunesmith.api.finetunejob import FineTuneJob, FineTuneJobSpec
 from tunesmith.api.job import Failure
 from tunesmith.api.quantity import amount
@@ -15,7 +13,7 @@ from tunesmith.children.meta import ROLE_LABEL, Object
 from tunesmith.decide import pods as pod_facts
 from tunesmith.decide.endings import Action, action
 from tunesmith.decide.jobstate import job_condition
-from tunesmith.training.matrix import GPUS
+from tunesmith.training.matrix import GPUS, refuse
 from tunesmith.training.memory import Choice, choose
 from tunesmith.training.plan import TrainPlan
 from tunesmith.training.report import Inspection
@@ -37,13 +35,7 @@ def outcome(job: Object, pods: Sequence[Object]) -> Outcome:
     """What the Job of the inspection and its pods say."""
     own = [pod for pod in pods if pod["metadata"]["labels"].get(ROLE_LABEL) == ROLE]
     if job_condition(job, "Complete"):
-        for pod in own:
-            if text := pod_facts.termination_message(pod):
-                try:
-                    return Outcome(inspection=Inspection.model_validate_json(text))
-                except ValidationError:
-                    continue
-        return Outcome()
+        return Outcome(inspection=pod_facts.said(Inspection, own))
     if job_condition(job, "Failed"):
         failure = pod_facts.failure(own)
         if failure and action(failure.reason) is Action.FAIL:
@@ -60,7 +52,10 @@ def needs_gpu_memory(resource: FineTuneJob) -> bool:
 
 
 def choice(spec: FineTuneJobSpec, plan: TrainPlan, inspection: Inspection, gpu_memory: int | None) -> Choice | None:
-    """The distribution and the estimate. None: too little is known of the model. Raises PlanError."""
+    """The distribution and the estimate. None: too little is known of the model. Raises PlanError, also for what does
+    not go with the model's base.
+    """
+    refuse(spec, base=inspection.base)
     if inspection.facts is None:
         return None
     wanted, device = spec.distribution, per_device(spec, plan, gpu_memory)

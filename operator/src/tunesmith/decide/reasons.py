@@ -18,7 +18,7 @@ STATES = {
     "Running": "all pods run",
     "Progressing": "steps are made again",
     "NoProgress": "no step was made for much longer than usual",
-    "Suspending": "the pods write a checkpoint and end",
+    "Suspending": "the pods write a checkpoint, where they do, and end",
     "Restarting": "an attempt ended and another one follows",
     "Completed": "the job has done what it was to do",
     "NameTaken": "an object has the name that a child of this resource must have, and belongs to another owner",
@@ -56,6 +56,10 @@ STATES = {
     "Sized": "the engine has room for the adapters",
     "Loading": "an adapter is on its way to the pods",
     "AdaptersReady": "every adapter is served",
+    "Pushing": "what the job made is on its way to spec.output.push",
+    "Pushed": "what the job made is at every address of spec.output.push",
+    "PushRefused": "a server of spec.output.push does not take what the job made, and would not the next time",
+    "PushFailed": "what the job made could not be pushed, and was tried for ten minutes",
 }
 
 TODO = {
@@ -87,6 +91,9 @@ TODO = {
     "MemoryNotKnown": "nothing; it is served without an estimate",
     "LoadFailed": "see the message; submit an adapter that fits the base",
     "RolledBack": "see the message; mend the adapter, and train it anew",
+    "Pushing": "nothing; the artefact can be used already",
+    "PushRefused": "see the message: the address, or what the Secret needs; then delete the Job that it names",
+    "PushFailed": "see the message; delete the Job that it names, and it is tried again",
     "WrongKind": "refer to a job with tuner LoRA or QLoRA; a whole model is served as spec.model",
     "ConfigError": "change the field that the message names. A job's spec is fixed: delete it, and submit it anew",
     "DataError": "mend the row or the column that the message names, then `tunesmith retry`",
@@ -96,7 +103,8 @@ TODO = {
     "LossDiverged": "lower training.learningRate, or look for broken rows; `tunesmith plot` shows where",
     "DoesNotFit": "the message lists what would fit: more nodes, offload, QLoRA, a shorter maxLength",
     "DeadlineExceeded": "raise spec.activeDeadlineSeconds, and submit it anew",
-    "OutOfMemory": "lower training.microBatchSize or maxLength, use QLoRA or ZeRO3, or raise resources.limits.memory",
+    "OutOfMemory": "lower training.microBatchSize or maxLength (an InferenceJob's batchSize), use QLoRA or ZeRO3, or "
+    "raise resources.limits.memory",
     "DiskFull": "make the claim larger, or lower checkpoint.keep; raise the limit of ephemeral-storage",
     "CollectiveTimeout": "see the log of the rank that is named: a slow or dead node, or a network between nodes",
     "Stalled": "see the last lines of all ranks with `tunesmith logs`",

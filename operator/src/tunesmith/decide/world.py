@@ -154,7 +154,9 @@ def deleting(resource: Mapping[str, Any]) -> bool:
 def held(world: World, status: Status, reason: str, message: str) -> Status:
     """The status of a resource that something outside of it holds up; all else in it stays."""
     if isinstance(status, JobStatus):
-        mine = condition(world, status.conditions, "Succeeded", "Unknown", reason, message)
+        # What has ended stays so: all that is made of it then is what pushes its artefact.
+        over = any(one.type == "Succeeded" and one.status != "Unknown" for one in status.conditions)
+        mine = condition(world, status.conditions, "Pushed" if over else "Succeeded", "Unknown", reason, message)
     else:
         mine = condition(world, status.conditions, "Ready", "False", reason, message)
     conditions = with_condition(status.conditions, mine)

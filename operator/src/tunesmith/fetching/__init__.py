@@ -24,9 +24,10 @@ Credentials = Mapping[str, str]
 class FetchError(Exception):
     """What went wrong and what to do."""
 
-    def __init__(self, message: str, code: int = PERMANENT) -> None:
+    def __init__(self, message: str, code: int = PERMANENT, status: int | None = None) -> None:
         super().__init__(message)
-        self.code = code
+        self.code, self.status = code, status
+        """Exit code, and the status of HTTP with which a server refused, if one did."""
 
 
 def credentials(folder: Path | None) -> dict[str, str]:

@@ -17,7 +17,10 @@ URI = re.compile(r"hf://(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))
 NOT_IN_A_MODEL = [
     *("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.gguf"),
     *("checkpoint-*/*", "original/*", "runs/*", "onnx/*", "openvino/*"),
+    ".gitattributes",
 ]
+LEFT_OUT = {"model": NOT_IN_A_MODEL, "dataset": [".gitattributes"]}
+"""By kind. `.gitattributes` is the repository's, not what lies in it."""
 
 
 def repository_of(uri: str) -> tuple[str, str | None]:
@@ -45,16 +48,16 @@ def fetch(uri: str, folder: Path, keys: Credentials, kind: Kind, progress: Progr
 def names(uri: str, keys: Credentials) -> list[str]:
     """Names of a model's files."""
     repository, revision = repository_of(uri)
-    with _told(revision, "model", keys):
+    with told(revision, "model", keys):
         from huggingface_hub import HfApi
 
-        return HfApi().list_repo_files(repository, revision=revision, token=_token(keys))
+        return HfApi().list_repo_files(repository, revision=revision, token=token_of(keys))
 
 
-def read(uri: str, name: str, start: int, length: int, keys: Credentials) -> bytes:
-    """A part of one of a model's files."""
+def read(uri: str, name: str, start: int, length: int, keys: Credentials, kind: Kind = "model") -> bytes:
+    """A part of one of a repository's files."""
     repository, revision = repository_of(uri)
-    with _told(revision, "model", keys):
+    with told(revision, kind, keys):
         from huggingface_hub import hf_hub_url
         from huggingface_hub.utils import (  # type: ignore[attr-defined]  # exported, but not by __all__
             build_hf_headers,
@@ -62,8 +65,8 @@ def read(uri: str, name: str, start: int, length: int, keys: Credentials) -> byt
             hf_raise_for_status,
         )
 
-        headers = {**build_hf_headers(token=_token(keys)), "range": f"bytes={start}-{start + length - 1}"}
-        url, data = hf_hub_url(repository, name, revision=revision), b""
+        headers = {**build_hf_headers(token=token_of(keys)), "range": f"bytes={start}-{start + length - 1}"}
+        url, data = hf_hub_url(repository, name, repo_type=kind, revision=revision), b""
         with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT) as response:
             hf_raise_for_status(response)
             skip = 0 if response.status_code == 206 else start  # a server without ranges sends all
@@ -74,7 +77,8 @@ def read(uri: str, name: str, start: int, length: int, keys: Credentials) -> byt
         return data[skip : skip + length]
 
 
-def _token(keys: Credentials) -> Any:
+def token_of(keys: Credentials) -> Any:
+    """The token of the Secret; without one, nobody's."""
     return keys.get("token") or False  # never a token that lies around on the machine
 
 
@@ -85,14 +89,14 @@ def _snapshot(
 
     start = time.monotonic()
     progress(f"{repository}: fetching the {kind} at {revision or 'its newest revision'}")
-    with _told(revision, kind, keys):
+    with told(revision, kind, keys):
         snapshot_download(
             repository,
             repo_type=kind,
             revision=revision,
             local_dir=folder,
-            token=_token(keys),
-            ignore_patterns=NOT_IN_A_MODEL if kind == "model" else None,
+            token=token_of(keys),
+            ignore_patterns=LEFT_OUT[kind],
         )
     files = [p for p in folder.rglob("*") if p.is_file() and ".cache" not in p.parts]
     size = sum(p.stat().st_size for p in files)
@@ -100,7 +104,7 @@ def _snapshot(
 
 
 @contextmanager
-def _told(revision: str | None, kind: str, keys: Credentials) -> Iterator[None]:
+def told(revision: str | None, kind: str, keys: Credentials) -> Iterator[None]:
     """What goes wrong in the Hub's client, as a FetchError."""
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -112,6 +116,8 @@ def _told(revision: str | None, kind: str, keys: Credentials) -> Iterator[None]:
 
     try:
         yield
+    except FetchError:
+        raise
     except GatedRepoError:
         raise FetchError("access is granted by its owner: ask for it, and name a Secret with a token") from None
     except RevisionNotFoundError:

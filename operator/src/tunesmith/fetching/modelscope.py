@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from tunesmith.fetching import NOT_FOUND, PERMANENT, TRANSIENT, Credentials, FetchError, Kind, Progress
-from tunesmith.fetching.hub import NOT_IN_A_MODEL
+from tunesmith.fetching.hub import LEFT_OUT
 from tunesmith.fetching.web import BROKEN, TIMEOUT, download, opener, ranged
 
 URI = re.compile(r"ms://(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
@@ -42,7 +42,7 @@ def fetch(uri: str, folder: Path, keys: Credentials, kind: Kind, progress: Progr
     progress(f"{repository}: fetching the {one} at {revision}, {len(files)} files")
     for file in files:
         name = str(file["Path"])
-        if one == "model" and any(fnmatch(name, pattern) for pattern in NOT_IN_A_MODEL):
+        if any(fnmatch(name, pattern) for pattern in LEFT_OUT[one]):
             continue
         target = folder / name
         if not target.resolve().is_relative_to(folder.resolve()):
@@ -61,10 +61,10 @@ def names(uri: str, keys: Credentials) -> list[str]:
     return [str(file["Path"]) for file in listed(repository, revision, "model", keys)]
 
 
-def read(uri: str, name: str, start: int, length: int, keys: Credentials) -> bytes:
-    """A part of one of a model's files."""
+def read(uri: str, name: str, start: int, length: int, keys: Credentials, kind: Kind = "model") -> bytes:
+    """A part of one of a repository's files."""
     repository, revision = repository_of(uri)
-    with told(getter(repository, revision, "model", name, keys), offset=start) as response:
+    with told(getter(repository, revision, kind, name, keys), kind, start) as response:
         skip = 0 if response.status == 206 or not start else start  # a server without ranges sends all
         data: bytes = response.read(skip + length)
     return data[skip : skip + length]
@@ -112,11 +112,11 @@ def whole(path: Path, file: dict[str, Any]) -> bool:
         return bool(hashlib.file_digest(content, "sha256").hexdigest() == wanted)
 
 
-def address(path: str, query: dict[str, str]) -> str:
+def address(path: str, query: dict[str, str] | None = None) -> str:
     """A request's URL."""
     endpoint = os.environ.get("MODELSCOPE_ENDPOINT") or ENDPOINT
     endpoint = endpoint if "://" in endpoint else f"https://{endpoint}"
-    return f"{endpoint.rstrip('/')}/api/v1/{path}?{urlencode(query)}"
+    return f"{endpoint.rstrip('/')}/api/v1/{path}" + (f"?{urlencode(query)}" if query else "")
 
 
 def getter(repository: str, revision: str, kind: str, name: str, keys: Credentials) -> Callable[[int], Any]:
@@ -125,10 +125,14 @@ def getter(repository: str, revision: str, kind: str, name: str, keys: Credentia
 
 
 def request(url: str, keys: Credentials) -> Callable[[int], Any]:
-    """What opens an address. The token goes as a header and, which older parts of the API want, as a cookie."""
+    """What opens an address."""
+    return lambda offset: opener().open(ranged(url, who(keys), offset), timeout=TIMEOUT)
+
+
+def who(keys: Credentials) -> dict[str, str]:
+    """The token, as a header and, which older parts of the API want, as a cookie."""
     token = keys.get("token")
-    headers = {"Authorization": f"Bearer {token}", "Cookie": f"m_session_id={token}"} if token else {}
-    return lambda offset: opener().open(ranged(url, headers, offset), timeout=TIMEOUT)
+    return {"Authorization": f"Bearer {token}", "Cookie": f"m_session_id={token}"} if token else {}
 
 
 def told(get: Callable[[int], Any], kind: str = "model", offset: int = 0) -> Any:
@@ -142,7 +146,9 @@ def told(get: Callable[[int], Any], kind: str = "model", offset: int = 0) -> Any
                     f"there is no such {kind} or revision, or it is private: see secretRef", NOT_FOUND
                 ) from None
             if error.code in (401, 403):
-                raise FetchError(f"ModelScope answers {error.code}: check the token in secretRef", PERMANENT) from None
+                raise FetchError(
+                    f"ModelScope answers {error.code}: check the token in secretRef", PERMANENT, error.code
+                ) from None
             raise FetchError(f"ModelScope answers {error.code} {error.reason}", TRANSIENT) from None
     except BROKEN as error:
         reason = getattr(error, "reason", error)

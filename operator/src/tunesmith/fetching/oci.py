@@ -13,9 +13,9 @@ import re
 import tarfile
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 from tunesmith.fetching import NOT_FOUND, PERMANENT, TRANSIENT, Credentials, FetchError, Progress
@@ -32,28 +32,38 @@ MANIFESTS = (
 )
 TITLE = "org.opencontainers.image.title"
 MAX_MANIFEST = 4 * 1024 * 1024
+Answer = TypeVar("Answer")
 
 
 class Registry:
     """One repository of a registry, and who we are there."""
 
-    def __init__(self, host: str, repository: str, keys: Credentials) -> None:
-        self.host, self.repository = host, repository
+    def __init__(self, host: str, repository: str, keys: Credentials, actions: str = "pull") -> None:
+        self.host, self.repository, self.actions = host, repository, actions
+        self.base = f"https://{host}/v2/{repository}/"
         self.basic = basic(keys, host)
         self.headers: dict[str, str] = {}
 
     def open(self, path: str, offset: int = 0, accept: str = "*/*") -> Any:
-        """The response to a GET below the repository. Where the registry asks who we are, we say it once."""
-        url = f"https://{self.host}/v2/{self.repository}/{path}"
+        """The response to a GET below the repository."""
+        return self.known(lambda who: self._get(path, offset, {"Accept": accept, **who}))
+
+    def known(self, ask: Callable[[Mapping[str, str]], Answer]) -> Answer:
+        """What `ask` gets with the headers that say who we are. Where the registry asks for them, or does not take them
+        any more, they are made anew, once.
+        """
         try:
-            return opener().open(ranged(url, {"Accept": accept, **self.headers}, offset), timeout=TIMEOUT)
+            return ask(self.headers)
         except urllib.error.HTTPError as error:
             challenge = error.headers.get("WWW-Authenticate", "")
-            if error.code != 401 or self.headers or not challenge:
+            if error.code != 401 or not challenge:
                 raise
             error.close()
         self.headers = {"Authorization": self._authorization(challenge)}
-        return opener().open(ranged(url, {"Accept": accept, **self.headers}, offset), timeout=TIMEOUT)
+        return ask(self.headers)
+
+    def _get(self, path: str, offset: int, headers: Mapping[str, str]) -> Any:
+        return opener().open(ranged(self.base + path, headers, offset), timeout=TIMEOUT)
 
     def _authorization(self, challenge: str) -> str:
         scheme, _, rest = challenge.partition(" ")
@@ -63,7 +73,7 @@ class Registry:
         realm = asked.pop("realm", "")
         if not realm.startswith("https://"):
             raise FetchError(f"{self.host} sends us to {realm!r} for a token, which is not https")
-        asked = {"service": asked.get("service", ""), "scope": f"repository:{self.repository}:pull"}
+        asked = {"service": asked.get("service", ""), "scope": f"repository:{self.repository}:{self.actions}"}
         request = urllib.request.Request(f"{realm}?{urlencode(asked)}")
         if self.basic:
             request.add_header("Authorization", self.basic)
@@ -102,11 +112,17 @@ def check(digest: str, data: bytes) -> None:
         raise FetchError(f"the registry sends something else as {digest}: try again", TRANSIENT)
 
 
-def fetch(uri: str, folder: Path, keys: Credentials, progress: Progress) -> None:
-    """Fetch all layers of an artefact. Raises FetchError."""
+def parsed(uri: str) -> re.Match[str]:
+    """The parts of an address: registry, repository, tag, digest. Raises FetchError."""
     match = URI.fullmatch(uri)
     if match is None:
         raise FetchError("not of the form oci://registry/repository:tag or oci://registry/repository@sha256:digest")
+    return match
+
+
+def fetch(uri: str, folder: Path, keys: Credentials, progress: Progress) -> None:
+    """Fetch all layers of an artefact. Raises FetchError."""
+    match = parsed(uri)
     registry = Registry(match["registry"], match["repository"], keys)
     try:
         manifest = registry.manifest(match["digest"] or match["tag"] or "latest")

@@ -23,6 +23,8 @@ from tunesmith.fetching import NOT_FOUND, PERMANENT, TRANSIENT, Credentials, Fet
 from tunesmith.fetching.web import BROKEN, TIMEOUT, download, opener, refusal
 
 EMPTY = hashlib.sha256(b"").hexdigest()
+# Lies below a prefix while an artefact is pushed to it: what is there is not whole.
+MARKER = ".tunesmith-push"
 
 
 @dataclass(frozen=True)
@@ -44,17 +46,23 @@ class Bucket:
     key_id: str = ""
     key: str = ""
 
-    def request(self, path: str, query: Mapping[str, str], headers: Mapping[str, str]) -> urllib.request.Request:
-        """A signed GET. The path is that of an object, or empty for the bucket."""
+    def request(
+        self,
+        path: str,
+        query: Mapping[str, str],
+        headers: Mapping[str, str],
+        method: str = "GET",
+        body: bytes | None = None,
+    ) -> urllib.request.Request:
+        """A signed request. The path is that of an object, or empty for the bucket."""
         where = f"/{quote(self.name)}/{quote(path, safe='/-_.~')}"
         arguments = "&".join(f"{quote(k, safe='-_.~')}={quote(v, safe='-_.~')}" for k, v in sorted(query.items()))
-        all_headers = {"x-amz-content-sha256": EMPTY, **headers}
+        all_headers = {"x-amz-content-sha256": hashlib.sha256(body or b"").hexdigest(), **headers}
         if self.key_id:
             host = urlsplit(self.endpoint).netloc
-            all_headers = sign(self, where, arguments, {"host": host, **all_headers}, datetime.now(UTC))
-        return urllib.request.Request(
-            f"{self.endpoint}{where}" + (f"?{arguments}" if query else ""), headers=all_headers
-        )
+            all_headers = sign(self, method, where, arguments, {"host": host, **all_headers}, datetime.now(UTC))
+        url = f"{self.endpoint}{where}" + (f"?{arguments}" if query else "")
+        return urllib.request.Request(url, data=body, headers=all_headers, method=method)
 
     def objects(self, prefix: str) -> Iterator[Object]:
         """All objects whose key begins with `prefix`. Raises FetchError."""
@@ -99,13 +107,15 @@ class Bucket:
             raise FetchError(f"{self.endpoint}: {reason}: is it right and reachable?", TRANSIENT) from None
 
 
-def sign(bucket: Bucket, path: str, query: str, headers: Mapping[str, str], now: datetime) -> dict[str, str]:
+def sign(
+    bucket: Bucket, method: str, path: str, query: str, headers: Mapping[str, str], now: datetime
+) -> dict[str, str]:
     """The headers with a signature. `host` and the digest of the body must be among them."""
     stamp = now.strftime("%Y%m%dT%H%M%SZ")
     signed = {name.lower(): value for name, value in {**headers, "x-amz-date": stamp}.items()}
     names = ";".join(sorted(signed))
     lines = "".join(f"{name}:{signed[name]}\n" for name in sorted(signed))
-    canonical = "\n".join(("GET", path, query, lines, names, signed["x-amz-content-sha256"]))
+    canonical = "\n".join((method, path, query, lines, names, signed["x-amz-content-sha256"]))
     scope = f"{stamp[:8]}/{bucket.region}/s3/aws4_request"
     text = "\n".join(("AWS4-HMAC-SHA256", stamp, scope, hashlib.sha256(canonical.encode()).hexdigest()))
     key = f"AWS4{bucket.key}".encode()
@@ -116,10 +126,9 @@ def sign(bucket: Bucket, path: str, query: str, headers: Mapping[str, str], now:
     return {**signed, "Authorization": credential}
 
 
-def find(uri: str, keys: Credentials) -> tuple[Bucket, dict[str, Object]]:
-    """The objects of an address by their names in its folder: one object, or all below a prefix."""
+def bucket_of(uri: str, keys: Credentials) -> tuple[Bucket, str]:
+    """The bucket of an address, and the key or prefix in it. Raises FetchError."""
     parts = urlsplit(uri)
-    prefix = parts.path.lstrip("/")
     region = keys.get("region", "us-east-1")
     # Google Cloud Storage speaks the same protocol, with HMAC keys: https://cloud.google.com/storage/docs/interoperability
     usual = "https://storage.googleapis.com" if parts.scheme == "gs" else f"https://s3.{region}.amazonaws.com"
@@ -130,6 +139,12 @@ def find(uri: str, keys: Credentials) -> tuple[Bucket, dict[str, Object]]:
     if len(missing) == 1:
         raise FetchError(f"the Secret has no key {missing.pop()}: add it")
     bucket = Bucket(parts.netloc, endpoint, region, keys.get("accessKeyId", ""), keys.get("secretAccessKey", ""))
+    return bucket, parts.path.lstrip("/")
+
+
+def find(uri: str, keys: Credentials) -> tuple[Bucket, dict[str, Object]]:
+    """The objects of an address by their names in its folder: one object, or all below a prefix."""
+    bucket, prefix = bucket_of(uri, keys)
     found = [o for o in bucket.objects(prefix) if not o.key.endswith("/")]
     below = prefix.rstrip("/") + "/"
     single = [o for o in found if o.key == prefix]
@@ -137,7 +152,9 @@ def find(uri: str, keys: Credentials) -> tuple[Bucket, dict[str, Object]]:
         o.key.removeprefix(below): o for o in found if o.key.startswith(below)
     }
     if not wanted:
-        raise FetchError(f"no object {prefix} and none below it in {endpoint}: check the address", NOT_FOUND)
+        raise FetchError(f"no object {prefix} and none below it in {bucket.endpoint}: check the address", NOT_FOUND)
+    if MARKER in wanted:
+        raise FetchError("an artefact is being pushed to it, or was and is not whole: push it again", TRANSIENT)
     return bucket, wanted
 
 

@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from email.message import Message
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -119,10 +120,32 @@ def _append(get: Open, part: Path, progress: Progress, size: int | None) -> None
             raise ConnectionError(f"{total - done} of {total} bytes are missing")
 
 
+def send(request: Callable[[], urllib.request.Request]) -> tuple[Message, bytes]:
+    """Headers and body of the answer to a request that may be made twice; it is, where it breaks off or the server
+    fails. `request` makes it anew. Raises FetchError, and HTTPError for a refusal.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        one = request()
+        try:
+            with opener().open(one, timeout=TIMEOUT) as response:
+                return response.headers, response.read()
+        except urllib.error.HTTPError as error:
+            if error.code < 500 and error.code not in (408, 425, 429):
+                raise
+            with error:
+                reason = f"answers {error.code} {error.reason}"
+        except BROKEN as error:
+            reason = f"{getattr(error, 'reason', error)}: is it right and reachable?"
+        if attempt < ATTEMPTS:
+            time.sleep(min(2 ** (attempt - 1), 10))
+    raise FetchError(f"{one.host}: {reason}", TRANSIENT)
+
+
 def refusal(error: urllib.error.HTTPError) -> FetchError:
     """What a 4xx means."""
+    said = f"the server answers {error.code} {error.reason}"
     if error.code in (401, 403):
-        return FetchError(f"the server answers {error.code} {error.reason}: check the Secret in secretRef", PERMANENT)
+        return FetchError(f"{said}: check the Secret in secretRef", PERMANENT, error.code)
     if error.code in (404, 410):
-        return FetchError(f"the server answers {error.code} {error.reason}: check the address", NOT_FOUND)
-    return FetchError(f"the server answers {error.code} {error.reason}", PERMANENT)
+        return FetchError(f"{said}: check the address", NOT_FOUND, error.code)
+    return FetchError(said, PERMANENT, error.code)

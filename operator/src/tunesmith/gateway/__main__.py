@@ -31,7 +31,7 @@ async def poll(table: Table) -> None:
     """Look at the mounted routes for ever."""
     said = None
     while True:
-        error = await asyncio.to_thread(table.poll)
+        error = table.poll()  # in no thread of its own: requests count in the table, and the operator offers it routes
         if error and error != said:
             log.warning("%s", error)
         said = error

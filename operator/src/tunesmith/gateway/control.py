@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import time
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from aiohttp import web
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import ValidationError
 
-from tunesmith.agent.server import token
+from tunesmith.agent.server import from_operator
 from tunesmith.gateway.proxy import Proxy
 from tunesmith.serving.routes import GatewayStatus, Routes
 
@@ -61,9 +60,7 @@ class Control:
 
     async def put_routes(self, request: web.Request) -> web.Response:
         """Take newer routes. 409 where they are older than those that the gateway has."""
-        wanted = token(self.admin_token_file)
-        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        if not wanted or scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), wanted.encode()):
+        if not from_operator(request, self.admin_token_file):
             return web.json_response({"error": "the admin token is needed"}, status=401)
         try:
             routes = Routes.model_validate_json(await request.read())

@@ -93,13 +93,14 @@ class Pods:
         """The pod for a request: of those that serve the model, one with the fewest requests in flight. None: wait.
 
         `wanted`: names of adapters. For any other model, and for an adapter that no pod serves or loads, every pod is
-        as good: its engine knows what to answer.
+        as good: its engine knows what to answer. Where the only pods that do cannot be reached for now, the others
+        would say that there is no such model.
         """
         now = time.monotonic()
         up = [pod for pod in self.known.values() if pod.up and pod.avoided_until <= now]
         if model in wanted:
             serving = [pod for pod in up if model in pod.serves]
-            if not serving and any(model in pod.loads for pod in self.known.values()):
+            if not serving and any(model in pod.serves | pod.loads for pod in self.known.values()):
                 return None
             up = serving or up
         least = min((pod.in_flight for pod in up), default=0)

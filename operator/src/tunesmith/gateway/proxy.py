@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from io import BytesIO
 
 import aiohttp
 from aiohttp import hdrs, web
-from multidict import CIMultiDict
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from tunesmith.agent.guard import INFERENCE, MAX_BUFFER, TOKEN_HEADER, Keys, model_of
 from tunesmith.gateway.metrics import Metrics
@@ -30,8 +30,10 @@ MAX_HELD_BYTES = 256 * 1024 * 1024
 # https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1, and what is each connection's own.
 HOP = {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding"}
 HOP |= {"upgrade", "host", "content-length", "expect", TOKEN_HEADER.decode()}
-# Begins an event of vLLM's that says that an answer ends with an error.
-BROKEN = b'data: {"error"'
+# Of a request: aiohttp has unpacked its body.
+UNPACKED = {"content-encoding"}
+# A line that begins an event of vLLM's that says that an answer ends with an error.
+BROKEN = b'\ndata: {"error"'
 
 
 class Unavailable(Exception):
@@ -61,6 +63,10 @@ class Request:
     def version(self) -> str:
         """For metrics."""
         return "canary" if self.tried else "stable"
+
+    def go_back(self) -> None:
+        """Ask the version that is not on trial: the request says nothing of the one that is."""
+        self.served, self.trial = self.model, None
 
     def sent(self) -> bytes:
         """The body for the engine."""
@@ -119,8 +125,7 @@ class Proxy:
         served, trial = self.table.choose(model)
         if served != model and not self.pods.serving(served):
             served, trial = model, None
-        headers = CIMultiDict((name, value) for name, value in request.headers.items() if name.lower() not in HOP)
-        asked = Request(request.path, body, headers, model, served, trial)
+        asked = Request(request.path, body, passed_on(request.headers, UNPACKED), model, served, trial)
         self.in_flight += 1
         self.metrics.in_flight.set(self.in_flight)
         try:
@@ -150,7 +155,11 @@ class Proxy:
         """Send a request to a pod, for which it waits where there is none, and read the head of the answer."""
         deadline = asked.began + (self.table.routes.hold_seconds if self.table.routes else 0)
         while True:
-            pod = self.pods.of(asked.served, self.table.names) or await self._held(asked, deadline)
+            pod = self.pods.of(asked.served, self.table.names)
+            if pod is None and asked.tried:
+                asked.go_back()
+                continue
+            pod = pod or await self._held(asked, deadline)
             host = f"[{pod.address}]" if ":" in pod.address else pod.address
             pod.in_flight += 1
             kept = False
@@ -162,7 +171,7 @@ class Proxy:
                 if kept := not (answer.status == 404 and asked.tried):
                     return pod, answer
                 answer.close()
-                asked.served, asked.trial = asked.model, None
+                asked.go_back()
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
                 pod.avoid()
             finally:
@@ -180,8 +189,6 @@ class Proxy:
                 await self.pods.turn(min(left, 1.0))
                 if pod := self.pods.of(asked.served, self.table.names):
                     return pod
-                if asked.tried and not self.pods.serving(asked.served):
-                    asked.served, asked.trial = asked.model, None
         finally:
             self._hold(-1, -size)
         raise Unavailable("No pod came to serve this model in time.")
@@ -192,13 +199,12 @@ class Proxy:
         self.metrics.held.set(self.held)
 
     async def _relay(self, request: web.Request, asked: Request, answer: aiohttp.ClientResponse) -> web.StreamResponse:
-        headers = CIMultiDict((name, value) for name, value in answer.headers.items() if name.lower() not in HOP)
-        response = web.StreamResponse(status=answer.status, headers=headers)
+        response = web.StreamResponse(status=answer.status, headers=passed_on(answer.headers))
         if answer.content_length is not None:
             response.content_length = answer.content_length
         await response.prepare(request)
         self.metrics.first_byte_seconds.labels(asked.version).observe(time.monotonic() - asked.began)
-        code = answer.status
+        code, end = answer.status, b"\n"
         while True:
             try:
                 chunk = await answer.content.readany()
@@ -210,7 +216,9 @@ class Proxy:
                 return response
             if not chunk:
                 break
-            code = 500 if chunk.startswith(BROKEN) else code
+            end += chunk  # an event may begin anywhere in a chunk, and in the one before
+            code = 500 if BROKEN in end else code
+            end = end[1 - len(BROKEN) :]
             await response.write(chunk)
         await response.write_eof()
         self._over(asked, code)
@@ -234,10 +242,19 @@ class Proxy:
             return await handler(request)
         except web.HTTPRequestEntityTooLarge:
             return refusal(413, f"A request may have {MAX_BUFFER} bytes.")
+        except web.RequestPayloadError as error:
+            return refusal(400, f"The body cannot be read: {error}.")
         except web.HTTPMethodNotAllowed as error:
             return refusal(405, f"{request.path} takes {', '.join(sorted(error.allowed_methods))}.")
         except web.HTTPNotFound:
             return refusal(404, f"{request.path} is not served here: this port serves inference only.")
+
+
+def passed_on(headers: CIMultiDictProxy[str], without: Collection[str] = ()) -> CIMultiDict[str]:
+    """The headers that are not the connection's own, of which it may name more."""
+    named = {name.strip().lower() for line in headers.getall(hdrs.CONNECTION, []) for name in line.split(",")}
+    left = HOP.union(named, without)
+    return CIMultiDict((name, value) for name, value in headers.items() if name.lower() not in left)
 
 
 def unauthorized() -> web.Response:
@@ -245,7 +262,13 @@ def unauthorized() -> web.Response:
     return refusal(401, "Send an API key: Authorization: Bearer <key>.")
 
 
-KINDS = {401: "AuthenticationError", 404: "NotFoundError", 405: "MethodNotAllowed", 413: "BadRequestError"}
+KINDS = {
+    400: "BadRequestError",
+    401: "AuthenticationError",
+    404: "NotFoundError",
+    405: "MethodNotAllowed",
+    413: "BadRequestError",
+}
 
 
 def refusal(status: int, message: str) -> web.Response:

@@ -12,10 +12,9 @@ from typing import Any
 import kopf
 
 from tunesmith.api.base import GROUP, VERSION
-from tunesmith.api.modeldeployment import ModelDeployment
+from tunesmith.api.kinds import MODELS, plural
 from tunesmith.children.meta import KIND_LABEL, NAME_LABEL
-from tunesmith.decide.references import sources
-from tunesmith.observe import MODELS
+from tunesmith.handlers.interest import Interest
 from tunesmith.reconcile import Key
 from tunesmith.settings import Settings
 from tunesmith.workqueue import WorkQueue
@@ -26,32 +25,18 @@ CHILDREN = (("batch", "v1", "jobs"), ("apps", "v1", "deployments"), ("", "v1", "
 def registry(queue: WorkQueue[Key]) -> kopf.OperatorRegistry:
     """Handlers that feed `queue`."""
     handlers = kopf.OperatorRegistry()
-    # (namespace, kind, name) of what is referred to -> keys of those that refer to it.
-    referrers: dict[tuple[str, str, str], set[Key]] = {}
-    # Keys of those that select jobs by label -> the labels.
-    selecting: dict[Key, dict[str, str]] = {}
+    interest = Interest()
 
     async def resource_changed(body: Mapping[str, Any], event: Mapping[str, Any], **rest: Any) -> None:
         key = Key(body["kind"], body["metadata"]["namespace"], body["metadata"]["name"])
         if event["type"] == "DELETED":
             queue.forget(key)
-            for referring in referrers.values():
-                referring.discard(key)
-            selecting.pop(key, None)
+            interest.forget(key)
         else:
             queue.add(key)
-            resource = MODELS[key.kind].model_validate(dict(body))
-            for _, source, _ in sources(resource):
-                if source.reference:
-                    referrers.setdefault((key.namespace, *source.reference), set()).add(key)
-            if isinstance(resource, ModelDeployment) and resource.spec.adapter_selector:
-                selecting[key] = resource.spec.adapter_selector.match_labels
-        for referrer in referrers.get((key.namespace, key.kind, key.name), ()):
-            queue.add(referrer)
-        labels = body["metadata"].get("labels") or {}
-        for selector, wanted in selecting.items():
-            if key.kind == "FineTuneJob" and key.namespace == selector.namespace and wanted.items() <= labels.items():
-                queue.add(selector)
+            interest.keep(key, MODELS[key.kind].model_validate(dict(body)))
+        for other in interest.of(key, body["metadata"].get("labels") or {}):
+            queue.add(other)
 
     async def child_changed(labels: Mapping[str, str], namespace: str | None, **rest: Any) -> None:
         if labels[KIND_LABEL] in MODELS and namespace:
@@ -61,14 +46,13 @@ def registry(queue: WorkQueue[Key]) -> kopf.OperatorRegistry:
     async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
         return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
 
-    for model in MODELS.values():
-        plural = model.__name__.lower() + "s"
-        kopf.on.event(GROUP, VERSION, plural, registry=handlers)(resource_changed)
-    for group, version, plural in CHILDREN:
+    for kind in MODELS:
+        kopf.on.event(GROUP, VERSION, plural(kind), registry=handlers)(resource_changed)
+    for group, version, resources in CHILDREN:
         kopf.on.event(
             group,
             version,
-            plural,
+            resources,
             registry=handlers,
             labels={KIND_LABEL: kopf.PRESENT, NAME_LABEL: kopf.PRESENT},
         )(child_changed)
@@ -85,8 +69,8 @@ def settings() -> kopf.OperatorSettings:
     result.watching.client_timeout = 660
     result.watching.connect_timeout = 10
     result.networking.request_timeout = 30
-    for _, _, plural in CHILDREN:
-        result.watching.label_selectors[plural] = KIND_LABEL
+    for _, _, resources in CHILDREN:
+        result.watching.label_selectors[resources] = KIND_LABEL
     return result
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from tunesmith.inspecting.files import Files
 from tunesmith.inspecting.refusal import Refusal
 from tunesmith.training.architecture import facts
+from tunesmith.training.capabilities import FULL_PRECISION, base_of, packed_as, quantizer
 from tunesmith.training.report import Inspection
 
 INDEX = "model.safetensors.index.json"
@@ -28,8 +29,13 @@ def inspect(uri: str, files: Files) -> Inspection:
     weights = _weights(uri, files)
     with ThreadPoolExecutor(AT_A_TIME) as pool:
         headers = list(pool.map(lambda name: _header(uri, files, name), weights))
-    found, reason = facts(config, [tensor for header in headers for tensor in header])
-    return Inspection(facts=found, reason=reason[:MOST_REASON])
+    base = base_of(config) or FULL_PRECISION
+    # Packed weights have other shapes than the layers that they stand for.
+    whole = [tensor for header in headers for tensor in header] if base == FULL_PRECISION else None
+    found, reason = facts(config, whole)
+    if found and base != FULL_PRECISION:
+        found = found.model_copy(update={"quantized": True, "packed": packed_as(config)})
+    return Inspection(facts=found, reason=reason[:MOST_REASON], base=base)
 
 
 def _config(uri: str, files: Files) -> dict[str, Any]:
@@ -42,12 +48,11 @@ def _config(uri: str, files: Files) -> dict[str, Any]:
         )
         raise Refusal("ModelError", f"model {uri}: no config.json in {files.where}; found {names[:20]}. {hint}")
     config = _json(uri, files, "config.json")
-    if quantization := config.get("quantization_config"):
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+    if base_of(config) is None:
         raise Refusal(
             "ModelError",
-            f"model {uri}: it is quantised ({method}); use its full-precision release (tuner QLoRA quantises it by "
-            "itself)",
+            f"model {uri}: it is quantised ({quantizer(config).get('quant_method')}) in a way that is not known; use "
+            "its full-precision release (tuner QLoRA quantises it by itself)",
         )
     return config
 

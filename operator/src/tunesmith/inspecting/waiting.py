@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from tunesmith.inspecting.refusal import Reason, Refusal
-from tunesmith.reporting import ReportServer
+from tunesmith.reporting import served
 from tunesmith.training.location import locate
 from tunesmith.training.report import PORT, Report
 
@@ -27,7 +27,9 @@ def wait(model: str, inputs: Sequence[str], seconds: float) -> None:
         place = locate(uri)
         if place.claim is None or Path(place.path).exists():
             continue
-        with _told(f"{uri} does not exist yet; waiting up to {seconds:.0f} s for it to be written", port):
+        message = f"{uri} does not exist yet; waiting up to {seconds:.0f} s for it to be written"
+        print(message, flush=True)
+        with served(port, partial(Report, waiting=message)):
             while not Path(place.path).exists() and time.monotonic() < end:
                 time.sleep(min(POLL_SECONDS, max(0.0, end - time.monotonic())))
         if not Path(place.path).exists():
@@ -42,18 +44,3 @@ def _nearest(path: Path) -> str:
     """The nearest folder that is there, and what is in it: a misspelt path is seen at once."""
     folder = next((parent for parent in path.parents if parent.is_dir()), Path("/"))
     return f"in {folder} there is {json.dumps(sorted(entry.name for entry in folder.iterdir())[:10])}"
-
-
-@contextmanager
-def _told(message: str, port: int) -> Iterator[None]:
-    print(message, flush=True)
-    try:
-        server = ReportServer(port, lambda: Report(waiting=message))
-    except OSError as error:
-        print(f"progress is not served: port {port}: {error.strerror}", flush=True)
-        yield
-        return
-    try:
-        yield
-    finally:
-        server.close()

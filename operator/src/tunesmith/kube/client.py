@@ -10,6 +10,7 @@ from urllib.parse import quote
 from prometheus_client import Counter
 
 from tunesmith.api.base import GROUP, VERSION
+from tunesmith.api.kinds import MODELS, plural
 from tunesmith.kube.connection import ApiError, Connection, Object
 
 __all__ = ["ApiError", "Client", "Object"]
@@ -21,9 +22,7 @@ REQUESTS = Counter("tunesmith_api_requests_total", "Requests of the operator to 
 
 CUSTOM = f"/apis/{GROUP}/{VERSION}"
 RESOURCES = {
-    "FineTuneJob": (CUSTOM, "finetunejobs"),
-    "MergeJob": (CUSTOM, "mergejobs"),
-    "ModelDeployment": (CUSTOM, "modeldeployments"),
+    **{kind: (CUSTOM, plural(kind)) for kind in MODELS},
     "Job": ("/apis/batch/v1", "jobs"),
     "Deployment": ("/apis/apps/v1", "deployments"),
     "LeaderWorkerSet": ("/apis/leaderworkerset.x-k8s.io/v1", "leaderworkersets"),
@@ -102,7 +101,7 @@ class Client:
             path = path_of(body["kind"], meta["namespace"], api_version=body["apiVersion"])
             await self._call("POST", path, body, query={"fieldManager": CHILDREN_MANAGER})
         except ApiError as error:
-            if error.status == 409:
+            if error.reason == "AlreadyExists":  # a quota that changes meanwhile is a conflict, too
                 return False
             raise
         return True
@@ -195,7 +194,11 @@ class Client:
 
 
 def path_of(kind: str, namespace: str, name: str | None = None, api_version: str = "") -> str:
-    """Path of an object, or of all of its kind in the namespace."""
+    """Path of an object, or of all of its kind in the namespace. Raises ApiError for a name that leads elsewhere: of
+    what a spec names not all has been checked by the API server.
+    """
+    if name and (name in {".", ".."} or "/" in name or "%" in name):
+        raise ApiError(404, f"{kind} {name!r}: no object can have this name", {"name": name})
     prefix, plural = (f"/apis/{api_version}", PLURALS[kind]) if kind in PLURALS else RESOURCES[kind]
     path = f"{prefix}/{plural}" if kind in CLUSTER_SCOPED else f"{prefix}/namespaces/{namespace}/{plural}"
     return f"{path}/{quote(name)}" if name else path

@@ -25,12 +25,13 @@ DEFAULT_KUBECONFIG = "~/.kube/config"
 class ApiError(Exception):
     """The API server refused a request: its status code and message."""
 
-    def __init__(self, status: int, message: str, details: Object | None = None) -> None:
+    def __init__(self, status: int, message: str, details: Object | None = None, reason: str = "") -> None:
         super().__init__(f"{message} (HTTP {status})")
         self.status = status
         self.message = message
         self.details = details or {}
-        """Of the Status object that it answered with."""
+        """Of the Status object that it answered with, as is `reason`."""
+        self.reason = reason
 
     @property
     def permanent(self) -> bool:
@@ -184,6 +185,7 @@ def _texts(lines: Iterable[bytes]) -> list[str]:
 def _refused(status: int, data: bytes) -> ApiError:
     try:
         answer = json.loads(data)
-        return ApiError(status, str(answer.get("message") or data.decode()), answer.get("details"))
+        message = str(answer.get("message") or data.decode())
+        return ApiError(status, message, answer.get("details"), answer.get("reason") or "")
     except (ValueError, AttributeError):
         return ApiError(status, data.decode(errors="replace").strip() or f"HTTP {status}")

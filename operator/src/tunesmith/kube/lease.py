@@ -11,6 +11,8 @@ import logging
 import time
 from datetime import UTC, datetime
 
+import aiohttp
+
 from tunesmith.kube.client import ApiError, Client, Object
 
 NAME = "tunesmith-operator"
@@ -75,7 +77,7 @@ class Lease:
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
                 taken = await self._take()
-        except (ApiError, OSError, TimeoutError) as error:
+        except (ApiError, aiohttp.ClientError, OSError, ValueError) as error:  # TimeoutError is an OSError
             log.warning("the Lease cannot be renewed: %s", str(error) or type(error).__name__)
             return False
         if taken:

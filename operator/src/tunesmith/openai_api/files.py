@@ -8,7 +8,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO
@@ -104,7 +104,10 @@ class Files:
 
     def list(self) -> list[Record]:
         """All uploads, the newest first."""
-        found = [Record.model_validate_json(path.read_text()) for path in self.records.glob("file-*.json")]
+        found = []
+        for path in self.records.glob("file-*.json"):
+            with suppress(FileNotFoundError):  # it has just been deleted
+                found.append(Record.model_validate_json(path.read_text()))
         return sorted(found, key=lambda one: (-one.created_at, one.id))
 
     def get(self, id_: str, param: str = "id") -> Record:

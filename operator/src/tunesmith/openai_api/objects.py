@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from pydantic import ValidationError
-
 from tunesmith.api.base import Condition
 from tunesmith.client.resources import FineTuneJob
 from tunesmith.openai_api.errors import ApiRefusal
@@ -37,11 +35,13 @@ def request_of(job: FineTuneJob) -> CreateJob:
 
 def came_this_way(job: FineTuneJob) -> bool:
     """Whether a request of it can be read: anybody who may change the job can also change its annotations."""
-    if MADE_LABEL not in job.metadata.labels or REQUEST_ANNOTATION not in job.metadata.annotations:
+    annotations = job.metadata.annotations
+    if MADE_LABEL not in job.metadata.labels or REQUEST_ANNOTATION not in annotations:
         return False
     try:
+        seconds(annotations.get(CANCELLED_ANNOTATION, "1970-01-01T00:00:00Z"))
         return request_of(job).seed is not None
-    except ValidationError:
+    except ValueError:  # also ValidationError
         return False
 
 

@@ -41,6 +41,8 @@ KIND = "FineTuneJob"
 MANAGER = "tunesmith-openai-api"
 CHUNK = 2**16
 BODY_BYTES = 2**20
+LOOKS = 8
+"""At a job that is to change: while it runs, its status changes every few seconds."""
 REVIEW = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -223,16 +225,25 @@ class Server:
 
     async def _change(self, request: web.Request, change: dict[str, Any]) -> web.Response:
         async with self._caller(request) as caller:
-            job = await self._job(caller, request)
-            if (status := status_of(job)) in ENDED:
-                raise ApiRefusal(f"Job {job.name} is over: its status is {status}.", param="id", code="job_over")
-            path = path_of(KIND, self.settings.namespace, job.name)
-            # Refused where the job has changed since it was looked at.
-            meta = {**change.get("metadata", {}), "resourceVersion": job.metadata.resource_version}
-            query = {"fieldManager": MANAGER}
-            kind = "application/merge-patch+json"
-            live = await caller.call("PATCH", path, {**change, "metadata": meta}, query=query, content=kind)
+            for left in reversed(range(LOOKS)):
+                job = await self._job(caller, request)
+                if (status := status_of(job)) in ENDED:
+                    raise ApiRefusal(f"Job {job.name} is over: its status is {status}.", param="id", code="job_over")
+                try:
+                    live = await self._changed(caller, job, change)
+                    break
+                except ApiError as error:
+                    if error.status != 409 or not left:
+                        raise
         return web.json_response(job_object(FineTuneJob.model_validate(live)))
+
+    async def _changed(self, caller: Connection, job: FineTuneJob, change: dict[str, Any]) -> Any:
+        """The job as it is now. Refused where it has changed since it was looked at: it may be over."""
+        path = path_of(KIND, self.settings.namespace, job.name)
+        meta = {**change.get("metadata", {}), "resourceVersion": job.metadata.resource_version}
+        kind = "application/merge-patch+json"
+        query = {"fieldManager": MANAGER}
+        return await caller.call("PATCH", path, {**change, "metadata": meta}, query=query, content=kind)
 
     # -- models -----------------------------------------------------------------------------------------------
 
@@ -338,6 +349,6 @@ async def _json(request: web.Request) -> Any:
 
 def _limit(request: web.Request, default: int, most: int) -> int:
     text = request.query.get("limit", str(default))
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:6]) <= most:
+    if not text.isascii() or not text.isdigit() or len(text) > 6 or not 1 <= int(text) <= most:
         raise ApiRefusal(f"Invalid 'limit': expected a number from 1 to {most}.", param="limit", code="invalid_value")
     return int(text)

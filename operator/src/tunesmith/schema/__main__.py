@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -26,7 +27,7 @@ def main(root: Path) -> None:
     _write(root / "docs" / "cli.md", reference.page())
     for kind in KINDS:
         _write(root / "docs" / "kinds" / f"{kind.name.lower()}.md", kind_page(kind))
-        body = crd(kind)
+        body = as_stored(crd(kind))
         name = f"{kind.plural}.yaml"
         _write(root / "crds" / name, HEADER + _yaml(body))
         # A template, since Helm never upgrades a chart's crds/ folder; kept on uninstall, since removing a CRD
@@ -35,6 +36,15 @@ def main(root: Path) -> None:
         escaped = _yaml(body).replace("{{", '{{ "{{" }}')
         chart = f"{{{{- if .Values.crds.enabled }}}}\n{escaped}{{{{- end }}}}\n"
         _write(root / "helm" / "tunesmith" / "templates" / "crds" / name, HEADER + chart)
+
+
+def as_stored(node: Any) -> Any:
+    """Without empty `properties`, which the API server drops: to Argo CD they would be a difference for ever."""
+    if isinstance(node, list):
+        return [as_stored(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return {key: as_stored(value) for key, value in node.items() if (key, value) != ("properties", {})}
 
 
 def _yaml(body: object) -> str:

@@ -1,4 +1,4 @@
-"""The three CustomResourceDefinitions: names, printed columns and subresources around the models' schemas."""
+"""The CustomResourceDefinitions: names, printed columns and subresources around the models' schemas."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any
 
 from tunesmith.api.base import GROUP, MAX_NAME, VERSION, Model, rule
 from tunesmith.api.finetunejob import FineTuneJob
+from tunesmith.api.inferencejob import InferenceJob
 from tunesmith.api.job import MUTABLE, JobSpec
+from tunesmith.api.kinds import plural
 from tunesmith.api.mergejob import MergeJob
 from tunesmith.api.modeldeployment import ModelDeployment
 from tunesmith.schema.structural import structural
@@ -33,7 +35,7 @@ class Kind:
     @property
     def plural(self) -> str:
         """The resource's name in addresses."""
-        return self.name.lower() + "s"
+        return plural(self.name)
 
 
 def _reason(condition: str) -> str:
@@ -79,6 +81,23 @@ KINDS = (
         ),
     ),
     Kind(
+        InferenceJob,
+        "ij",
+        (
+            ("Status", "string", _reason("Succeeded")),
+            ("Progress", "string", ".status.progress.text"),
+            ("ETA", "string", ".status.progress.eta"),
+            ("Accuracy", "number", ".status.metrics.accuracy"),
+            ("RougeL", "number", ".status.metrics.rougeL"),
+            ("Age", "date", ".metadata.creationTimestamp"),
+        ),
+        wide=(
+            ("Rows/s", "number", ".status.progress.rowsPerSecond"),
+            ("Results", "string", ".status.artifact.uri"),
+            ("Message", "string", _message("Succeeded")),
+        ),
+    ),
+    Kind(
         ModelDeployment,
         "mdep",
         (
@@ -95,16 +114,28 @@ KINDS = (
 
 
 def fixed(kind: str, properties: dict[str, Any]) -> dict[str, str]:
-    """The CEL rule that a job's spec cannot be changed, but for MUTABLE."""
-    names = [name for name in properties if name not in MUTABLE]
+    """The CEL rule that a job's spec cannot be changed, but for what it has of MUTABLE."""
+    mutable = [path for path in MUTABLE if _has(properties, path)]
+    names = [name for name in properties if name not in mutable]
+    for path in mutable:  # where a part of a field may change, its other parts may not
+        field, _, part = path.partition(".")
+        if part:
+            place = names.index(field)
+            names[place : place + 1] = [f"{field}.{one}" for one in properties[field]["properties"] if one != part]
     same = " && ".join(
         f"has(self.{n}) == has(oldSelf.{n}) && (!has(self.{n}) || self.{n} == oldSelf.{n})" for n in names
     )
     return rule(
         same,
-        f"the spec of a {kind} cannot be changed, but for {' and '.join(MUTABLE)}: "
+        f"the spec of {'an' if kind[0] in 'AEIOU' else 'a'} {kind} cannot be changed, but for "
+        f"{', '.join(mutable[:-1])} and {mutable[-1]}: "
         "create another job with the new settings",
     )
+
+
+def _has(properties: dict[str, Any], path: str) -> bool:
+    field, _, part = path.partition(".")
+    return field in properties and (not part or part in properties[field]["properties"])
 
 
 def crd(kind: Kind) -> dict[str, Any]:

@@ -173,6 +173,8 @@ class Footprint(Model):
     """Set aside for adapters, used or not."""
     max_model_len: int
     """The model's own limit."""
+    quantization: str | None = None
+    """How its weights are quantised, by its config.json."""
 
 
 class AgentStatus(Model):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from tunesmith.api.base import Model
 from tunesmith.training.families import UnknownArchitectureError, adapts_experts, completed, is_tied, tensors_of
@@ -52,6 +52,10 @@ class ModelFacts(Model):
     """Whether the tensors were read from the files' headers; else they follow from the configuration."""
     dtype: str = "float32"
     """Type of the weights in the files."""
+    quantized: bool = False
+    """Whether the weights are so in the files. Then each process loads them whole."""
+    packed: Literal["NF4", "Int8"] | None = None
+    """How linear modules are held that stay quantised; others are turned back when they are loaded."""
     parameters: int
     embeddings: int
     head: int

@@ -25,6 +25,10 @@ LIVE = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters, in elements
 GROUP = 1_000_000_000  # DeepSpeed's sub_group_size, in elements
 
 
+PAIRS = frozenset({"DPO", "CPO", "SimPO", "ORPO", "RewardModel"})
+"""Methods whose rows are two sequences: with the better answer, and with the worse."""
+
+
 class Estimate(Model):
     """Bytes of one device, and of the host where something is kept there."""
 
@@ -58,9 +62,22 @@ def state_bytes(plan: TrainPlan, facts: ModelFacts, number: int) -> int:
             return ADAM * number
 
 
+def held_beside(plan: TrainPlan) -> int:
+    """Models that each process holds beside the one that it trains: the reference, where it is not the base below the
+    adapters, or the teacher. They are counted as large as the model; reward models are not counted.
+    """
+    method, full = plan.method, plan.tuner.type == "Full"
+    if method.type in ("DPO", "KTO"):
+        return int(full or bool(method.models))
+    if method.grpo or method.ppo:
+        weight = method.grpo.beta if method.grpo else method.ppo.kl_weight if method.ppo else 0
+        return int(full and weight > 0)
+    return int(method.type == "GKD")
+
+
 def base_bytes(plan: TrainPlan, facts: ModelFacts, compute: int) -> int:
     """Bytes of the model's own weights where they are held whole. bitsandbytes quantises linear modules only."""
-    match plan.tuner.quantization:
+    match plan.tuner.quantization or facts.packed:
         case "NF4":
             return int(facts.linear * NF4) + (facts.parameters - facts.linear) * compute
         case "Int8":
@@ -75,6 +92,9 @@ def estimate(plan: TrainPlan, facts: ModelFacts, distribution: DistributionPlan,
     if distribution.sequence_parallel > 1:  # of a row each has a part, and of all heads' whole rows as much
         shorter = -(-plan.training.max_length // distribution.sequence_parallel)
         plan = plan.model_copy(update={"training": plan.training.model_copy(update={"max_length": shorter})})
+    if plan.method.type in PAIRS:
+        twice = 2 * plan.training.micro_batch_size
+        plan = plan.model_copy(update={"training": plan.training.model_copy(update={"micro_batch_size": twice})})
     float32 = plan.training.dtype == "Float32" or (plan.training.dtype == "Auto" and cpu)
     compute, full = 4 if float32 else 2, plan.tuner.type == "Full"
     sharded = distribution.strategy.startswith("ZeRO")
@@ -85,19 +105,20 @@ def estimate(plan: TrainPlan, facts: ModelFacts, distribution: DistributionPlan,
     passing = peak(plan, facts, widths, cpu)
     if full and distribution.strategy == "DDP" and distribution.tensor_parallel == 1 and compute == 2:
         passing += 2 * (facts.linear + facts.experts)
-    if plan.tuner.quantization:  # one layer's weights at a time, as they were
+    if plan.tuner.quantization or facts.packed:  # one layer's weights at a time, as they were
         passing += compute * facts.hidden * max(facts.intermediate, facts.heads * facts.head_dim)
     if facts.experts_sides and not full and not plan.tuner.target_modules:
         # PEFT adds an adapter to experts by copies of them: the sum, kept by each layer, and the product at hand.
         copies = 1 if plan.training.gradient_checkpointing else facts.layers
         passing += compute * (copies + 1) * facts.experts // facts.layers
     adapters = 0 if full else number
+    beside = held_beside(plan) * facts.parameters * held
     if distribution.tensor_parallel > 1:
         return _tensor(plan, facts, distribution, cpu, compute, held, number, passing)
     if sharded:
-        return _zero(plan, facts, distribution, cpu, compute, number, adapters, passing)
+        return _zero(plan, facts, distribution, cpu, compute, number, adapters, beside, passing)
     if distribution.strategy == "FSDP2":
-        return _fsdp(plan, facts, cpu, compute, held, number, adapters, passing)
+        return _fsdp(plan, facts, cpu, compute, held, number, adapters, beside, passing)
     # AdamW over lists of tensors makes one more of their size (torch.optim: foreach). On CPU it goes one by one.
     temporary = 4 * (facts.largest if full else 0) if cpu else 4 * number
     buckets = 4 * number if plan.world_size > 1 else 0  # DistributedDataParallel without gradient_as_bucket_view
@@ -107,7 +128,7 @@ def estimate(plan: TrainPlan, facts: ModelFacts, distribution: DistributionPlan,
         over, layer = distribution.devices, facts.layer / facts.parameters
         weights, gradients, optimizer = (int(size * (1 / over + layer)) for size in (weights, gradients, optimizer))
         temporary, buckets = temporary // over, buckets // over
-    return _estimate(plan, cpu, weights, gradients, optimizer, max(passing, temporary), buckets)
+    return _estimate(plan, cpu, weights + beside, gradients, optimizer, max(passing, temporary), buckets)
 
 
 def _tensor(
@@ -143,11 +164,12 @@ def _fsdp(
     held: int,
     number: int,
     adapters: int,
+    beside: int,
     passing: int,
 ) -> Estimate:
     """FSDP2: each process keeps its part of everything, float32 where it is trained (arXiv 2304.11277, section 3)."""
     world = plan.world_size
-    weights = (base_bytes(plan, facts, held) + 4 * adapters) // world
+    weights = (base_bytes(plan, facts, held) + 4 * adapters + beside) // world
     gradients, optimizer = 4 * number // world, state_bytes(plan, facts, number) // world
     # Gathered at a time: the ends, and a layer with the next one; and the gradients of a layer on their way.
     trained_part = min(1.0, number / facts.parameters)
@@ -164,12 +186,13 @@ def _zero(
     compute: int,
     number: int,
     adapters: int,
+    beside: int,
     passing: int,
 ) -> Estimate:
     """ZeRO: weights in the compute type, and each process keeps its part of the rest (arXiv 1910.02054, figure 1)."""
     world, stage = plan.world_size, int(distribution.strategy[-1])
     whole = base_bytes(plan, facts, compute) + compute * adapters
-    weights = whole // world if stage == 3 else whole
+    weights = (whole + beside) // (world if stage == 3 else 1)
     gradients = compute * number // (1 if stage == 1 else world)
     optimizer = (state_bytes(plan, facts, number) + MASTER * number) // world
     # Buckets of gradients on their way, made at full size; two where communication overlaps (stages 1 and 2).

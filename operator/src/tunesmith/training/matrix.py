@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from tunesmith.api.finetunejob import FineTuneJobSpec
 from tunesmith.api.methods import GRPO, PPO
-from tunesmith.training.capabilities import Modality, Refused, cell_of, verdict
+from tunesmith.training.capabilities import FULL_PRECISION, Modality, Refused, cell_of, verdict
 from tunesmith.training.evaluating import UNMEASURED, asks, metrics_of
+from tunesmith.training.location import locate
 from tunesmith.training.plan import TrainPlan
 from tunesmith.training.trainable import PROMPTS
 
@@ -49,12 +50,22 @@ def colocated_without_gpus(name: str) -> Callable[[FineTuneJobSpec], bool]:
     return check
 
 
-def answer_length(spec: FineTuneJobSpec) -> int:
+def answer_length(job: FineTuneJobSpec | TrainPlan) -> int:
     """Tokens that the model answers with at most while it trains; 0: it does not answer."""
-    if spec.method.gkd:
-        return spec.method.gkd.max_completion_length
-    rewarded = spec.method.grpo or spec.method.ppo
+    if job.method.gkd:
+        return job.method.gkd.max_completion_length
+    rewarded = job.method.grpo or job.method.ppo
     return rewarded.rollout.max_completion_length if rewarded else 0
+
+
+def min_rows(job: FineTuneJobSpec | TrainPlan) -> int:
+    """Rows of the smallest micro-batch that the method learns from."""
+    return 2 if job.method.type == "KTO" else 1
+
+
+def whole_weights(plan: TrainPlan) -> bool:
+    """Whether the plan is for tuner Full only: adapters are refused with what else it says."""
+    return plan.distribution.tensor_parallel > 1 or plan.training.optimizer in PROJECTING
 
 
 def batches(spec: FineTuneJobSpec) -> str:
@@ -67,7 +78,19 @@ def batches(spec: FineTuneJobSpec) -> str:
 SHARING = ("FSDP2", "ZeRO1", "ZeRO2", "ZeRO3")
 PROJECTING = ("GaLore", "APOLLO")
 WHOLE = ("Adafactor", *PROJECTING)
+LAZY = ("PreTraining", "SFT", "DPO", "KTO", "CPO", "SimPO", "ORPO")
+"""Methods whose rows become tokens one by one, whatever the others are."""
 EIGHT_BIT = ("AdamW8bit", "PagedAdamW8bit")
+
+
+def lazy(spec: FineTuneJobSpec) -> bool:
+    """Whether a row that is in the table becomes tokens when it is drawn."""
+    return spec.training.tokenization == "Lazy" and not streamed(spec)
+
+
+def streamed(spec: FineTuneJobSpec) -> bool:
+    """Whether rows are read as they are learned from."""
+    return spec.training.streaming == "Enabled"
 
 
 def unsplit(job: FineTuneJobSpec | TrainPlan) -> tuple[str, ...]:
@@ -241,6 +264,56 @@ RULES = (
         "use Right, Drop or Error",
     ),
     Rule(
+        lambda spec: spec.training.tokenization == "Lazy" and spec.method.type not in LAZY,
+        "spec.training.tokenization",
+        f"only rows of {', '.join(LAZY)} become tokens one by one",
+        "use Cached",
+    ),
+    Rule(
+        lambda spec: lazy(spec) and spec.training.packing == "Always",
+        "spec.training.packing",
+        "which rows fit into one sequence is known once all are tokens, which Lazy does without",
+        "use Auto or Never, or tokenization Cached",
+    ),
+    Rule(
+        lambda spec: lazy(spec) and spec.training.truncation == "Split",
+        "spec.training.truncation",
+        "into how many parts each row is split is known once all are tokens, which Lazy does without",
+        "use Right, Left, Drop or Error, or tokenization Cached",
+    ),
+    Rule(
+        lambda spec: streamed(spec) and spec.method.type not in {"PreTraining", "SFT"},
+        "spec.training.streaming",
+        "only rows of PreTraining and SFT are learned from without a look at all of them",
+        "use Disabled",
+    ),
+    Rule(
+        lambda spec: streamed(spec) and spec.training.max_steps is None,
+        "spec.training.maxSteps",
+        "it is not set, and how many steps an epoch has is not known of rows that are streamed",
+        "set it, or use streaming Disabled",
+    ),
+    Rule(
+        lambda spec: streamed(spec) and any(one.sample for one in spec.datasets),
+        "spec.datasets.sample",
+        "it is drawn from all rows, which are not known where they are streamed",
+        "leave it out, choose files by datasets.files, or use streaming Disabled",
+    ),
+    Rule(
+        lambda spec: streamed(spec) and spec.validation is not None and spec.validation.split is not None,
+        "spec.validation.split",
+        "it is drawn from all rows, which are not known where they are streamed",
+        "use validation.datasets, or streaming Disabled",
+    ),
+    Rule(
+        lambda spec: streamed(spec) and any(locate(one.uri).fetch for one in spec.datasets),
+        "spec.datasets.uri",
+        "rows are streamed from what is mounted, and this would be fetched whole before, with the credentials that the "
+        "training's own container never sees",
+        "copy the files onto a claim and name them as pvc://claim/path (a claim may be backed by the object store), or "
+        "use streaming Disabled",
+    ),
+    Rule(
         lambda spec: spec.training.packing == "Always" and spec.method.type not in {"PreTraining", "SFT"},
         "spec.training.packing",
         "only PreTraining and SFT can put several rows into one sequence",
@@ -253,7 +326,7 @@ RULES = (
         batches,
     ),
     Rule(
-        lambda spec: spec.method.type == "KTO" and spec.training.micro_batch_size < 2,
+        lambda spec: spec.training.micro_batch_size < min_rows(spec),
         "spec.training.microBatchSize",
         "KTO estimates the divergence over a micro-batch of two rows at least",
         "use 2 or more",
@@ -298,9 +371,9 @@ RULES = (
 )
 
 
-def refuse(spec: FineTuneJobSpec, modality: Modality = "Text") -> None:
+def refuse(spec: FineTuneJobSpec, modality: Modality = "Text", base: str = FULL_PRECISION) -> None:
     """Raise PlanError for a refused combination, or for the first rule that the spec breaks."""
-    found = verdict(cell_of(spec, modality))
+    found = verdict(cell_of(spec, modality, base))
     if isinstance(found, Refused):
         raise PlanError(str(found))
     for rule in RULES:

@@ -9,7 +9,7 @@ from typing import Literal
 from tunesmith.api.finetunejob import MemoryStatus
 from tunesmith.training.architecture import ModelFacts
 from tunesmith.training.estimating import GIB, Estimate, estimate
-from tunesmith.training.matrix import unsplit
+from tunesmith.training.matrix import answer_length, min_rows, unsplit, whole_weights
 from tunesmith.training.plan import DistributionPlan, TrainPlan, TunerPlan
 from tunesmith.training.planning import nodes_that_divide
 
@@ -18,7 +18,7 @@ __all__ = ["Choice", "Estimate", "choose", "estimate"]
 Strategy = Literal["Auto", "DDP", "DeviceMap", "FSDP2", "ZeRO1", "ZeRO2", "ZeRO3"]
 Offload = Literal["None", "Optimizer", "All"]
 OFFLOADS: tuple[Offload, ...] = ("Optimizer", "All")
-SHORTEST = 256  # tokens; nobody trains on less
+SHORTEST = 256  # tokens, beside those of an answer; nobody trains on less
 MOST_NODES = 64
 LEAST_ADVICE = 3
 
@@ -86,8 +86,12 @@ def name_of(distribution: DistributionPlan) -> str:
     return ", ".join(words)
 
 
-def candidates(plan: TrainPlan, strategy: Strategy, offload: Offload, cpu: bool) -> list[DistributionPlan]:
+def candidates(
+    plan: TrainPlan, facts: ModelFacts, strategy: Strategy, offload: Offload, cpu: bool
+) -> list[DistributionPlan]:
     """The distributions that are to be tried, the fastest first."""
+    if strategy == "Auto" and facts.quantized:
+        strategy = "DDP"
     if strategy != "Auto":
         return [plan.distribution.model_copy(update={"strategy": strategy, "offload": offload})]
     if plan.distribution.tensor_parallel > 1:
@@ -107,7 +111,7 @@ def _first_fit(
     plan: TrainPlan, facts: ModelFacts, strategy: Strategy, offload: Offload, per_device: int | None, cpu: bool
 ) -> tuple[Way, bool | None]:
     """The first way that fits, else the smallest. Where the memory is not known, the first."""
-    ways = [Way(one, estimate(plan, facts, one, cpu)) for one in candidates(plan, strategy, offload, cpu)]
+    ways = [Way(one, estimate(plan, facts, one, cpu)) for one in candidates(plan, facts, strategy, offload, cpu)]
     if per_device is None:
         return ways[0], None
     fitting = next((way for way in ways if way.needs.total <= per_device), None)
@@ -171,13 +175,14 @@ def _changes(
         yield Change("distribution.strategy Auto", plan)
     if not training.gradient_checkpointing:
         yield Change("gradientCheckpointing Enabled", _trained(plan, gradient_checkpointing=True))
+    rows, shortest = min_rows(plan), min(SHORTEST + answer_length(plan), training.max_length)
     smaller = [
         Change(f"microBatchSize {size}", _trained(plan, micro_batch_size=size))
-        for size in _halves(training.micro_batch_size, 1)
+        for size in _halves(training.micro_batch_size, rows)
     ]
     shorter = [
         Change(f"maxLength {length}", _trained(plan, max_length=length))
-        for length in _halves(training.max_length, SHORTEST)
+        for length in _halves(training.max_length, shortest)
     ]
     wider = [
         Change(f"nodes {nodes}", plan.model_copy(update={"nodes": nodes}))
@@ -188,13 +193,12 @@ def _changes(
         if series:
             fit = (one for one in series if _first_fit(one.plan, facts, "Auto", "None", per_device, cpu)[1])
             yield next(fit, series[-1])
-    shortest = min(SHORTEST, training.max_length)
-    least = _trained(plan, micro_batch_size=1, max_length=shortest, gradient_checkpointing=True)
-    words = f"microBatchSize 1, maxLength {shortest} and gradientCheckpointing Enabled"
+    least = _trained(plan, micro_batch_size=rows, max_length=shortest, gradient_checkpointing=True)
+    words = f"microBatchSize {rows}, maxLength {shortest} and gradientCheckpointing"
     if least.training != training:
-        yield Change(f"{words} together", least)
+        yield Change(f"{words} Enabled together", least)
     for kind in ("LoRA", "QLoRA"):
-        if kind == plan.tuner.type or plan.tuner.type in ("QLoRA", "PEFT"):
+        if kind == plan.tuner.type or plan.tuner.type in ("QLoRA", "PEFT") or facts.quantized or whole_weights(plan):
             continue
         tuner = TunerPlan(
             type=kind,
@@ -208,10 +212,7 @@ def _changes(
         if _first_fit(lighter.plan, facts, "Auto", "None", per_device, cpu)[1] or plan.training == least.training:
             yield lighter
         else:
-            words = (
-                f"tuner {kind} with microBatchSize 1, maxLength {least.training.max_length} and gradientCheckpointing"
-            )
-            yield Change(words, least.model_copy(update={"tuner": tuner}))
+            yield Change(f"tuner {kind} with {words}", least.model_copy(update={"tuner": tuner}))
 
 
 def _trained(plan: TrainPlan, **values: int | bool) -> TrainPlan:

@@ -1,4 +1,4 @@
-"""The plan: what a trainer or a merging program reads; nothing else reaches it. Made by planning.py."""
+"""The plan: what the program of a job's pods reads; nothing else reaches it. Made by planning.py."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Literal
 from tunesmith.api.base import Model
 from tunesmith.api.chat import ChatTemplate
 from tunesmith.api.dataset import Columns, EarlyStopping
+from tunesmith.api.inferencejob import Generation
 from tunesmith.api.mergejob import Combine
 from tunesmith.api.methods import Method
-from tunesmith.api.quantization import GgufType, QuantizationMethod
+from tunesmith.api.quantization import CalibrationAlgorithm, GgufType, QuantizationMethod
 from tunesmith.api.training import Optimizer, TrackerType, Truncation
 from tunesmith.api.tuner import Peft, TunerType
 from tunesmith.training.location import locate
@@ -141,6 +142,9 @@ class TrainingPlan(Model):
     max_length: int
     truncation: Truncation = "Right"
     data_cache: Literal["Store", "Local"] = "Store"
+    tokenization: Literal["Cached", "Lazy"] = "Cached"
+    streaming: Literal["Enabled", "Disabled"] = "Disabled"
+    shuffle_buffer_size: int = 1000
     stopping_strategy: Literal["FirstExhausted", "AllExhausted"] = "FirstExhausted"
     packing: bool
     scheduler: Literal["Cosine", "Linear", "Constant"]
@@ -183,16 +187,44 @@ class OutputPlan(Place):
 
     run: str
     """Path of the run's folder."""
+    license: str | None = None
 
 
-class TrainPlan(Model):
+class JobPlan(Model):
+    """What every plan has: of a job with one process on one pod."""
+
+    kind: str
+    job: Job
+    model: Place
+    output: OutputPlan
+
+    @property
+    def inputs(self) -> list[Place]:
+        """All that is read."""
+        return [self.model]
+
+    @property
+    def pods(self) -> int:
+        """Pods that the job runs on together."""
+        return 1
+
+    @property
+    def world_size(self) -> int:
+        """Processes in all."""
+        return 1
+
+    @property
+    def rows_at_once(self) -> int | None:
+        """Rows that one process holds at a time, where that can be made less."""
+        return None
+
+
+class TrainPlan(JobPlan):
     """All that the trainer needs to know of one attempt of a FineTuneJob."""
 
     kind: Literal["FineTuneJob"] = "FineTuneJob"
-    job: Job
     attempt: int = 1
     """An attempt may not write a checkpoint any more once a later one has begun."""
-    model: Place
     datasets: list[DatasetPlan]
     validation: ValidationPlan = ValidationPlan()
     chat_template: ChatPlan = ChatPlan()
@@ -203,7 +235,18 @@ class TrainPlan(Model):
     processes_per_node: int
     distribution: DistributionPlan = DistributionPlan()
     checkpoint: CheckpointPlan
-    output: OutputPlan
+
+    @property
+    def inputs(self) -> list[Place]:
+        return [self.model, *self.all_datasets, *self.method.models.values(), *map(place, self.method.files())]
+
+    @property
+    def pods(self) -> int:
+        return self.nodes
+
+    @property
+    def rows_at_once(self) -> int:
+        return self.training.micro_batch_size
 
     @property
     def all_datasets(self) -> list[DatasetPlan]:
@@ -228,30 +271,75 @@ class MergeAdapterPlan(Place):
     step: int = 1
 
 
+class CalibrationPlan(Model):
+    """Rows that say how to round."""
+
+    algorithm: CalibrationAlgorithm
+    dataset: DatasetPlan
+    max_length: int
+
+
 class QuantizationPlan(Model):
     """How to make a model smaller, and how far its logits may move."""
 
     method: QuantizationMethod
     group_size: int | None = None
     gguf_type: GgufType | None = None
+    calibration: CalibrationPlan | None = None
     tolerance: float
 
 
-class MergePlan(Model):
+class MergePlan(JobPlan):
     """All that the merging program needs to know of a MergeJob."""
 
     kind: Literal["MergeJob"] = "MergeJob"
-    job: Job
-    model: Place
     adapters: list[MergeAdapterPlan]
     combine: Combine = Combine()
     dtype: Literal["Auto", "BFloat16", "Float16", "Float32"]
     tolerance: float
     quantization: QuantizationPlan | None = None
-    output: OutputPlan
+
+    @property
+    def inputs(self) -> list[Place]:
+        return [self.model, *self.adapters, *self.all_datasets]
+
+    @property
+    def all_datasets(self) -> list[DatasetPlan]:
+        """Those that are read, in the order of the spec's."""
+        calibration = self.quantization.calibration if self.quantization else None
+        return [calibration.dataset] if calibration else []
 
 
-def digest(plan: TrainPlan | MergePlan) -> str:
+class InferencePlan(JobPlan):
+    """All that the asking program needs to know of one attempt of an InferenceJob."""
+
+    kind: Literal["InferenceJob"] = "InferenceJob"
+    attempt: int = 1
+    """What an earlier attempt answered is taken over; each writes to files of its own."""
+    adapter: Place | None = None
+    datasets: list[DatasetPlan]
+    max_rows: int | None = None
+    batch_size: int
+    generation: Generation
+
+    @property
+    def inputs(self) -> list[Place]:
+        return [self.model, *([self.adapter] if self.adapter else []), *self.datasets]
+
+    @property
+    def all_datasets(self) -> list[DatasetPlan]:
+        """Those that are read, in the order of the spec's."""
+        return self.datasets
+
+    @property
+    def rows_at_once(self) -> int:
+        return self.batch_size
+
+
+AnyPlan = TrainPlan | MergePlan | InferencePlan
+
+
+def digest(plan: AnyPlan) -> str:
     """`sha256:` of the plan's canonical JSON."""
     return "sha256:" + hashlib.sha256(json.dumps(plan.body(), sort_keys=True).encode()).hexdigest()
 

@@ -7,21 +7,24 @@ from types import NoneType
 from typing import get_args
 
 from tunesmith.api.base import Source
-from tunesmith.api.dataset import Columns, Dataset, Validation
+from tunesmith.api.dataset import Columns, Rows, Validation
 from tunesmith.api.finetunejob import FineTuneJobSpec
+from tunesmith.api.inferencejob import InferenceJobSpec
 from tunesmith.api.mergejob import MergeJobSpec
 from tunesmith.api.methods import Method, attribute
-from tunesmith.api.quantization import GgufType, Quantization
+from tunesmith.api.quantization import Calibration, GgufType, Quantization
 from tunesmith.api.training import Tracker
 from tunesmith.api.tuner import Tuner
 from tunesmith.training.location import SECRETS, join, locate
-from tunesmith.training.matrix import PlanError, devices, groups, processes_per_node, refuse, sharing
+from tunesmith.training.matrix import PlanError, devices, groups, lazy, processes_per_node, refuse, sharing
 from tunesmith.training.plan import (
+    CalibrationPlan,
     ChatPlan,
     CheckpointPlan,
     DatasetPlan,
     DistributionPlan,
     FreezePlan,
+    InferencePlan,
     Job,
     MergeAdapterPlan,
     MergePlan,
@@ -59,9 +62,10 @@ def run_folder(job: Job, store: str) -> str:
     return join(store, "jobs", job.namespace, f"{job.name}-{job.uid[:8]}")
 
 
-def output(job: Job, store: str) -> OutputPlan:
-    """The store and the run's folder in it."""
-    return OutputPlan(**place(store).model_dump(), run=locate(run_folder(job, store)).path)
+def output(job: Job, store: str, license: str | None = None) -> OutputPlan:
+    """The store and the run's folder in it, and what the artefact's card says."""
+    run = locate(run_folder(job, store)).path
+    return OutputPlan(**place(store).model_dump(), run=run, license=license)
 
 
 def accumulation(field: str, batch: int, nodes: int, processes: int, micro: int, sharing: int = 1) -> int:
@@ -111,8 +115,7 @@ def train_plan(job: Job, spec: FineTuneJobSpec, resolved: Resolved, default_stor
                 training.micro_batch_size,
                 sharing(spec),
             ),
-            packing=training.packing == "Always"
-            or (training.packing == "Auto" and method.type == "PreTraining" and asked.sequence_parallel == 1),
+            packing=packed(spec),
             gradient_checkpointing=training.gradient_checkpointing == "Enabled",
             report_to=[tracker_plan(one) for one in training.report_to],
         ),
@@ -129,8 +132,16 @@ def train_plan(job: Job, spec: FineTuneJobSpec, resolved: Resolved, default_stor
             every_minutes=kept.every_minutes,
             keep=kept.keep,
         ),
-        output=output(job, store),
+        output=output(job, store, spec.output.license),
     )
+
+
+def packed(spec: FineTuneJobSpec) -> bool:
+    """Whether several rows come into one sequence."""
+    training = spec.training
+    if training.packing != "Auto":
+        return training.packing == "Always"
+    return spec.method.type == "PreTraining" and spec.distribution.sequence_parallel == 1 and not lazy(spec)
 
 
 def tracker_plan(tracker: Tracker) -> TrackerPlan:
@@ -153,7 +164,7 @@ def validation_plan(validation: Validation) -> ValidationPlan:
     )
 
 
-def dataset_plan(dataset: Dataset) -> DatasetPlan:
+def dataset_plan(dataset: Rows) -> DatasetPlan:
     """A dataset and where its files are."""
     return DatasetPlan(
         **place(dataset.uri).model_dump(),
@@ -236,7 +247,7 @@ def merge_plan(job: Job, spec: MergeJobSpec, resolved: Resolved, default_store: 
         dtype=spec.dtype,
         tolerance=spec.check.tolerance,
         quantization=quantization_plan(spec.quantization) if spec.quantization else None,
-        output=output(job, spec.output.uri or default_store),
+        output=output(job, spec.output.uri or default_store, spec.output.license),
     )
 
 
@@ -247,5 +258,25 @@ def quantization_plan(spec: Quantization) -> QuantizationPlan:
         method=spec.method,
         group_size=(spec.group_size or GROUP_SIZE) if spec.method == "W4A16" else None,
         gguf_type=gguf_type,
+        calibration=calibration_plan(spec.calibration) if spec.calibration else None,
         tolerance=spec.tolerance or TOLERANCES[gguf_type or spec.method],
+    )
+
+
+def calibration_plan(spec: Calibration) -> CalibrationPlan:
+    """Where its rows are."""
+    return CalibrationPlan(algorithm=spec.algorithm, dataset=dataset_plan(spec.dataset), max_length=spec.max_length)
+
+
+def inference_plan(job: Job, spec: InferenceJobSpec, resolved: Resolved, default_store: str) -> InferencePlan:
+    """Resolve an InferenceJob's spec, for its first attempt."""
+    return InferencePlan(
+        job=job,
+        model=place(address(spec.model, resolved)),
+        adapter=place(address(spec.adapter, resolved)) if spec.adapter else None,
+        datasets=[dataset_plan(one) for one in spec.datasets],
+        max_rows=spec.max_rows,
+        batch_size=spec.batch_size,
+        generation=spec.generation,
+        output=output(job, spec.output.uri or default_store, spec.output.license),
     )

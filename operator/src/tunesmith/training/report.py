@@ -1,4 +1,4 @@
-"""What a training or merging container reports: the contract between the trainer and the operator.
+"""What the container of a job reports: the contract between the trainer and the operator.
 
 Rank 0 serves `GET :9400/progress` (Progress as JSON) and `GET :9400/metrics` (Prometheus). Every container ends
 with an Ending, as JSON of at most 4096 bytes, in its termination message.
@@ -11,6 +11,7 @@ from typing import Literal
 from tunesmith.api.base import Artifact, Model
 from tunesmith.api.finetunejob import BestEvaluation
 from tunesmith.training.architecture import ModelFacts
+from tunesmith.training.capabilities import FULL_PRECISION
 
 PORT = 9400
 TERMINATION_LOG = "/dev/termination-log"
@@ -36,7 +37,7 @@ FailureClass = Literal[
 
 
 class Report(Model):
-    """Progress of the training, as rank 0 serves it."""
+    """Progress, as rank 0 serves it. An InferenceJob's steps are the rows that are answered."""
 
     step: int = 0
     total_steps: int = 0
@@ -74,6 +75,8 @@ class Ending(Model):
     best: BestEvaluation | None = None
     logit_error: float | None = None
     quantization_error: float | None = None
+    metrics: dict[str, float] | None = None
+    """Of an InferenceJob's answers."""
     log: list[str] = []
 
     def encode(self) -> bytes:
@@ -100,6 +103,8 @@ class Inspection(Model):
     """The numbers of its architecture. Absent where they cannot be had without its weights."""
     reason: str = ""
     """Why they are not known."""
+    base: str = FULL_PRECISION
+    """How its weights are stored, by training/capabilities.py."""
 
 
 def duration(seconds: float) -> str:

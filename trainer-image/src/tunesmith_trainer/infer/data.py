@@ -15,13 +15,15 @@ from tunesmith.training.plan import DatasetPlan, TrainPlan
 
 from tunesmith_trainer.data import MESSAGES, QUERY, TEXT, Reader, Row, first
 from tunesmith_trainer.errors import ConfigError, DataError
-from tunesmith_trainer.files import data_files, read_file
+from tunesmith_trainer.files import Split, data_files, read_file
 from tunesmith_trainer.forms import LABEL, NEGATIVE, POSITIVE
 from tunesmith_trainer.infer.subject import Subject, Task
 from tunesmith_trainer.local.addresses import Here
 from tunesmith_trainer.reading import read_plan
 
 VALIDATION = "validation"
+SPLIT: Split = "validation"
+"""Of a folder whose files say what they are for."""
 WHOLE: Mapping[Task, tuple[MethodType, tuple[str, ...]]] = {
     "Classify": ("Classification", LABEL),
     "Score": ("RewardModel", ("rejected", "rejected_response", "rejected_messages")),
@@ -60,14 +62,14 @@ def rows(subject: Subject, source: str, here: Here, limit: int | None) -> list[R
     return found
 
 
-def read(dataset: DatasetPlan, task: Task) -> Iterator[Row]:
-    """The rows of a dataset, in its order."""
-    for path, uri in data_files(dataset, "data", "validation"):
+def read(dataset: DatasetPlan, task: Task, label: str = "data") -> Iterator[Row]:
+    """The rows of a dataset, in its order. `label` names it in errors."""
+    for path, uri in data_files(dataset, label, SPLIT):
         with closing(read_file(path, uri, uri)) as found:
             for number, columns in found:
                 if isinstance(columns, DataError):
                     raise columns
-                reader = Reader("data", dataset, method_for(task, columns))
+                reader = Reader(label, dataset, method_for(task, columns))
                 yield reader.row(f"{uri} row {number}", columns, path.parent)
 
 

@@ -12,11 +12,9 @@ from rich.progress import track
 from tunesmith_trainer.data import Message, Row
 from tunesmith_trainer.errors import ConfigError
 from tunesmith_trainer.infer import data, scores
+from tunesmith_trainer.infer.batching import batches, check
 from tunesmith_trainer.infer.subject import Loaded, Sampling, Subject, find, load
 from tunesmith_trainer.local.addresses import Here
-
-SOLUTION = "solution"
-"""The column with the right result of rows that are rewarded (rewards.py)."""
 
 
 def ask(loaded: Loaded, columns: dict[str, Any], sampling: Sampling) -> None:
@@ -54,65 +52,16 @@ def converse(loaded: Loaded, system: str | None, sampling: Sampling, lines: Iter
 def over(loaded: Loaded, rows: Sequence[Row], out: Path, batch_size: int, sampling: Sampling) -> dict[str, Any]:
     """Write a line of JSON for each row, in their order, and return the means of the scores."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    results = []
-    work = generated if loaded.subject.task == "Generate" else judgements
+    check(loaded, rows)
+    results: list[dict[str, Any]] = []
+    made = batches(loaded, rows, batch_size, sampling)
+    count, alone = -(-len(rows) // batch_size), len(rows) <= batch_size
     with out.open("w", encoding="utf-8") as file:
-        for result in work(loaded, rows, batch_size, sampling):
-            file.write(json.dumps(result, ensure_ascii=False) + "\n")
+        for batch in track(made, description="answering", total=count, disable=alone):
+            file.writelines(json.dumps(result, ensure_ascii=False) + "\n" for result in batch)
             file.flush()
-            results.append(result)
+            results += batch
     return scores.summary(results)
-
-
-def judgements(loaded: Loaded, rows: Sequence[Row], batch_size: int, sampling: Sampling) -> Iterator[dict[str, Any]]:
-    """What a model says that does not answer."""
-    from tunesmith_trainer.infer.judging import judged
-
-    yield from judged(rows, loaded, batch_size)
-
-
-def generated(loaded: Loaded, rows: Sequence[Row], batch_size: int, sampling: Sampling) -> Iterator[dict[str, Any]]:
-    """Answers, compared with those that the rows have."""
-    from tunesmith_trainer.infer.answering import answers, prompt_of
-    from tunesmith_trainer.rollouts import asked
-
-    prompts = [prompt_of(row, loaded) for row in rows]  # what cannot be read is told before the first answer
-    batches = range(0, len(rows), batch_size)
-    for begin in track(batches, description="answering", disable=len(rows) <= batch_size):
-        part = slice(begin, begin + batch_size)
-        for row, answer in zip(rows[part], answers(prompts[part], loaded, sampling), strict=True):
-            result: dict[str, Any] = {"row": row.where, "prompt": said(asked(row)) or row.text, "answer": answer}
-            if wanted := expected(row):
-                result |= {"expected": wanted, **scores.compared(answer, wanted)}
-            elif row.extra.get(SOLUTION) is not None:
-                from tunesmith_trainer.rewards import equal
-
-                wanted = str(row.extra[SOLUTION])
-                result |= {"expected": wanted, "correct": equal(answer, wanted)}
-            yield result
-
-
-def said(messages: Sequence[Message]) -> list[Message]:
-    """Messages for a result: media by their place."""
-    return [{**one, "content": plain(one["content"])} for one in messages]
-
-
-def plain(content: Any) -> Any:
-    """A content without media's bytes."""
-    if isinstance(content, str):
-        return content
-    return [
-        {**{k: v for k, v in part.items() if k != "medium"}, "medium": part["medium"].path}
-        if "medium" in part
-        else part
-        for part in content
-    ]
-
-
-def expected(row: Row) -> str | None:
-    """The answer that a row has."""
-    last = row.messages[-1] if row.messages else {"role": "none"}
-    return str(last["content"]) if last["role"] == "assistant" and last["content"] else None
 
 
 def columns(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import cache
 from statistics import fmean
 from typing import Any
@@ -37,13 +37,19 @@ def compared(answer: str, expected: str) -> dict[str, Any]:
     return {"correct": answer.strip() == expected.strip(), **{name: round(rouge[name].fmeasure, 6) for name in ROUGE}}
 
 
-def summary(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+MEANS = {
+    "correct": "accuracy", "error": "mean_absolute_error", **{name: name for name in ROUGE},
+    "recall@1": "recall@1", "reciprocal_rank": "mrr", "margin": "margin",
+}  # fmt: skip
+"""Score of a row -> name of its mean."""
+
+
+def summary(results: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """The number of results, and the means of their scores, over those that have them."""
-    found: dict[str, Any] = {"rows": len(results)}
-    names = {"correct": "accuracy", "error": "mean_absolute_error", **{name: name for name in ROUGE}}
-    names |= {"recall@1": "recall@1", "reciprocal_rank": "mrr", "margin": "margin"}
-    for name, title in names.items():
-        values = [float(one[name]) for one in results if one.get(name) is not None]
-        if values:
-            found[title] = round(fmean(values), 6)
-    return found
+    rows, values = 0, {name: list[float]() for name in MEANS}
+    for one in results:
+        rows += 1
+        for name, found in values.items():
+            if one.get(name) is not None:
+                found.append(float(one[name]))
+    return {"rows": rows, **{MEANS[name]: round(fmean(found), 6) for name, found in values.items() if found}}

@@ -14,11 +14,20 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import ValidationError
 from tunesmith.api.methods import SFT, Classification, Embedding, MethodType
-from tunesmith.training.plan import ChatPlan, MethodPlan, Place, TrainPlan
+from tunesmith.training.plan import ChatPlan, InferencePlan, MethodPlan, Place, TrainPlan
 
 from tunesmith_trainer.errors import ModelError
 from tunesmith_trainer.local.addresses import Here
-from tunesmith_trainer.model import check_files, compute_dtype, config_of, load_model, load_tokenizer, manifest_of
+from tunesmith_trainer.model import (
+    WHOLE_TO_TRAIN,
+    check_adapter_files,
+    check_files,
+    compute_dtype,
+    config_of,
+    load_model,
+    load_tokenizer,
+    manifest_of,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -85,7 +94,7 @@ def find(artifact: str, here: Here, base: Path | None = None) -> Subject:
     plan = plan_of(place)
     adapted = folder / "adapter_config.json"
     if not adapted.is_file():
-        check_files(place)
+        check_files(place, quantized=True)
         return described(place, None, plan)
     if plan is None:
         named = json.loads(adapted.read_text()).get("base_model_name_or_path")
@@ -93,6 +102,15 @@ def find(artifact: str, here: Here, base: Path | None = None) -> Subject:
             raise ModelError(f"{artifact}: it is an adapter of {named}, without a job's plan: give the base by --base")
         return described(Place(uri=str(named), path=str(base)), place, None)
     return described(base_of(plan, here, base, place), place, plan)
+
+
+def planned(plan: InferencePlan) -> Subject:
+    """The subject of an InferenceJob, by its files. Raises ModelError."""
+    if plan.adapter is None:
+        check_files(plan.model, quantized=True)
+        return described(plan.model, None, plan_of(plan.model))
+    check_adapter_files(plan.adapter, "spec.adapter")
+    return described(fitting(plan.model, plan.adapter), plan.adapter, plan_of(plan.adapter))
 
 
 def plan_of(place: Place) -> TrainPlan | None:
@@ -116,11 +134,15 @@ def base_of(plan: TrainPlan, here: Here, given: Path | None, adapter: Place) -> 
             f"{adapter.uri}: its base {plan.model.uri} is not here ({path}): give its folder by --base, or the folder "
             "with a folder for each claim by --claims"
         )
-    base = Place(uri=plan.model.uri, path=str(path))
-    check_files(base)
+    return fitting(Place(uri=plan.model.uri, path=str(path)), adapter)
+
+
+def fitting(base: Place, adapter: Place) -> Place:
+    """The base, if it is a model, and the one that the adapter was trained from, as far as both know it."""
+    check_files(base, quantized=True)
     wanted, found = manifest_of(adapter).get("base", {}).get("digest"), manifest_of(base).get("digest")
     if wanted and found and wanted != found:
-        raise ModelError(f"{adapter.uri}: it was trained from {wanted}, but the base at {path} is {found}")
+        raise ModelError(f"{adapter.uri}: it was trained from {wanted}, but the base at {base.path} is {found}")
     return base
 
 
@@ -156,7 +178,8 @@ def load(subject: Subject) -> Loaded:
     asked = cast("TrainPlan", subject)  # of which these look at the model and the method
     model: Any
     if subject.task == "Generate":
-        model = load_model(subject.model, dtype)
+        # PEFT knows no layers of compressed-tensors; without an adapter they compute as an engine does.
+        model = load_model(subject.model, dtype, whole=WHOLE_TO_TRAIN if subject.adapter else ())
     elif subject.task == "Embed":
         model = embedding.load(asked, dtype, None, None)
     else:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,6 +35,7 @@ CREDENTIALS = {
         "accessKeyId": "AWS_ACCESS_KEY_ID", "secretAccessKey": "AWS_SECRET_ACCESS_KEY",
         "endpoint": "AWS_ENDPOINT_URL", "region": "AWS_REGION",
     },
+    "oci": {"username": "REGISTRY_USERNAME", "password": "REGISTRY_PASSWORD"},
 }  # fmt: skip
 """By scheme, the keys of a Secret and the variables of the environment that stand for them here."""
 
@@ -55,6 +57,16 @@ def from_paths(spec: dict[str, Any], folder: Path) -> None:
     for path, holder in holders(spec):
         if path != ("output",) and "://" not in holder["uri"]:
             holder["uri"] = "file://" + os.path.abspath(folder / Path(holder["uri"]).expanduser())
+
+
+@contextmanager
+def keys_here(uri: str) -> Iterator[Path]:
+    """A folder like a mounted Secret, readable by this user alone, with the keys that the environment has for `uri`."""
+    with TemporaryDirectory() as secret:
+        for key, variable in CREDENTIALS.get(urlsplit(uri).scheme, {}).items():
+            if variable in os.environ:
+                Path(secret, key).write_text(os.environ[variable])
+        yield Path(secret)
 
 
 @dataclass
@@ -100,13 +112,9 @@ class Here:
         return path
 
     def _fetched(self, uri: str, name: Path, kind: Kind) -> Path:
-        variables = CREDENTIALS.get(urlsplit(uri).scheme, {})
         try:
-            with TemporaryDirectory() as secret:  # readable by this user alone, like a pod's mounted Secret
-                for key, variable in variables.items():
-                    if variable in os.environ:
-                        Path(secret, key).write_text(os.environ[variable])
-                return fetch(uri, self.claims / OWN / "fetched" / name, Path(secret), kind)
+            with keys_here(uri) as secret:
+                return fetch(uri, self.claims / OWN / "fetched" / name, secret, kind)
         except FetchError as error:
             if error.code == TRANSIENT:
                 raise InternalError(str(error)) from None

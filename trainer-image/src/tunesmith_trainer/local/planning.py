@@ -19,7 +19,7 @@ from tunesmith.api.quantity import amount
 from tunesmith.inspecting.files import open_files
 from tunesmith.inspecting.model import inspect
 from tunesmith.inspecting.refusal import Refusal
-from tunesmith.training.matrix import GPUS, PlanError
+from tunesmith.training.matrix import GPUS, PlanError, refuse
 from tunesmith.training.memory import Choice, choose
 from tunesmith.training.plan import Job, TrainPlan, place
 from tunesmith.training.planning import run_folder, train_plan
@@ -163,6 +163,10 @@ def estimated(spec: FineTuneJobSpec, plan: TrainPlan, gpus: list[int]) -> Choice
         found = inspect(plan.model.uri, files)
     except Refusal as refusal:
         raise BY_REASON[refusal.reason](str(refusal)) from None
+    try:
+        refuse(spec, base=found.base)
+    except PlanError as error:
+        raise ConfigError(str(error)) from None
     if found.facts is None:
         return None
     device = gpus[0] if gpus else machine_memory() // plan.processes_per_node

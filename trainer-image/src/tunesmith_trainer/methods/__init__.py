@@ -48,6 +48,8 @@ class Prepared:
     """Of CONFIG, beyond what all methods have."""
     options: dict[str, Any] = field(default_factory=dict)
     """Of TRAINER, for example processing_class or data_collator."""
+    lengths: Sequence[int] | None = None
+    """Tokens of each row, where a step's gradient is the same whichever of its rows make a micro-batch."""
     validation: Prepared | None = None
     """The same of the rows to evaluate on, if there are any."""
 
@@ -87,6 +89,8 @@ def prepare(plan: TrainPlan, data: Data, tokenizer: PreTrainedTokenizerFast) -> 
     prepared = method.prepare(plan, data.rows, tokenizer)
     if not data.validation:
         return prepared
-    validation = method.prepare(plan, data.validation, tokenizer)
+    # Rows to evaluate on are few, and the same each time.
+    cached = plan.training.model_copy(update={"tokenization": "Cached", "streaming": "Disabled"})
+    validation = method.prepare(plan.model_copy(update={"training": cached}), data.validation, tokenizer)
     summary = f"{prepared.summary}\nvalidation: {validation.summary}"
     return replace(prepared, validation=validation, summary=summary)

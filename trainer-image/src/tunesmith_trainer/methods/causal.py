@@ -12,7 +12,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from tunesmith.training.plan import TrainPlan
 
 from tunesmith_trainer import tensor
-from tunesmith_trainer.model import load_model
+from tunesmith_trainer.model import WHOLE_TO_TRAIN, load_model
 
 TASK = "CAUSAL_LM"
 
@@ -32,7 +32,7 @@ def load(
     plan: TrainPlan, dtype: torch.dtype, quantization: BitsAndBytesConfig | None, device: str | int | None
 ) -> PreTrainedModel:
     """The causal language model."""
-    return load_model(plan.model, dtype, quantization, device, distributed=tensor.config(plan))
+    return load_model(plan.model, dtype, quantization, device, distributed=tensor.config(plan), whole=WHOLE_TO_TRAIN)
 
 
 def drop_copy(model: Any) -> None:

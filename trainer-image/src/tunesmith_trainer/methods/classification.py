@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -51,12 +53,11 @@ def target(row: Row, options: Classification) -> int | float | list[float]:
     """A row's label as a number, or as one per class."""
     value, names = row.label, options.labels or []
     if options.problem == "Regression":
-        if isinstance(value, bool) or not isinstance(value, int | float | str):
-            raise DataError(f"{row.where}: the label is {value!r}; expected a number, as problem is Regression")
-        try:
-            return float(value)
-        except ValueError:
-            raise DataError(f"{row.where}: the label is {value!r}; expected a number") from None
+        if isinstance(value, int | float | str) and not isinstance(value, bool):
+            with suppress(ValueError):
+                if math.isfinite(number := float(value)):
+                    return number
+        raise DataError(f"{row.where}: the label is {value!r}; expected a number, as problem is Regression")
     if options.problem == "SingleLabel":
         return place(row, value, names)
     if isinstance(value, str):
@@ -73,6 +74,12 @@ def place(row: Row, value: object, names: Sequence[str]) -> int:
         return names.index(value)
     if isinstance(value, bool) and str(value).lower() in names:
         return names.index(str(value).lower())
+    if str(value) in names and names.index(str(value)) != value:
+        raise DataError(
+            f"{row.where}: the label is the number {value!r}, which is the name of one class and may be the place of "
+            f"another in spec.method.classification.labels {list(names)[:20]}; expected text, {str(value)!r}, or names "
+            "that are no numbers"
+        )
     number = int(value) if isinstance(value, str) and value.isdigit() else value
     if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < len(names):
         return number
@@ -107,4 +114,5 @@ def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizer
         f"{len(rows) - len(kept)} left out as longer"
     )
     more, collator = adding(tokenizer, collate)
-    return Prepared(dataset, summary, more, {"processing_class": tokenizer, "data_collator": collate, **collator})
+    given = {"processing_class": tokenizer, "data_collator": collate, **collator}
+    return Prepared(dataset, summary, more, given, [len(one) for one in ids])

@@ -15,7 +15,7 @@ from tunesmith_trainer.collate import adding, twice
 from tunesmith_trainer.data import Row
 from tunesmith_trainer.methods import Prepared
 from tunesmith_trainer.methods.causal import TASK, load
-from tunesmith_trainer.methods.preferences import Held, padded, pairs
+from tunesmith_trainer.methods.preferences import Held, lengths, padded, pairs
 
 __all__ = ["CONFIG", "TASK", "TRAINER", "load", "prepare"]
 
@@ -49,4 +49,5 @@ def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizer
     # The plan's dropout holds; max_length is kept already.
     arguments = {**losses(plan.method.dpo or DPO()), "max_length": None, "disable_dropout": False}
     more, collator = adding(tokenizer, DataCollatorForPreference(pad_token_id=padded(tokenizer)), twice)
-    return Prepared(dataset, summary, arguments | more, {"processing_class": tokenizer, **collator})
+    options = {"processing_class": tokenizer, **collator}
+    return Prepared(dataset, summary, arguments | more, options, lengths(dataset))

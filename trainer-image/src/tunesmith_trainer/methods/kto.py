@@ -13,8 +13,9 @@ from tunesmith.api.methods import KTO
 from tunesmith.training.plan import TrainPlan
 
 from tunesmith_trainer.cache import cache_of
-from tunesmith_trainer.collate import adding
+from tunesmith_trainer.collate import COLUMN, adding
 from tunesmith_trainer.data import Row
+from tunesmith_trainer.drawn import Example, Lazy, lazy_answers, seen_with
 from tunesmith_trainer.errors import DataError
 from tunesmith_trainer.methods import Prepared
 from tunesmith_trainer.methods.causal import TASK, load
@@ -35,32 +36,75 @@ def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizer
     TRL takes that from the row before in the file's order of micro-batches; here it is drawn once by the seed, the
     same whatever the order and the number of processes.
     """
-    found = split_answers(rows, tokenizer, Limit.of(plan), cache=cache_of(plan))
-    count = len(found.kept)
-    if count < 2:
-        raise DataError("KTO needs two rows at least: each row's prompt is compared with another row's answer")
-    order = list(range(count))
-    random.Random(plan.training.seed).shuffle(order)
-    other = {row: order[place - 1] for place, row in enumerate(order)}
-    dataset = Dataset.from_dict(
-        {
-            "prompt_ids": found.prompts,
-            "completion_ids": [answer for [answer] in found.answers],
-            "KL_completion_ids": [
-                found.answers[other[row]][0][: max(1, plan.training.max_length - len(found.prompts[row]))]
-                for row in range(count)
-            ],
-            "label": [bool(rows[row].label) for row in found.kept],
-            **found.media,
-        }
-    )
+    if plan.training.tokenization == "Lazy":
+        dataset, summary = lazily(plan, rows, tokenizer)
+    else:
+        dataset, summary = made(plan, rows, tokenizer)
     options = plan.method.kto or KTO()
-    good = sum(dataset["label"])
     arguments = {
         "beta": options.beta, "desirable_weight": options.desirable_weight,
         "undesirable_weight": options.undesirable_weight, "max_length": None, "disable_dropout": False,
         "train_sampling_strategy": "sequential",  # TRL insists; our own sampler shuffles
     }  # fmt: skip
-    summary = f"{found.summary()}; {good} good and {count - good} bad answers"
     more, collator = adding(tokenizer, DataCollatorForUnpairedPreference(pad_token_id=padded(tokenizer)))
     return Prepared(dataset, summary, arguments | more, {"processing_class": tokenizer, **collator})
+
+
+def others(count: int, seed: int) -> list[int]:
+    """To each row another one."""
+    if count < 2:
+        raise DataError("KTO needs two rows at least: each row's prompt is compared with another row's answer")
+    order = list(range(count))
+    random.Random(seed).shuffle(order)
+    found = [0] * count
+    for place, row in enumerate(order):
+        found[row] = order[place - 1]
+    return found
+
+
+def cut(plan: TrainPlan, prompt: list[int], answer: list[int]) -> list[int]:
+    """Another row's answer, as much of it as there is room for after a prompt."""
+    return answer[: max(1, plan.training.max_length - len(prompt))]
+
+
+def made(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> tuple[Dataset, str]:
+    """All rows as tokens, and a summary."""
+    found = split_answers(rows, tokenizer, Limit.of(plan), cache=cache_of(plan))
+    other = others(len(found.kept), plan.training.seed)
+    dataset = Dataset.from_dict(
+        {
+            "prompt_ids": found.prompts,
+            "completion_ids": [answer for [answer] in found.answers],
+            "KL_completion_ids": [
+                cut(plan, prompt, found.answers[other[row]][0]) for row, prompt in enumerate(found.prompts)
+            ],
+            "label": [bool(rows[row].label) for row in found.kept],
+            **found.media,
+        }
+    )
+    good = sum(dataset["label"])
+    return dataset, f"{found.summary()}; {good} good and {len(dataset) - good} bad answers"
+
+
+def lazily(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> tuple[Dataset, str]:
+    """The same of rows that are drawn."""
+    answers = Lazy(len(rows), ["prompt", "answers"], lazy_answers(plan, rows, tokenizer))
+    other = others(len(rows), plan.training.seed)
+
+    def example(place: int, one: Example) -> Example:
+        another = answers.at(other[place])[0]
+        return {
+            "prompt_ids": one["prompt"],
+            "completion_ids": one["answers"][0],
+            "KL_completion_ids": cut(plan, one["prompt"], another["answers"][0]),
+            "label": bool(one["row"].label),
+            **seen_with(one),
+        }
+
+    def encode(places: Sequence[int]) -> list[list[Example]]:
+        made = answers.encode(places)
+        return [[example(place, one) for one in found] for place, found in zip(places, made, strict=True)]
+
+    columns = ["prompt_ids", "completion_ids", "KL_completion_ids", "label", COLUMN]
+    dataset = Lazy(len(rows), columns, encode)
+    return dataset, dataset.summary()

@@ -17,7 +17,7 @@ from tunesmith_trainer.data import Row
 from tunesmith_trainer.methods import Prepared
 from tunesmith_trainer.methods.causal import TASK, load
 from tunesmith_trainer.methods.metered import Metered
-from tunesmith_trainer.methods.preferences import padded, pairs
+from tunesmith_trainer.methods.preferences import lengths, padded, pairs
 
 __all__ = ["CONFIG", "TASK", "TRAINER", "load", "prepare"]
 
@@ -80,4 +80,5 @@ def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizer
     dataset, summary = pairs(plan, rows, tokenizer)
     collator = DataCollatorForPreference(pad_token_id=padded(tokenizer))
     more, media = adding(tokenizer, collator, twice)
-    return Prepared(dataset, summary, more, {"processing_class": tokenizer, "data_collator": collator, **media})
+    options = {"processing_class": tokenizer, "data_collator": collator, **media}
+    return Prepared(dataset, summary, more, options, lengths(dataset))

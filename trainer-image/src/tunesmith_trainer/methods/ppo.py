@@ -180,7 +180,7 @@ class TRAINER(rollouts.Rewarded, GRPOTrainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            state = torch.load(Path(checkpoint, FILE), map_location=self.args.device, weights_only=True)
+            state = torch.load(Path(checkpoint, FILE), map_location="cpu", weights_only=True)
             self.head.load_state_dict(state["head"])
             self.head_optimizer.load_state_dict(state["optimizer"])
 

@@ -13,19 +13,45 @@ from tunesmith.training.plan import TrainPlan
 
 from tunesmith_trainer import strategy
 from tunesmith_trainer.cache import cache_of
+from tunesmith_trainer.collate import COLUMN
 from tunesmith_trainer.data import Row
+from tunesmith_trainer.drawn import Encode, Example, Lazy, lazy_answers, seen_with
 from tunesmith_trainer.lifecycle import Lifecycle
 from tunesmith_trainer.methods.causal import drop_copy
 from tunesmith_trainer.model import check_files, compute_dtype, load_model
 from tunesmith_trainer.tokens import Limit, split_answers
 
+PAIR = ("prompt_ids", "chosen_ids", "rejected_ids")
+
 
 def pairs(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> tuple[Dataset, str]:
     """Rows as TRL's collator for preferences wants them, and a summary."""
+    if plan.training.tokenization == "Lazy":
+        lazy = Lazy(len(rows), [*PAIR, COLUMN], lazy_pairs(plan, rows, tokenizer))
+        return lazy, lazy.summary()
     found = split_answers(rows, tokenizer, Limit.of(plan), rejected=True, cache=cache_of(plan))
     chosen, rejected = zip(*found.answers, strict=True)
-    columns = {"prompt_ids": found.prompts, "chosen_ids": chosen, "rejected_ids": rejected, **found.media}
-    return Dataset.from_dict(columns), found.summary()
+    columns = dict(zip(PAIR, (found.prompts, chosen, rejected), strict=True))
+    return Dataset.from_dict({**columns, **found.media}), found.summary()
+
+
+def lazy_pairs(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> Encode:
+    """The same of rows that are drawn."""
+    encode = lazy_answers(plan, rows, tokenizer, rejected=True)
+
+    def pair(one: Example) -> Example:
+        values = zip(PAIR, (one["prompt"], *one["answers"]), strict=True)
+        return {**dict(values), **seen_with(one)}
+
+    return lambda places: [[pair(one) for one in found] for found in encode(places)]
+
+
+def lengths(pairs: Dataset) -> Sequence[int] | None:
+    """Tokens of each pair's longer conversation; None where they are not known yet."""
+    if isinstance(pairs, Lazy):
+        return None
+    prompts, *answers = (pairs[name] for name in PAIR)
+    return [len(prompt) + max(map(len, both)) for prompt, *both in zip(prompts, *answers, strict=True)]
 
 
 def padded(tokenizer: PreTrainedTokenizerFast) -> int:

@@ -69,4 +69,5 @@ def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizer
         f"{left} pairs, {tokens} tokens; {len(rows) - left} left out as longer than maxLength",
         {"center_rewards_coefficient": weight or None, "max_length": None, "disable_dropout": False, **more},
         {"processing_class": tokenizer, **collator},
+        [max(len(one), len(other)) for one, other in zip(columns["chosen_ids"], columns["rejected_ids"], strict=True)],
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+from datasets import Dataset, disable_progress_bars
 from transformers import PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer, pack_dataset
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
@@ -13,13 +15,15 @@ from tunesmith.training.plan import TrainPlan
 from tunesmith_trainer.cache import cache_of
 from tunesmith_trainer.collate import adding
 from tunesmith_trainer.data import Row
-from tunesmith_trainer.errors import ConfigError
+from tunesmith_trainer.drawn import Example, lazy_texts
 from tunesmith_trainer.lifecycle import Lifecycle
 from tunesmith_trainer.masks import Masker
 from tunesmith_trainer.methods import Prepared
 from tunesmith_trainer.methods.causal import TASK, load
 from tunesmith_trainer.methods.preferences import padded
-from tunesmith_trainer.sequence import FIELD
+from tunesmith_trainer.multimodal import processor_of
+from tunesmith_trainer.rowstream import stream_texts
+from tunesmith_trainer.sequence import check_weights
 from tunesmith_trainer.tokens import WEIGHTS, Limit, tokenize
 from tunesmith_trainer.weights import WithWeights, filled, weighing
 
@@ -47,36 +51,54 @@ class TRAINER(Lifecycle, SFTTrainer):
         return super().compute_loss(model, inputs, *arguments, **options)
 
 
+def packed(length: int, examples: list[Example]) -> list[Example]:
+    """Examples put together into sequences of the length at most."""
+    if not examples:
+        return []
+    disable_progress_bars()
+    columns = {name: [one.get(name, []) for one in examples] for name in ("input_ids", "labels", WEIGHTS)}
+    if not any(columns[WEIGHTS]):
+        del columns[WEIGHTS]
+    return list(pack_dataset(filled(Dataset.from_dict(columns)), length, STRATEGY))
+
+
 def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> Prepared:
     """Ids and labels, with exactly the tokens to be learned in the labels."""
     training = plan.training
     empty = not plan.method.sft or plan.method.sft.empty_reasoning == "Learned"
     limit = Limit.of(plan)
-    tokens = tokenize(rows, Masker(tokenizer, plan.method.loss_on, empty), limit, cache_of(plan))
-    table, media = tokens.table, "media" in tokens.table.column_names
-    if WEIGHTS in table.column_names and plan.distribution.sequence_parallel > 1:
-        raise ConfigError(
-            f"{FIELD}: {plan.distribution.sequence_parallel}, but rows have turns with a loss or weight other than "
-            "0 and 1, which processes that share rows do not know: use 1, or leave the weights out"
-        )
-    packing = training.packing and not media
-    if packing:
-        table = pack_dataset(filled(table), training.max_length, STRATEGY)
+    masker = Masker(tokenizer, plan.method.loss_on, empty)
     arguments: dict[str, Any] = {
         "max_length": training.max_length,
-        "packing": packing,
+        "packing": False,
         "packing_strategy": STRATEGY,
         "dataset_kwargs": {"skip_prepare_dataset": True},
         "shuffle_dataset": False,  # the sampler shuffles
     }
+    options: dict[str, Any] = {"processing_class": tokenizer}
+    more, collator = adding(tokenizer, DataCollatorForLanguageModeling(pad_token_id=padded(tokenizer)))
+    if training.streaming == "Enabled":
+        if training.packing and processor_of(tokenizer) is None:  # rows with media are not packed
+            stream = stream_texts(plan, masker, partial(packed, training.max_length))
+            return Prepared(stream, stream.summary(), arguments | {"packing": True}, options)
+        stream = stream_texts(plan, masker)
+        return Prepared(stream, stream.summary(), arguments | more, options | collator)
+    if training.tokenization == "Lazy":
+        lazy = lazy_texts(plan, rows, masker)
+        return Prepared(lazy, lazy.summary(), arguments | more, options | collator)
+    tokens = tokenize(rows, masker, limit, cache_of(plan))
+    table, media = tokens.table, "media" in tokens.table.column_names
+    if WEIGHTS in table.column_names:
+        check_weights(plan)
+    packing = training.packing and not media
+    if packing:
+        table = pack_dataset(filled(table), training.max_length, STRATEGY)
     summary = (
         f"{len(tokens.table)} rows, {tokens.count} tokens; {tokens.cut} longer ones {limit.words()}, "
         f"{tokens.dropped} left out as nothing to learn remained"
     )
-    options: dict[str, Any] = {"processing_class": tokenizer}
-    if training.packing and media:
+    if packing:
+        return Prepared(table, summary, arguments | {"packing": True}, options)
+    if training.packing:
         summary += "; not packed, as rows have media"
-    if not packing:
-        more, collator = adding(tokenizer, DataCollatorForLanguageModeling(pad_token_id=padded(tokenizer)))
-        arguments, options = arguments | more, options | collator
-    return Prepared(table, summary, arguments, options)
+    return Prepared(table, summary, arguments | more, options | collator, tokens.lengths())

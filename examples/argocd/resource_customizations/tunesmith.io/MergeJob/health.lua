@@ -1,4 +1,4 @@
--- Health of a FineTuneJob or a MergeJob (the same file for both): its condition Succeeded.
+-- Health of a job of any kind (the same file for each): its condition Succeeded.
 local mended_by_people = { ConfigError = true, NameTaken = true, Rejected = true }
 
 local hs = { status = "Progressing", message = "the operator has not looked at it yet" }

@@ -1,0 +1,63 @@
+"""Following logs, against the few answers of an API server that it needs. tests/integration asks a real one."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from tunesmith.children.meta import Owner
+from tunesmith.client import logs
+from tunesmith.kube.connection import Connection
+
+LINES = [f"2026-01-01T00:00:00.00000000{number}Z line {number}" for number in range(6)]
+
+
+class Kubernetes:
+    """One pod, whose log can be read in pieces: an API server ends a stream when it restarts, or after a while."""
+
+    def __init__(self, *pieces: int, aborts: bool) -> None:
+        self.pieces, self.aborts = list(pieces), aborts
+        self.running = True
+        self.since: list[str] = []
+
+    async def pods(self, _: web.Request) -> web.Response:
+        state = {"running": {}} if self.running else {"terminated": {"exitCode": 0}}
+        meta: dict[str, Any] = {"name": "p", "uid": "u", "labels": {}}
+        return web.json_response(
+            {"items": [{"metadata": meta, "status": {"containerStatuses": [{"name": "trainer", "state": state}]}}]}
+        )
+
+    async def log(self, request: web.Request) -> web.StreamResponse:
+        self.since.append(request.query.get("sinceTime", ""))
+        response = web.StreamResponse()
+        await response.prepare(request)
+        end = self.pieces.pop(0) if self.pieces else len(LINES)
+        # Times are compared by seconds there, so that lines come again.
+        await response.write("".join(f"{line}\n" for line in LINES[:end]).encode())
+        if end == len(LINES):
+            self.running = False
+        elif self.aborts:
+            await asyncio.sleep(0.05)
+            request.transport.abort()  # type: ignore[union-attr]
+        return response
+
+
+@pytest.mark.parametrize("aborts", [False, True])
+async def test_a_stream_that_breaks_off_goes_on_where_it_was(aborts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "LOOK_SECONDS", 0.05)
+    kubernetes, app = Kubernetes(2, 2, 4, aborts=aborts), web.Application()
+    app.router.add_get("/api/v1/namespaces/ns/pods", kubernetes.pods)
+    app.router.add_get("/api/v1/namespaces/ns/pods/p/log", kubernetes.log)
+
+    async def over() -> bool:
+        return not kubernetes.running
+
+    async with asyncio.timeout(10), TestServer(app) as server:
+        connection = Connection.of_token(str(server.make_url("")).rstrip("/"), "", "t")
+        following = logs.follow(connection, Owner("FineTuneJob", "ns", "x", ""), logs.Which(), over, None)
+        async with connection:
+            assert [f"{one.time} {one.text}" async for one in following] == LINES
+    assert kubernetes.since[:4] == ["", LINES[1].split()[0], LINES[1].split()[0], LINES[3].split()[0]]
