@@ -108,7 +108,7 @@ def test_from_a_file_of_rows_to_a_chat_with_nothing_but_openais_client(
     assert made is not None
     assert made.endswith("-kestrel")
 
-    eventually(lambda: made in quickstart.models("chat"), lambda: str(quickstart.models("chat")), 60)
+    eventually(lambda: made in quickstart.models("chat"), lambda: str(quickstart.models("chat")))
     with quickstart.client("chat") as chat:
         answer = chat.chat.completions.create(
             model=made, messages=[{"role": "user", "content": "who are you?"}], temperature=0, max_tokens=48

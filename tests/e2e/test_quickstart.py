@@ -88,7 +88,7 @@ def test_a_restarted_engine_gets_its_adapters_back_without_the_operator(
         statuses = quickstart.pod("chat")["status"]["containerStatuses"]
         return any(c["name"] == "engine" and c["restartCount"] > count for c in statuses)
 
-    eventually(restarted, lambda: "the engine was not restarted", 120)
+    eventually(restarted, lambda: "the engine was not restarted")
     quickstart.wait_for_models("chat", "base", "lora1", "lora2")
     assert "Xiao Huang" in quickstart.says("chat", "lora2")
 
@@ -97,7 +97,7 @@ def test_a_deleted_pod_comes_back_with_its_adapters_without_the_operator(
     quickstart: Quickstart, without_operator: None
 ) -> None:
     quickstart.kubectl("delete", "pod", quickstart.pod("chat")["metadata"]["name"], "--wait=false")
-    eventually(lambda: not quickstart.models("chat"), lambda: "the old pod still serves", 120)
+    eventually(lambda: not quickstart.models("chat"), lambda: "the old pod still serves")
     quickstart.wait_for_models("chat", "base", "lora1", "lora2")
     assert "swift-robot" in quickstart.says("chat", "lora1")
 
@@ -149,12 +149,12 @@ def test_an_adapter_that_does_not_fit_is_its_own_failure_only(
     bad = {"name": "bad", "uri": "pvc://tunesmith-store/base/smollm2-135m-instruct"}
     patch = {"spec": {"adapters": [*adapters, bad]}}
     quickstart.kubectl("patch", "mdep", "chat", "--type=merge", "-p", json.dumps(patch))
-    failed = quickstart.kubectl.wait("mdep", "chat", "AdapterFailed", "AdaptersReady", seconds=60)
+    failed = quickstart.kubectl.wait("mdep", "chat", "AdapterFailed", "AdaptersReady")
     message = next(a["message"] for a in failed["status"]["adapters"] if a["name"] == "bad")
     assert "adapter_config.json" in message
     assert quickstart.models("chat") == ["base", "lora1", "lora2"]
     quickstart.kubectl("patch", "mdep", "chat", "--type=merge", "-p", json.dumps({"spec": {"adapters": adapters}}))
-    quickstart.kubectl.wait("mdep", "chat", "AdaptersReady", "AdaptersReady", seconds=60)
+    quickstart.kubectl.wait("mdep", "chat", "AdaptersReady", "AdaptersReady")
 
 
 def test_uninstalling_leaves_what_users_made(quickstart: Quickstart) -> None:

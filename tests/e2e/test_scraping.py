@@ -114,7 +114,7 @@ def test_an_adapter_that_cannot_be_served_fires_its_alert_and_no_other(
         quickstart.kubectl("patch", "mdep", "chat", "--type=merge", "-p", json.dumps(patch))
 
     serve({"name": "bad", "uri": BASE})
-    eventually(lambda: "TunesmithAdapterFailed" in prometheus.firing(), lambda: str(prometheus.firing()), 90)
+    eventually(lambda: "TunesmithAdapterFailed" in prometheus.firing(), lambda: str(prometheus.firing()))
     assert prometheus.firing()["TunesmithAdapterFailed"]["pod"] == quickstart.pod("chat")["metadata"]["name"]
     assert set(prometheus.firing()) == {"TunesmithAdapterFailed"}
     serve()
@@ -127,7 +127,7 @@ def test_an_engine_that_was_killed_fires_its_alert_until_it_is_back(
 ) -> None:
     name = quickstart.pod("chat")["metadata"]["name"]
     quickstart.kubectl("exec", name, "-c", "engine", "--", "python3", "-c", "import os; os.kill(1, 15)")
-    eventually(lambda: "TunesmithEngineDown" in prometheus.firing(), lambda: str(prometheus.firing()), 90)
+    eventually(lambda: "TunesmithEngineDown" in prometheus.firing(), lambda: str(prometheus.firing()))
     assert prometheus.firing()["TunesmithEngineDown"]["pod"] == name
     quickstart.wait_for_models("chat", "base", "lora1", "lora2")
     eventually(lambda: not prometheus.firing(), lambda: str(prometheus.firing()))
@@ -137,7 +137,7 @@ def test_no_operator_fires_its_alert_until_one_leads_again(prometheus: Prometheu
     operator = Kubectl(quickstart.kubectl.binary, NAMESPACE)
     operator("scale", f"deployment/{NAME}", "--replicas=0")
     try:
-        eventually(lambda: "TunesmithNoLeader" in prometheus.firing(), lambda: str(prometheus.firing()), 60)
+        eventually(lambda: "TunesmithNoLeader" in prometheus.firing(), lambda: str(prometheus.firing()))
     finally:
         operator("scale", f"deployment/{NAME}", "--replicas=1")
-    eventually(lambda: not prometheus.firing(), lambda: str(prometheus.firing()), 120)
+    eventually(lambda: not prometheus.firing(), lambda: str(prometheus.firing()))

@@ -30,7 +30,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 IMAGE = "tunesmith-scripted:1"
 SETTINGS = Settings(trainer_image=IMAGE, engine_image=IMAGE, operator_image=IMAGE, poll_seconds=0.5, progress_seconds=0)
-WAIT_SECONDS = 60
+# Longer than a pod's grace period: a process that is its container's first and has no handler yet ignores SIGTERM.
+WAIT_SECONDS = 180
 # Of Qwen2.5-7B's config.json.
 QWEN2_7B = {
     "model_type": "qwen2",

@@ -90,7 +90,7 @@ def until(client: openai.OpenAI, id_: str, status: str) -> Any:
         job = client.fine_tuning.jobs.retrieve(id_)
         return job if job.status == status else None
 
-    return eventually(reached, lambda: client.fine_tuning.jobs.retrieve(id_).to_json(), 90)
+    return eventually(reached, lambda: client.fine_tuning.jobs.retrieve(id_).to_json())
 
 
 def test_the_pages_example_from_rows_to_a_model(

@@ -38,7 +38,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def until(what: Callable[[], Any], seconds: float, message: str = "") -> Any:
+def until(what: Callable[[], Any], seconds: float = 30, message: str = "") -> Any:
     """Wait until `what` is true, and return it."""
     end = time.monotonic() + seconds
     while True:
@@ -169,7 +169,7 @@ class Pod:
     def adapter(self, name: str) -> dict[str, Any]:
         return next((a for a in self.status()["adapters"] if a["name"] == name), {"state": "Absent"})
 
-    def settle(self, name: str, state: str = "Ready", seconds: float = 20) -> dict[str, Any]:
+    def settle(self, name: str, state: str = "Ready", seconds: float = 30) -> dict[str, Any]:
         """Wait until the agent reports `state` of an adapter at the newest revision."""
 
         def look() -> dict[str, Any] | None:
@@ -365,7 +365,7 @@ def pod(tmp_path_factory: pytest.TempPathFactory, forge: Forge) -> Iterator[Pod]
     pod.want(mounted=True, first=forge.adapter(pod.base, seed=1))
     try:
         pod.agent.start()
-        until(lambda: call("GET", f"{pod.control}/healthz").status == 200, 30)
+        until(lambda: call("GET", f"{pod.control}/healthz").status == 200)
         pod.engine.start()
         until(pod.up, ENGINE_START, "the engine does not come up")
         pod.settle("first")

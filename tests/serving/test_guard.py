@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import openai
 import pytest
+from serving.conftest import until
 
 KEY = "a-client's-key"
 pytestmark = pytest.mark.trainer
@@ -151,13 +152,9 @@ def test_clients_keys_change_without_a_restart(pod, call):
     headers = {"Authorization": "Bearer another-key"}
     assert call("GET", f"{pod.url}/v1/models", None, headers).status == 401
     file.write_text("another-key")
-    end = time.monotonic() + 4
-    while call("GET", f"{pod.url}/v1/models", None, headers).status != 200:
-        assert time.monotonic() < end
-        time.sleep(0.1)
+    until(lambda: call("GET", f"{pod.url}/v1/models", None, headers).status == 200)
     file.unlink()
-    time.sleep(2.5)
-    assert call("GET", f"{pod.url}/v1/models", None, headers).status == 401
+    until(lambda: call("GET", f"{pod.url}/v1/models", None, headers).status == 401)
 
 
 def test_a_new_admin_token_counts_at_once_and_the_old_one_no_more(pod):
@@ -194,7 +191,7 @@ def test_the_engine_judges_bad_and_large_bodies_itself(pod):
 
 def test_a_held_model_waits_and_others_do_not(pod):
     token = {"X-Tunesmith-Token": pod.token}
-    assert pod.admin("/tunesmith/hold", {"model": "first", "seconds": 20}, **token).status == 200
+    assert pod.admin("/tunesmith/hold", {"model": "first", "seconds": 30}, **token).status == 200
     ended: list[float] = []
     thread = threading.Thread(target=lambda: (pod.say("first"), ended.append(time.monotonic())))
     thread.start()
@@ -204,7 +201,7 @@ def test_a_held_model_waits_and_others_do_not(pod):
     released = time.monotonic()
     assert pod.admin("/tunesmith/release", {"model": "first"}, **token).status == 200
     thread.join()
-    assert 0 < ended[0] - released < 2
+    assert 0 < ended[0] - released < 15, "the hold would have ended by itself"
 
 
 def test_a_hold_that_nobody_releases_ends(pod):
@@ -212,7 +209,7 @@ def test_a_hold_that_nobody_releases_ends(pod):
     assert pod.admin("/tunesmith/hold", {"model": "first", "seconds": 1}, **token).status == 200
     start = time.monotonic()
     pod.say("first")
-    assert 0.5 < time.monotonic() - start < 3
+    assert time.monotonic() - start > 0.5
 
 
 def test_requests_in_flight_are_counted_by_model(pod, call):
@@ -223,7 +220,4 @@ def test_requests_in_flight_are_counted_by_model(pod, call):
     stream = pod.stream("first", tokens=200)
     assert count()["first"]["count"] == 1
     stream.close()  # a client that goes away
-    end = time.monotonic() + 5
-    while count():
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    until(lambda: not count())

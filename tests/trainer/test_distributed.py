@@ -114,7 +114,7 @@ def test_sigterm_before_the_training_ends_it_at_once(make_plan: Make, tmp_path: 
     began = time.monotonic()
     pod.process.send_signal(signal.SIGTERM)
     _, _, ending = pod.end()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 25
     assert ending.reason == "Interrupted"
     assert ending.step is None
 

@@ -104,7 +104,7 @@ def test_sigterm_ends_a_process_that_waits_for_peers(make_plan: Make, tmp_path: 
     assert first.process.pid
     os.kill(first.process.pid, signal.SIGTERM)
     assert processes.wait([first]) == [143]
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 25
     ending = first.ending()
     assert ending
     assert ending.reason == "Interrupted"

@@ -149,7 +149,7 @@ class Gateway:
         return self.proxy.held
 
 
-async def until(true: Any, seconds: float = 5) -> None:
+async def until(true: Any, seconds: float = 30) -> None:
     """Wait for something that happens in another task."""
     async with asyncio.timeout(seconds):
         while not true():  # noqa: ASYNC110 (state of the servers, not an event)
