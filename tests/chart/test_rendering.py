@@ -17,7 +17,7 @@ from tunesmith.api.kinds import JOBS, MODELS
 from tunesmith.children.gateway import gateway_labels
 from tunesmith.children.meta import KIND_LABEL, Owner
 from tunesmith.children.serving import pod_labels
-from tunesmith.client.diagnosis import OLDEST
+from tunesmith.client.diagnosis import OLDEST, OPERATOR
 from tunesmith.console import settings as console_settings
 from tunesmith.openai_api import catalog
 from tunesmith.openai_api import settings as openai_settings
@@ -28,7 +28,7 @@ from tunesmith_cluster.environments import ROOT
 
 VALIDATED_AGAINST = "1.36"
 # Values that are passed on as they are: what is in them is the API's.
-FREE = {"resources", "affinity", "metrics.dashboards.labels"}
+FREE = {"resources", "console.resources", "openaiApi.resources", "affinity", "metrics.dashboards.labels"}
 
 
 def test_lint(helm: Callable[..., str]) -> None:
@@ -126,6 +126,52 @@ def test_a_model_of_the_openai_api_may_be_wherever_that_of_a_job_may_be() -> Non
     schema = read(CHART / "values.schema.json")
     uri = schema["properties"]["openaiApi"]["properties"]["models"]["additionalProperties"]["properties"]["uri"]
     assert uri["pattern"] == URI_PATTERN
+
+
+def test_no_pod_names_a_user_where_the_cluster_chooses_it(render: Render) -> None:
+    """OpenShift's SCC restricted-v2 refuses a user that is not of the namespace's range."""
+    more = {"console": {"enabled": True}, "openaiApi": {"enabled": True, "namespaces": ["team-a"]}}
+    for fixed in (True, False):
+        manifests = render({"fixedUser": fixed, **more})
+        contexts = [m["spec"]["template"]["spec"]["securityContext"] for m in manifests if m["kind"] == "Deployment"]
+        assert len(contexts) == 3
+        for context in contexts:
+            assert context["runAsNonRoot"] is True
+            assert (context.keys() & {"runAsUser", "runAsGroup", "fsGroup"} != set()) is fixed
+        assert load(environment(manifests)).fixed_user is fixed
+
+
+def test_resources_of_console_and_openai_api_are_values(render: Render) -> None:
+    wanted = {"limits": {"memory": "1Gi"}}
+    manifests = render(
+        {
+            "console": {"enabled": True, "resources": wanted},
+            "openaiApi": {"enabled": True, "namespaces": ["team-a"], "resources": wanted},
+        }
+    )
+    for name in ("tunesmith-console", "tunesmith-openai"):
+        (container,) = one(manifests, "Deployment", name)["spec"]["template"]["spec"]["containers"]
+        assert container["resources"] == {"limits": {"memory": "1Gi"}, "requests": {"cpu": "20m", "memory": "96Mi"}}
+
+
+def test_doctor_finds_the_operator_by_any_name_and_nothing_else_of_the_release(render: Render) -> None:
+    selector = dict(pair.split("=") for pair in OPERATOR.split(","))
+    for values in ({}, {"nameOverride": "tuner"}, {"fullnameOverride": "x"}):
+        manifests = render({**values, "console": {"enabled": True}})
+        deployments = [m["metadata"] for m in manifests if m["kind"] == "Deployment"]
+        assert len(deployments) == 2
+        (found,) = [m for m in deployments if selector.items() <= m["labels"].items()]
+        assert found["labels"]["app.kubernetes.io/component"] == "operator"
+
+
+def test_a_release_is_packaged_as_the_version_of_its_tag(helm: Callable[..., str], tmp_path: Path) -> None:
+    """Else each release would be pushed over the one before."""
+    workflow = (ROOT / ".github" / "workflows" / "release.yaml").read_text()
+    (line,) = [line for line in workflow.splitlines() if "helm package" in line]
+    command = line.replace('"$version"', "1.2.3").replace("helm/tunesmith", str(CHART)).replace("dist", str(tmp_path))
+    helm(*command.split()[1:])
+    chart = yaml.safe_load(helm("show", "chart", str(tmp_path / "tunesmith-1.2.3.tgz")))
+    assert (chart["version"], chart["appVersion"]) == ("1.2.3", "1.2.3")
 
 
 def test_restricted_security_context(render: Render) -> None:

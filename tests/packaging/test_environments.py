@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,13 @@ def test_the_operator_starts_in_its_image(operator: Path, tmp_path: Path) -> Non
     )
     assert done.returncode == 2, done.stderr
     assert "TUNESMITH_WORKERS" in done.stderr
+
+
+def test_modules_that_are_run_are_not_loaded_before() -> None:
+    """Python warns of that at each `make trainer`."""
+    for name in ("environments", "release", "workloads", "console"):
+        command = [sys.executable, "-c", f"import sys, tunesmith_cluster; print('tunesmith_cluster.{name}' in sys.modules)"]
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 def test_one_folder_per_lock_and_selection(tmp_path: Path) -> None:

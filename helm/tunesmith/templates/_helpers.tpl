@@ -20,6 +20,7 @@ app.kubernetes.io/component: operator
 
 {{- define "tunesmith.labels" -}}
 {{ include "tunesmith.selectorLabels" . }}
+app.kubernetes.io/part-of: tunesmith
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
@@ -31,6 +32,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- /* Those labels and more, which win. Takes a list: the root context and the others. */}}
 {{- define "tunesmith.labelsWith" -}}
 {{ merge (dict) (index . 1) (include "tunesmith.labels" (index . 0) | fromYaml) | toYaml }}
+{{- end }}
+
+{{- /* Whom the release's own pods run as: users that some clusters choose themselves are left to them. */}}
+{{- define "tunesmith.user" -}}
+{{- if .Values.fixedUser }}
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+{{- end }}
 {{- end }}
 
 {{- /* Where the release's own pods run. */}}
@@ -187,6 +197,8 @@ tolerations:
   value: {{ .Values.pods.imagePullSecrets | uniq | join "," | quote }}
 - name: TUNESMITH_DEFAULT_STORE
   value: {{ .Values.defaultStore | quote }}
+- name: TUNESMITH_FIXED_USER
+  value: {{ .Values.fixedUser | quote }}
 - name: TUNESMITH_GANG_SCHEDULER
   value: {{ .Values.gangScheduler | quote }}
 {{- with .Values.prices }}

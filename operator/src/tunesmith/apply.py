@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import aiohttp
 
+from tunesmith.addresses import host_port
 from tunesmith.children.meta import Object
 from tunesmith.decide.world import Decision, World
 from tunesmith.kube import events
@@ -63,7 +64,7 @@ class Applier:
     async def _tell(self, address: str, news: State | Routes, tokens: list[str]) -> None:
         """Send it with the newest token that the pod has learnt of."""
         path = "state" if isinstance(news, State) else "routes"
-        url, body, limit = f"http://{address}:{AGENT_PORT}/{path}", news.body(), aiohttp.ClientTimeout(PUSH_SECONDS)
+        url, body, limit = f"http://{host_port(address, AGENT_PORT)}/{path}", news.body(), aiohttp.ClientTimeout(PUSH_SECONDS)
         try:
             for token in tokens:
                 headers = {"Authorization": f"Bearer {token}"}

@@ -15,6 +15,7 @@ import aiohttp
 from pydantic import BaseModel
 
 from tunesmith import prerequisites
+from tunesmith.addresses import host_port
 from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.api.kinds import MODELS, AnyJob, AnyResource
 from tunesmith.api.modeldeployment import ModelDeployment
@@ -272,7 +273,7 @@ class Observer:
         uid = str(pod["metadata"]["uid"])
         tag, known = self._heard.pop(uid, ("", None))
         headers = {"If-None-Match": tag} if known else {}
-        url = f"http://{pod['status']['podIP']}:{AGENT_PORT}/status"
+        url = f"http://{host_port(pod['status']['podIP'], AGENT_PORT)}/status"
         try:
             async with self._get(url, headers) as answer:
                 if answer.status == 200:
@@ -295,7 +296,7 @@ class Observer:
 
     async def _ask(self, model: type[Said], pod: Object, port: int, path: str) -> Said | None:
         """What a pod says, or None where it does not answer, or answers something else: it may be starting, or gone."""
-        url = f"http://{pod['status']['podIP']}:{port}{path}"
+        url = f"http://{host_port(pod['status']['podIP'], port)}{path}"
         try:
             async with self._get(url) as answer:
                 return model.model_validate_json(await _body(answer)) if answer.status == 200 else None

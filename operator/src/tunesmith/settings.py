@@ -26,6 +26,8 @@ class Settings(BaseModel):
     """Of all three."""
     image_pull_secrets: str = ""
     """Comma-separated names of Secrets with registry credentials, in each namespace: every pod gets them."""
+    fixed_user: bool = True
+    """Whether pods run as user and group 65532; else the cluster chooses, as OpenShift does."""
     default_store: str = Field(default="pvc://tunesmith-store", pattern=r"^pvc://.+$")
     """Where artefacts go if spec.output.uri is not set."""
     gang_scheduler: Literal["None", "Volcano", "Coscheduling"] = "None"
@@ -40,6 +42,8 @@ class Settings(BaseModel):
     """The operator's own, for its Lease."""
     pod_name: str = "tunesmith"
     """The operator's own, as holder of the Lease."""
+    pod_ip: str = ""
+    """The operator's own: whether it is one of IPv6 says what engines listen on."""
     workers: int = Field(default=8, ge=1, le=256)
     """Resources that are reconciled at the same time."""
     resync_seconds: float = Field(default=300, gt=0)

@@ -5,6 +5,7 @@ tests/integration/test_openai_api.py asks a real one.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,16 @@ async def test_a_file_is_kept_listed_read_and_deleted(client: openai.AsyncOpenAI
     with pytest.raises(openai.NotFoundError, match="No such File object"):
         await client.files.retrieve(same.id)
     assert [path.name for path in (tmp_path / "openai").rglob("*") if path.is_file()] == []
+
+
+def test_what_a_killed_process_was_writing_is_gone_after_its_next_start(tmp_path: Path) -> None:
+    folder = tmp_path / "openai"
+    with Files(folder).upload() as file:
+        file.write(b"half")
+        shutil.copy(file.name, folder / ".upload-left")
+    assert [path.name for path in folder.iterdir() if path.is_file()] == [".upload-left"]
+    Files(folder)
+    assert [path.name for path in folder.iterdir() if path.is_file()] == []
 
 
 async def test_what_jobs_read_of_a_preference_file_is_in_the_trainers_form(

@@ -63,6 +63,37 @@ def test_every_pod_has_the_pull_secrets_of_the_installation_and_its_own() -> Non
     assert "imagePullSecrets" not in built(Settings())["spec"]["template"]["spec"]
 
 
+STATE = State(
+    revision=1, model_name="base", model_path="/m", max_lora_rank=16, max_loras=1, max_cpu_loras=32, adapters=[]
+)
+
+
+def served(settings: Settings, **spec: Any) -> Object:
+    """The pod of a ModelDeployment."""
+    body = ModelDeployment.model_validate(serve(**spec)).spec
+    found = deployment(OWNER, body, STATE, Input("pvc://models/m"), None, settings)
+    return dict(found["spec"]["template"]["spec"])
+
+
+def test_no_pod_names_a_user_where_the_cluster_chooses_it() -> None:
+    """OpenShift's SCC restricted-v2 refuses a user that is not of the namespace's range."""
+    for fixed in (True, False):
+        settings = Settings(fixed_user=fixed)
+        for pod in (built(settings)["spec"]["template"]["spec"], served(settings)):
+            assert pod["securityContext"]["runAsNonRoot"] is True
+            assert (pod["securityContext"].keys() & {"runAsUser", "runAsGroup", "fsGroup"} != set()) is fixed
+
+
+def test_an_engine_listens_on_ipv6_where_pods_have_it_unless_its_user_says_otherwise() -> None:
+    def hosts(address: str, **spec: Any) -> list[str]:
+        [engine] = served(Settings(pod_ip=address), **spec)["containers"]
+        return [argument for argument in engine["args"] if argument.startswith("--host")]
+
+    assert hosts("") == hosts("10.0.0.7") == []
+    assert hosts("fd00::7") == ["--host=::"]
+    assert hosts("fd00::7", engine={"args": ["--host=fd00::8"]})[-1] == "--host=fd00::8"
+
+
 def test_everything_of_the_template_is_passed_on() -> None:
     wanted = PodTemplate.model_validate(
         {

@@ -25,8 +25,8 @@ class Settings:
     """The engine, in the same pod."""
     engine_api_key: str = ""
     """The engine's API key, where it was started with one."""
-    agent_host: str = "0.0.0.0"
-    """The address to listen on."""
+    agent_host: str = ""
+    """The address to listen on; empty: all of them, of IPv4 and IPv6."""
     agent_port: int = contract.AGENT_PORT
     """The port to listen on."""
     pod_uid: str = ""

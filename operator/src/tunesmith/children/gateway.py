@@ -112,6 +112,7 @@ def gateway_deployment(owner: Owner, spec: ModelDeploymentSpec, gateway: Gateway
                     [one],
                     [],
                     volumes,
+                    settings,
                     terminationGracePeriodSeconds=DRAIN_SECONDS + ending + SPARE_SECONDS,
                     topologySpreadConstraints=[spread],
                     **pull_secrets(settings),

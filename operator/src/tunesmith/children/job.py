@@ -212,6 +212,7 @@ def _job(
             [trainer],
             wanted.fetchers,
             [{"name": "plan", "configMap": {"name": name}}, *volumes.values()],
+            settings,
             restartPolicy="Never",
             subdomain=name,
             **pull_secrets(settings, spec.pod_template.image_pull_secrets),

@@ -160,7 +160,9 @@ def pull_secrets(settings: Settings, own: Iterable[str] = ()) -> Object:
     return {"imagePullSecrets": [{"name": name} for name in names]} if names else {}
 
 
-def pod_spec(containers: list[Object], init: list[Object], volumes: list[Object], **fields: object) -> Object:
+def pod_spec(
+    containers: list[Object], init: list[Object], volumes: list[Object], settings: Settings, **fields: object
+) -> Object:
     """A pod under the restricted Pod Security Standard, without a token for the API server."""
     spec: Object = {
         "automountServiceAccountToken": False,
@@ -168,9 +170,7 @@ def pod_spec(containers: list[Object], init: list[Object], volumes: list[Object]
         "enableServiceLinks": False,
         "securityContext": {
             "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
+            **({"runAsUser": USER, "runAsGroup": USER, "fsGroup": USER} if settings.fixed_user else {}),
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },

@@ -268,7 +268,7 @@ def template(
         settings.engine_image,
         settings,
         command=SERVER,
-        args=server_arguments(spec, state),
+        args=[*_host(settings), *server_arguments(spec, state)],
         env=[
             *engine_environment(),
             {"name": "PYTHONPATH", "value": GUARD_FOLDER},
@@ -302,6 +302,11 @@ def template(
     return engine_pod(pod_labels(owner), spec, engine, [*base.fetchers, agent], volumes, model, settings)
 
 
+def _host(settings: Settings) -> list[str]:
+    """vLLM listens on IPv4 alone unless told so. Where there is no IPv6 it cannot be told so: then it would not start."""
+    return ["--host=::"] if ":" in settings.pod_ip else []
+
+
 def engine_pod(
     labels: dict[str, str],
     spec: ModelDeploymentSpec,
@@ -319,6 +324,7 @@ def engine_pod(
             [engine],
             init,
             volumes,
+            settings,
             terminationGracePeriodSeconds=spec.engine.drain_seconds
             + spec.engine.shutdown_timeout_seconds
             + SPARE_SECONDS,

@@ -57,6 +57,7 @@ def small_job(
         ],
         [],
         [*wanted.volumes, *secret_volumes([secret.name if secret else None])],
+        settings,
         restartPolicy="Never",
         **pull_secrets(settings, spec.pod_template.image_pull_secrets),
     )

@@ -20,7 +20,7 @@ from tunesmith.training.matrix import GPUS
 
 OLDEST = (1, 30)
 STORE = "tunesmith-store"
-OPERATOR = "app.kubernetes.io/name=tunesmith"
+OPERATOR = "app.kubernetes.io/part-of=tunesmith,app.kubernetes.io/component=operator"
 DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 GPU_MEMORY = "nvidia.com/gpu.memory"
 UNSEEN_SECONDS = 60.0

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import aiohttp
 from pydantic import ValidationError
 
+from tunesmith.addresses import host_port
 from tunesmith.serving.contract import AgentStatus
 
 log = logging.getLogger(__name__)
@@ -112,8 +113,7 @@ class Pods:
         return any(pod.up and model in pod.serves for pod in self.known.values())
 
     async def _ask(self, pod: Pod) -> None:
-        host = f"[{pod.address}]" if ":" in pod.address else pod.address
-        url, limit = f"http://{host}:{self.agent_port}/status", aiohttp.ClientTimeout(total=ASK_SECONDS)
+        url, limit = f"http://{host_port(pod.address, self.agent_port)}/status", aiohttp.ClientTimeout(ASK_SECONDS)
         try:
             async with self.http.get(url, timeout=limit) as response:
                 if response.status == 200:

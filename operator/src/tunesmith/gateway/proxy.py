@@ -17,6 +17,7 @@ import aiohttp
 from aiohttp import hdrs, web
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from tunesmith.addresses import host_port
 from tunesmith.agent.guard import INFERENCE, MAX_BUFFER, TOKEN_HEADER, Keys, model_of
 from tunesmith.gateway.metrics import Metrics
 from tunesmith.gateway.pods import Pod, Pods
@@ -160,11 +161,10 @@ class Proxy:
                 asked.go_back()
                 continue
             pod = pod or await self._held(asked, deadline)
-            host = f"[{pod.address}]" if ":" in pod.address else pod.address
             pod.in_flight += 1
             kept = False
             try:
-                url = f"http://{host}:{self.port}{asked.path}"
+                url = f"http://{host_port(pod.address, self.port)}{asked.path}"
                 answer = await self.http.post(
                     url, data=BytesIO(asked.sent()), headers=asked.headers, allow_redirects=False
                 )

@@ -28,8 +28,8 @@ class Settings(BaseModel):
     """The token for `PUT /routes`."""
     api_keys_folder: str = ""
     """The clients' keys. Empty: none is asked for."""
-    host: str = "0.0.0.0"
-    """The address to listen on."""
+    host: str = ""
+    """The address to listen on; empty: all of them, of IPv4 and IPv6."""
     port: int = contract.ENGINE_PORT
     """For clients."""
     control_port: int = contract.AGENT_PORT

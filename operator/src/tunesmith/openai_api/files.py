@@ -19,6 +19,9 @@ from tunesmith.openai_api import rows
 from tunesmith.openai_api.errors import no_such
 from tunesmith.openai_api.rows import Form
 
+DRAFT = ".upload-"
+"""What names of files begin with while they are written."""
+
 
 class Record(BaseModel):
     """One upload."""
@@ -55,11 +58,13 @@ class Files:
     def __init__(self, folder: Path) -> None:
         self.folder, self.records = folder, folder / "records"
         self.records.mkdir(parents=True, exist_ok=True)
+        for left in self.folder.glob(f"{DRAFT}*"):  # by a process that was killed; there is one at a time
+            left.unlink(missing_ok=True)
 
     @contextmanager
     def upload(self) -> Iterator[IO[bytes]]:
         """A file to write what comes into, which is gone afterwards unless `keep` took it."""
-        with NamedTemporaryFile(dir=self.folder, prefix=".upload-", delete=False) as file:
+        with NamedTemporaryFile(dir=self.folder, prefix=DRAFT, delete=False) as file:
             try:
                 yield file
             finally:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tunesmith.addresses import host_port
+
 PREFIX = "TUNESMITH_OPENAI_"
 
 
@@ -38,7 +40,7 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
     """The settings of this process. Raises pydantic.ValidationError."""
     inside = "KUBERNETES_SERVICE_HOST" in environment
     host = environment.get("KUBERNETES_SERVICE_HOST", "")
-    address = f"https://{f'[{host}]' if ':' in host else host}:{environment.get('KUBERNETES_SERVICE_PORT', '443')}"
+    address = f"https://{host_port(host, environment.get('KUBERNETES_SERVICE_PORT', '443'))}"
     found = {"server": address} if inside else {}
     for name in Settings.model_fields:
         if environment.get(PREFIX + name.upper()):
