@@ -56,7 +56,11 @@ def test_the_operator_starts_in_its_image(operator: Path, tmp_path: Path) -> Non
 def test_modules_that_are_run_are_not_loaded_before() -> None:
     """Python warns of that at each `make trainer`."""
     for name in ("environments", "release", "workloads", "console"):
-        command = [sys.executable, "-c", f"import sys, tunesmith_cluster; print('tunesmith_cluster.{name}' in sys.modules)"]
+        command = [
+            sys.executable,
+            "-c",
+            f"import sys, tunesmith_cluster; print('tunesmith_cluster.{name}' in sys.modules)",
+        ]
         assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "False\n"
 
 

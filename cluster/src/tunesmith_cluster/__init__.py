@@ -1,6 +1,6 @@
 """A real Kubernetes without Docker, for tunesmith's quickstart and tests.
 
-Names are loaded when they are asked for: some modules are run by `python -m`, which warns of one that is loaded already.
+Names are loaded when they are asked for: `python -m` warns of a module that is loaded before it is run.
 """
 
 from importlib import import_module

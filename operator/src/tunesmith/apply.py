@@ -64,7 +64,11 @@ class Applier:
     async def _tell(self, address: str, news: State | Routes, tokens: list[str]) -> None:
         """Send it with the newest token that the pod has learnt of."""
         path = "state" if isinstance(news, State) else "routes"
-        url, body, limit = f"http://{host_port(address, AGENT_PORT)}/{path}", news.body(), aiohttp.ClientTimeout(PUSH_SECONDS)
+        url, body, limit = (
+            f"http://{host_port(address, AGENT_PORT)}/{path}",
+            news.body(),
+            aiohttp.ClientTimeout(PUSH_SECONDS),
+        )
         try:
             for token in tokens:
                 headers = {"Authorization": f"Bearer {token}"}

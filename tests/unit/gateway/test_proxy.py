@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 from prometheus_client import generate_latest
 from tunesmith.agent import guard
+from tunesmith.gateway import proxy
 from tunesmith.gateway.__main__ import poll
 from tunesmith.serving.routes import Count, Routes
 from unit.gateway.engines import TOKEN, Engine, gateway, until
@@ -325,7 +326,7 @@ async def test_all_else_is_closed(tmp_path: Path, path: str, method: str) -> Non
 async def test_a_body_that_is_too_long_is_refused(tmp_path: Path) -> None:
     engine = Engine(A)
     async with gateway([engine], tmp_path) as gate:
-        body = BytesIO(b" " * (guard.MAX_BUFFER + 1))
+        body = BytesIO(b" " * (proxy.MAX_BODY + 1))
         async with gate.http.post(f"{gate.url}/v1/completions", data=body) as response:
             assert response.status == 413
             assert (await response.json())["error"]["code"] == 413

@@ -37,11 +37,17 @@ def free_port() -> int:
 
 
 def test_an_ipv6_address_in_a_url_has_brackets() -> None:
-    assert [host_port(host, 80) for host in ("10.0.0.7", "fd00::7", "x-0.x")] == ["10.0.0.7:80", "[fd00::7]:80", "x-0.x:80"]
+    assert [host_port(host, 80) for host in ("10.0.0.7", "fd00::7", "x-0.x")] == [
+        "10.0.0.7:80",
+        "[fd00::7]:80",
+        "x-0.x:80",
+    ]
 
 
 @ipv6
-@pytest.mark.parametrize("host", [AgentSettings().agent_host, GatewaySettings(engines="x").host], ids=["agent", "gateway"])
+@pytest.mark.parametrize(
+    "host", [AgentSettings().agent_host, GatewaySettings(engines="x").host], ids=["agent", "gateway"]
+)
 async def test_agent_and_gateway_listen_on_both_families(host: str) -> None:
     runner, port = web.AppRunner(web.Application()), free_port()
     await runner.setup()
@@ -53,7 +59,9 @@ async def test_agent_and_gateway_listen_on_both_families(host: str) -> None:
         await runner.cleanup()
 
 
-@pytest.mark.parametrize("host", [AgentSettings().agent_host, GatewaySettings(engines="x").host], ids=["agent", "gateway"])
+@pytest.mark.parametrize(
+    "host", [AgentSettings().agent_host, GatewaySettings(engines="x").host], ids=["agent", "gateway"]
+)
 async def test_agent_and_gateway_serve_where_ipv6_is_switched_off(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     class WithoutIPv6(socket.socket):
         def __init__(self, family: int = -1, *rest: object, **more: object) -> None:
@@ -92,9 +100,8 @@ async def test_pods_are_asked_and_told_at_addresses_of_ipv6(monkeypatch: pytest.
             monkeypatch.setattr(module, "AGENT_PORT", runner.addresses[0][1])
         async with aiohttp.ClientSession() as http:
             one, observer = pod("p0", podIP="::1"), Observer(None, http, Settings())  # type: ignore[arg-type]
-            assert (await observer._agent(one), await observer._ask(AgentStatus, one, observe.AGENT_PORT, "/status")) == (
-                said, said,
-            )  # fmt: skip
+            assert await observer._agent(one) == said
+            assert await observer._ask(AgentStatus, one, observe.AGENT_PORT, "/status") == said
             await Applier(None, http, None)._tell("::1", STATE, ["token"])  # type: ignore[arg-type]
         assert told == [STATE.body()]
     finally:

@@ -66,8 +66,8 @@ TOKEN_FILE = "/etc/tunesmith/admin/token"
 MAX_HOLD = 30.0
 # How old the API keys may be that a request is compared with.
 KEYS_SECONDS = 2.0
-# Longer bodies are passed on as they come. They are not held, and count as using every adapter.
-MAX_BUFFER = 16 * 1024 * 1024
+# Longer bodies are refused: which model they are for would be known only when all of them is here.
+MAX_BODY = 64 * 1024 * 1024
 ANY = "*"
 # Versions that the agent tries out are loaded under names that begin so.
 TRIED = "@"
@@ -131,7 +131,10 @@ class Guard:
 
     async def _infer(self, scope: Scope, receive: Receive, send: Send, *, admin: bool) -> None:
         body, replay = await buffer(receive)
-        model = ANY if body is None else model_of(body)
+        if body is None:
+            await refuse(send, 413, f"A request may have {MAX_BODY} bytes.")
+            return
+        model = model_of(body)
         if model.startswith(TRIED) and not admin:
             await refuse(send, 404, f"The model `{model}` does not exist.")
             return
@@ -145,7 +148,7 @@ class Guard:
                 # The adapter went away between our look and the engine's: the client shall not see that.
                 nonlocal missed
                 start = message["type"] == "http.response.start"
-                if start and message["status"] == 404 and body is not None:
+                if start and message["status"] == 404:
                     missed = self.swaps.get(model, 0) != swaps  # noqa: B023 (used within this turn only)
                 if not missed:
                     await send(message)
@@ -265,12 +268,10 @@ def model_of(body: bytes) -> str:
 
 
 async def buffer(receive: Receive) -> tuple[bytes | None, Callable[[], Receive]]:
-    """Read a request's body, and make receivers that play it again. None for the body where it is too long
-    to keep: then only the first receiver works.
-    """
+    """Read a request's body, and make receivers that play it again. None for the body where it is too long."""
     messages: list[Message] = []
     size, more = 0, True
-    while more and size <= MAX_BUFFER:
+    while more and size <= MAX_BODY:
         message = await receive()
         messages.append(message)
         size += len(message.get("body", b""))
@@ -284,7 +285,7 @@ async def buffer(receive: Receive) -> tuple[bytes | None, Callable[[], Receive]]
 
         return again
 
-    return None if more else b"".join(m.get("body", b"") for m in messages), replay
+    return None if size > MAX_BODY else b"".join(m.get("body", b"") for m in messages), replay
 
 
 async def reply(send: Send, status: int, body: dict[str, Any]) -> None:
@@ -303,6 +304,7 @@ async def refuse(send: Send, status: int, message: str) -> None:
         403: "PermissionDeniedError",
         404: "NotFoundError",
         405: "MethodNotAllowed",
+        413: "BadRequestError",
     }
     error = {"message": message, "type": kinds[status], "param": None, "code": status}
     await reply(send, status, {"error": error})

@@ -303,7 +303,7 @@ def template(
 
 
 def _host(settings: Settings) -> list[str]:
-    """vLLM listens on IPv4 alone unless told so. Where there is no IPv6 it cannot be told so: then it would not start."""
+    """Where the engine listens: by itself on IPv4 alone, and where there is no IPv6 it does not start if told of it."""
     return ["--host=::"] if ":" in settings.pod_ip else []
 
 

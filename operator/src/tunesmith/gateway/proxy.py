@@ -18,7 +18,7 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from tunesmith.addresses import host_port
-from tunesmith.agent.guard import INFERENCE, MAX_BUFFER, TOKEN_HEADER, Keys, model_of
+from tunesmith.agent.guard import INFERENCE, TOKEN_HEADER, Keys, model_of
 from tunesmith.gateway.metrics import Metrics
 from tunesmith.gateway.pods import Pod, Pods
 from tunesmith.gateway.table import Table
@@ -26,6 +26,8 @@ from tunesmith.serving.routes import CANARY
 
 CONNECT_SECONDS = 5.0
 RETRY_AFTER = "5"
+# Kept until the answer has begun, since a request may be sent again: less than an engine takes.
+MAX_BODY = 16 * 1024 * 1024
 # Of all requests that wait, their bodies together.
 MAX_HELD_BYTES = 256 * 1024 * 1024
 # https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1, and what is each connection's own.
@@ -86,7 +88,7 @@ class Proxy:
 
     def application(self) -> web.Application:
         """The routes."""
-        app = web.Application(client_max_size=MAX_BUFFER, middlewares=[self._errors])
+        app = web.Application(client_max_size=MAX_BODY, middlewares=[self._errors])
         for path in sorted(INFERENCE):
             app.router.add_post(path, self.infer)
             app.router.add_options(path, self.options)
@@ -241,7 +243,7 @@ class Proxy:
         try:
             return await handler(request)
         except web.HTTPRequestEntityTooLarge:
-            return refusal(413, f"A request may have {MAX_BUFFER} bytes.")
+            return refusal(413, f"A request may have {MAX_BODY} bytes.")
         except web.RequestPayloadError as error:
             return refusal(400, f"The body cannot be read: {error}.")
         except web.HTTPMethodNotAllowed as error:
