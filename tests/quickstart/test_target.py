@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from rich.console import Console
-from tunesmith_cluster import release
+from tunesmith_cluster import Cluster, release
 from tunesmith_cluster.environments import ROOT
 from tunesmith_cluster.errors import ClusterError
 from tunesmith_cluster.progress import Reporter
@@ -188,6 +188,24 @@ esac
     assert installed.install({"workers": "2"})
     (tmp_path / "status").write_text(json.dumps({"info": {"status": "failed", "description": description}}))
     assert installed.install({"workers": "1"})
+
+
+def test_what_a_killed_helm_left_is_told_with_what_to_do(tmp_path: Path) -> None:
+    """Helm itself says only that another operation is in progress, for ever."""
+    helm = tmp_path / "helm"
+    helm.write_text('#!/bin/sh\necho \'{"info": {"status": "pending-install", "description": "x"}}\'\n')
+    helm.chmod(0o755)
+    with pytest.raises(ClusterError, match="is pending-install.*\n.* --namespace tunesmith-system uninstall tunesmith"):
+        Release(helm, Path("config")).install({})
+
+
+def test_who_is_not_root_is_told_so_before_anything_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed: list[object] = []
+    monkeypatch.setattr(target.environments, "ensure", lambda *given: installed.append(given))
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    with pytest.raises(ClusterError, match="run this with sudo"):
+        target.Local(Cluster(), QUIET).start()
+    assert installed == []
 
 
 def test_no_operator_folder_shadows_the_standard_library() -> None:

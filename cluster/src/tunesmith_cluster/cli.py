@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tunesmith_cluster.cluster import Cluster, Status
+from tunesmith_cluster.cluster import Cluster, Status, require_root
 from tunesmith_cluster.errors import ClusterError
 from tunesmith_cluster.progress import Reporter
 
@@ -51,6 +51,7 @@ def kubeconfig(
     export: Annotated[bool, typer.Option("--export", help="Print a line for the shell to eval.")] = False,
 ) -> None:
     """Print the path of the administrator's kubeconfig."""
+    require_root()
     path = Cluster().kubeconfig
     if not path.exists():
         raise ClusterError("there is no cluster: start it with `python -m tunesmith_cluster up`")

@@ -80,7 +80,7 @@ class Cluster:
 
         So it also brings a cluster back that the machine's restart ended, with all that its API server had stored.
         """
-        _require_root()
+        require_root()
         with self._locked():
             wanted = at_least(self.paths, nodes)
             with_kueue = with_kueue or kueue.is_added(self.paths)
@@ -101,7 +101,7 @@ class Cluster:
 
     def down(self) -> None:
         """End and remove everything but the cache."""
-        _require_root()
+        require_root()
         with self._locked():
             with self._reporter.step("stop processes"):
                 for name in sorted(self._supervisor.started(), key=components.stop_order):
@@ -117,6 +117,7 @@ class Cluster:
 
     def status(self) -> Status:
         """Look at every process and at the nodes; starts nothing."""
+        require_root()
         wanted = at_least(self.paths, 1)
         services = components.services(self.paths, wanted, with_kueue=kueue.is_added(self.paths))
         ready = self._ready_nodes()
@@ -151,7 +152,7 @@ class Cluster:
 
     def start_node(self, name: str) -> None:
         """Start what was killed of a node, and wait until its kubelet answers."""
-        _require_root()
+        require_root()
         with self._locked():
             found = named(self.paths, name)
             services = node.services(found)
@@ -298,6 +299,7 @@ class Cluster:
             yield
 
 
-def _require_root() -> None:
+def require_root() -> None:
+    """Raise ClusterError for anybody else."""
     if os.geteuid() != 0:
-        raise ClusterError("only root may start and stop containers: run this with sudo")
+        raise ClusterError("only root may start and stop containers, and read the cluster's keys: run this with sudo")

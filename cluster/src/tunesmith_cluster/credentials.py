@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
 
-from tunesmith_cluster import network
+from tunesmith_cluster import files, network
 from tunesmith_cluster.certificates import (
     KeyPair,
     Subject,
@@ -101,8 +100,7 @@ def ensure_all(paths: Paths, nodes: Iterable[Node]) -> None:
         path = kubeconfig(paths, name)
         if not path.exists():
             text = render_kubeconfig(name, network.API_URL, authority(paths).certificate, pair(paths, name))
-            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-                file.write(text)
+            files.write(path, text.encode(), 0o600)
 
 
 def render_kubeconfig(user: str, server: str, ca: Path, client: KeyPair) -> str:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from tunesmith_cluster import files
 from tunesmith_cluster.errors import ClusterError
 
 NAME = "tunesmith"
@@ -48,15 +49,12 @@ def node_cidr(index: int) -> str:
 def create(saved_sysctls: Path, nodes: int) -> None:
     """Create the bridges and set the kernel's switches; what they were is kept in `saved_sysctls`."""
     for index in range(nodes):
-        if not (_LINKS / bridge(index)).exists():
-            _run("ip", "link", "add", bridge(index), "type", "bridge")
-            _run("ip", "address", "add", f"{node_address(index)}/24", "dev", bridge(index))
-        _run("ip", "link", "set", bridge(index), "up")
+        _add_bridge(index)
     _hide_pods_outside()
     if shutil.which("modprobe"):
         subprocess.run(["modprobe", "-q", "br_netfilter"], check=False)  # built into some kernels: may fail
     if not saved_sysctls.exists():
-        saved_sysctls.write_text(json.dumps({name: _read_sysctl(name) for name in _SYSCTLS}), encoding="utf-8")
+        files.write(saved_sysctls, json.dumps({name: _read_sysctl(name) for name in _SYSCTLS}).encode())
     for name, value in _SYSCTLS.items():
         try:
             if _read_sysctl(name) != value:
@@ -88,14 +86,24 @@ def without_cluster_rules(saved: str) -> str:
     return "".join(line for line in saved.splitlines(keepends=True) if not mentions.search(line))
 
 
+def _add_bridge(index: int) -> None:
+    if not (_LINKS / bridge(index)).exists():
+        _run("ip", "link", "add", bridge(index), "type", "bridge")
+    _run("ip", "address", "replace", f"{node_address(index)}/24", "dev", bridge(index))
+    _run("ip", "link", "set", bridge(index), "up")
+
+
 def _hide_pods_outside() -> None:
     """Give what pods send elsewhere this machine's address. CNI's own rule would hide nodes' pods from each other."""
     nat = ("iptables", "--wait", "--table", "nat")
-    if subprocess.run([*nat, "--list", _CHAIN, "--numeric"], capture_output=True, check=False).returncode == 0:
-        return
-    _run(*nat, "--new-chain", _CHAIN)
-    _run(*nat, "--append", _CHAIN, "--source", POD_CIDR, "!", "--destination", POD_CIDR, "--jump", "MASQUERADE")
-    _run(*nat, "--append", "POSTROUTING", "--jump", _CHAIN)
+    if not _succeeds(*nat, "--list", _CHAIN, "--numeric"):
+        _run(*nat, "--new-chain", _CHAIN)
+    for rule in (
+        (_CHAIN, "--source", POD_CIDR, "!", "--destination", POD_CIDR, "--jump", "MASQUERADE"),
+        ("POSTROUTING", "--jump", _CHAIN),
+    ):
+        if not _succeeds(*nat, "--check", *rule):
+            _run(*nat, "--append", *rule)
 
 
 def _remove_rules(family: str) -> None:
@@ -115,6 +123,10 @@ def _read_sysctl(name: str) -> str | None:
         return (_PROC_SYS / name).read_text(encoding="ascii").strip()
     except OSError:
         return None
+
+
+def _succeeds(*command: str) -> bool:
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def _run(*command: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from tunesmith_cluster import files
 from tunesmith_cluster.errors import ClusterError
 
 _PROC = Path("/proc")
@@ -115,9 +116,11 @@ class Supervisor:
         identity = Identity.of(process.pid)
         if identity is None:
             raise ClusterError(f"{service.name} ended at once; {self.tail(service.name)}")
-        path = self.pids / f"{service.name}.json"
-        path.with_suffix(".tmp").write_text(json.dumps(asdict(identity)), encoding="utf-8")
-        path.with_suffix(".tmp").rename(path)
+        try:
+            files.write(self.pids / f"{service.name}.json", json.dumps(asdict(identity)).encode())
+        except BaseException:  # else nobody would know of it: the disk may be full
+            end(identity, grace=10)
+            raise
 
     def wait_ready(self, service: Service, timeout: float = 60) -> None:
         """Wait until the service is ready; raise at once if its process dies."""

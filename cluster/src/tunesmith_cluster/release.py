@@ -41,8 +41,15 @@ class Release:
         """Install or upgrade, and wait for the operator. Whether there was anything to do."""
         # Helm keeps this text with the release: it says whether what runs is what is wanted.
         description = f"chart and values {fingerprint(chart, values, more)}"
-        if self._deployed() == description:
+        status, deployed = self._status()
+        if (status, deployed) == ("deployed", description):
             return False
+        if status.startswith("pending"):
+            helm = f"{self.helm} --kubeconfig {self.kubeconfig} --namespace {self.namespace}"
+            raise ClusterError(
+                f"the release {self.name} is {status}: helm is at work on it, or was killed before it was done. In that "
+                f"case remove it, then run this again; CRDs and resources stay:\n  {helm} uninstall {self.name}"
+            )
         arguments = ["upgrade", "--install", self.name, str(chart), "--create-namespace"]
         # The CRDs may be there already: applied by hand, or left by an earlier release.
         arguments += ["--take-ownership", *(["--force-conflicts"] if self._major() >= 4 else [])]
@@ -59,12 +66,11 @@ class Release:
         text = self._run("version", "--short").strip().removeprefix("v")
         return int(text.partition(".")[0])
 
-    def _deployed(self) -> str | None:
+    def _status(self) -> tuple[str, str]:
+        """Helm's word for how the release is, and its description; both empty where there is none."""
         done = self._start("status", self.name, "--output=json")
-        if done.returncode:
-            return None
-        info = json.loads(done.stdout)["info"]
-        return str(info.get("description")) if info.get("status") == "deployed" else None
+        info = {} if done.returncode else json.loads(done.stdout)["info"]
+        return str(info.get("status", "")), str(info.get("description", ""))
 
     def _run(self, *arguments: str) -> str:
         done = self._start(*arguments)

@@ -1,6 +1,8 @@
 """Certificates say who a component is, and are signed by the right authority."""
 
 import ipaddress
+import resource
+import signal
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,24 @@ def test_a_second_run_changes_nothing(paths: Paths) -> None:
     before = {path: path.read_bytes() for path in files}
     credentials.ensure_all(paths, at_least(paths, 2))
     assert {path: path.read_bytes() for path in files} == before
+
+
+def test_what_a_full_disk_cut_short_is_made_at_the_next_run(tmp_path: Path) -> None:
+    """A half-written certificate or kubeconfig counted as there, for ever."""
+    paths = Paths(cache=tmp_path / "cache", state=tmp_path / "state")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        for size in (0, 300, 1000):  # that a file may have: not that of a key, a certificate, a kubeconfig
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+            with pytest.raises(OSError, match="too large"):
+                credentials.ensure_all(paths, [])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    credentials.ensure_all(paths, [])
+    assert all(yaml.safe_load(path.read_text())["users"] for path in paths.kubeconfigs.iterdir())
+    load(credentials.pair(paths, "apiserver")).verify_directly_issued_by(load(credentials.authority(paths)))
 
 
 def test_the_kubeconfig_needs_no_other_file(paths: Paths) -> None:

@@ -1,5 +1,6 @@
 """A process is known by more than its id, and its death is told with the end of its log."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tunesmith_cluster import ClusterError
+from tunesmith_cluster import ClusterError, files
 from tunesmith_cluster.processes import Identity, Service, Supervisor, descendants, parse_stat
 
 
@@ -62,6 +63,20 @@ def test_a_later_supervisor_finds_and_stops_what_an_earlier_one_started(supervis
     later.stop("sample")
     assert not later.is_alive("sample")
     assert later.started() == []
+
+
+def test_a_process_that_cannot_be_noted_down_is_ended(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody would know of it, and it would hold its port: the disk may be full."""
+    noted: list[str] = []
+
+    def write(path: Path, content: bytes) -> None:
+        noted.append(content.decode())
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "write", write)
+    with pytest.raises(OSError, match="No space"):
+        supervisor.start(service(["sleep", "60"]))
+    assert not Identity(**json.loads(noted[0])).is_alive()
 
 
 def test_what_ignores_a_polite_signal_is_killed(supervisor: Supervisor) -> None:

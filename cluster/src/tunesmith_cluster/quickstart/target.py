@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tunesmith_cluster import environments, tools, workloads
-from tunesmith_cluster.cluster import Cluster
+from tunesmith_cluster.cluster import Cluster, require_root
 from tunesmith_cluster.environments import ROOT, TRAINER
 from tunesmith_cluster.errors import ClusterError
 from tunesmith_cluster.progress import Reporter
@@ -69,6 +69,7 @@ class Local(Target):
         return self.cluster.kubeconfig
 
     def start(self) -> None:
+        require_root()  # before minutes are spent
         # The one compiles, the other downloads: the first time, they take minutes each.
         with ThreadPoolExecutor(1) as pool:
             packages = pool.submit(environments.ensure, self.cluster.paths, TRAINER)
