@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,22 @@ def test_jobs_that_cannot_be_changed_are_named() -> None:
     assert main.refused_changes('FineTuneJob.tunesmith.io "a" is invalid: spec.nodes: must be positive') == []
 
 
+@pytest.mark.parametrize(
+    ("more", "passes"), [("", True), ('\nError from server (Forbidden): jobs "base-model" is forbidden', False)]
+)
+def test_down_goes_on_where_the_kinds_were_never_installed(
+    monkeypatch: pytest.MonkeyPatch, more: str, passes: bool
+) -> None:
+    said = (
+        'resource mapping not found for name: "chat" namespace: "" from "07-chat.yaml": no matches for kind '
+        '"ModelDeployment" in version "tunesmith.io/v1alpha1"\nensure CRDs are installed first'
+    )
+    refused = subprocess.CompletedProcess([], 1, "", said + more)
+    monkeypatch.setattr(Recorder, "_run", lambda *_: refused)
+    with nullcontext() if passes else pytest.raises(ClusterError, match="forbidden"):
+        main.Quickstart(main.EXAMPLES)._delete(RECORDER, "default")
+
+
 def test_a_service_is_reached_by_its_cluster_address() -> None:
     with main.reachable(RECORDER, "http://chat.default.svc/v1", direct=True) as address:
         assert address == "http://10.0.0.7/v1"
@@ -195,7 +212,7 @@ def test_what_a_killed_helm_left_is_told_with_what_to_do(tmp_path: Path) -> None
     helm = tmp_path / "helm"
     helm.write_text('#!/bin/sh\necho \'{"info": {"status": "pending-install", "description": "x"}}\'\n')
     helm.chmod(0o755)
-    with pytest.raises(ClusterError, match="is pending-install.*\n.* --namespace tunesmith-system uninstall tunesmith"):
+    with pytest.raises(ClusterError, match=r"is pending-install.*\n.*helm .* uninstall tunesmith"):
         Release(helm, Path("config")).install({})
 
 

@@ -47,8 +47,8 @@ class Release:
         if status.startswith("pending"):
             helm = f"{self.helm} --kubeconfig {self.kubeconfig} --namespace {self.namespace}"
             raise ClusterError(
-                f"the release {self.name} is {status}: helm is at work on it, or was killed before it was done. In that "
-                f"case remove it, then run this again; CRDs and resources stay:\n  {helm} uninstall {self.name}"
+                f"the release {self.name} is {status}: helm is at work on it, or was killed before it was done. In that"
+                f" case remove it, then run this again; CRDs and resources stay:\n  {helm} uninstall {self.name}"
             )
         arguments = ["upgrade", "--install", self.name, str(chart), "--create-namespace"]
         # The CRDs may be there already: applied by hand, or left by an earlier release.

@@ -97,7 +97,7 @@ class Quickstart:
             kubectl, release = self._clients(target)
             namespace = self._namespace(kubectl)
             with self._reporter.step("delete the examples' resources"):
-                kubectl("delete", f"--filename={self._examples}", f"--namespace={namespace}", "--ignore-not-found")
+                self._delete(kubectl, namespace)
             with self._reporter.step("uninstall the operator"):
                 release.uninstall()
             self._reporter.say("The CRDs stay: with them, all resources of their kinds would be deleted.")
@@ -135,6 +135,13 @@ class Quickstart:
                 "what was applied here. To train anew, delete the old ones, then run `make quickstart` again:\n"
                 f"  {delete} {' '.join(changed)}"
             ) from error
+
+    def _delete(self, kubectl: Kubectl, namespace: str) -> None:
+        try:
+            kubectl("delete", f"--filename={self._examples}", f"--namespace={namespace}", "--ignore-not-found")
+        except ClusterError as error:
+            if not only_lacks_kinds(str(error)):
+                raise
 
     def _ask(self, kubectl: Kubectl, namespace: str, target: Target) -> None:
         everything = ask.expectations(self._resources)
@@ -184,6 +191,15 @@ def refused_changes(message: str) -> list[str]:
         message,
     )
     return [f"{kind.lower() or 'job'}/{name or job}" for kind, name, job in found]
+
+
+def only_lacks_kinds(message: str) -> bool:
+    """Whether all that kubectl says is that the cluster has no such kinds: it has done the rest, and none of them is
+    there.
+    """
+    return all(
+        "no matches for kind" in line or line == "ensure CRDs are installed first" for line in message.splitlines()
+    )
 
 
 def files(folder: Path) -> list[Path]:
