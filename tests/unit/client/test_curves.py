@@ -38,6 +38,19 @@ def test_steps_that_come_again_after_a_resume_replace_those_that_were_lost() -> 
     assert not curve.add(line(3, 1.6))
 
 
+def test_a_long_curve_costs_no_more_for_each_step_than_a_short_one() -> None:
+    curve = Curve("x")
+    for step in range(1, 50_001):  # minutes, where each step looks at all others
+        curve.add(line(step, 1.0))
+    assert len(curve.points) == 50_000
+
+
+def test_a_metric_that_is_no_number_is_a_gap_which_json_can_say() -> None:
+    found = parse(line(1, 3.0, kl=float("nan"), reward=float("inf"), accuracy=0.5).text())
+    assert found is not None
+    assert found.metrics == {"accuracy": 0.5}
+
+
 def test_a_metric_of_the_method_has_a_curve_of_its_own() -> None:
     curve = Curve("x")
     curve.add(line(1, 3.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import re
@@ -257,6 +258,7 @@ async def test_a_file_of_rows_becomes_a_config_map_that_jobs_can_read(
     [
         ("a.csv", b'question,answer\n"a,b","two\nlines"\n', 1, ["question", "answer"]),
         ("a.csv", b"question\n" + b"x" * 200_000, 1, ["question"]),
+        ("a.csv", b"question,answer\na,b,c\n", 1, ["question", "answer"]),
         ("a.tsv", b"\xef\xbb\xbfquestion\tanswer\na\tb\nc\td\n", 2, ["question", "answer"]),
         ("a.ndjson", b'\xef\xbb\xbf{"text": "a"}', 1, ["text"]),
         ("a.json", b'[{"text": "a"}]', None, []),
@@ -413,6 +415,39 @@ async def test_nothing_but_inference_and_the_kinds_is_reached(
 ) -> None:
     assert (await console.get(f"{SPACE}/{path}", headers=bearer("user"))).status == 404
     assert kubernetes.asked == []
+
+
+@pytest.mark.parametrize("body", [b"nonsense", b"\xff", b"[" * 100_000])
+async def test_a_question_that_is_no_json_is_the_askers_mistake(
+    console: TestClient[web.Request, web.Application], kubernetes: Kubernetes, body: bytes
+) -> None:
+    path = f"{SPACE}/modeldeployments/chat/v1/chat/completions"
+    answer = await console.post(path, data=body, headers=bearer("user"))
+    assert answer.status == 400
+    assert (await error(answer))["message"] == "the request is not JSON"
+    assert kubernetes.asked == []
+
+
+async def test_a_retry_whose_browser_goes_away_makes_the_job_that_it_deleted(server: str, pages: Path) -> None:
+    """A browser that is closed or loaded anew ends its requests."""
+    begun, deleted, made = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def retry(_: AsyncClient, job: Any, name: str | None) -> None:
+        begun.set()
+        await deleted.wait()
+        made.set()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AsyncClient, "retry", retry)
+        app = application(OwnToken(server, ""), pages, Settings())
+        async with TestServer(app, handler_cancellation=True) as running, aiohttp.ClientSession() as browser:
+            url = running.make_url(f"{SPACE}/finetunejobs/x/retry")
+            asking = asyncio.create_task(browser.post(url, headers=bearer("user")))
+            await begun.wait()
+            asking.cancel()
+            await asyncio.sleep(0.1)
+            deleted.set()
+            await asyncio.wait_for(made.wait(), 5)
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"nonsense", b'{"resource": 1}', b"[" * 100_000])

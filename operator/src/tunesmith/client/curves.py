@@ -18,13 +18,14 @@ class Curve:
 
     name: str
     points: dict[int, LogLine] = field(default_factory=dict)
+    """In the order of their steps."""
 
     def add(self, line: LogLine) -> bool:
         """One more line. Later steps of an attempt before this one were lost, and go. False: it was known."""
         if self.points.get(line.step) == line:
             return False
-        for step in [step for step in self.points if step >= line.step]:
-            del self.points[step]
+        while self.points and next(reversed(self.points)) >= line.step:
+            self.points.popitem()
         self.points[line.step] = line
         return True
 

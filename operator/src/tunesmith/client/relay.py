@@ -29,9 +29,11 @@ async def forward(
     target = f"{path_of('Service', namespace, f'{deployment}:{PORT_NAME}')}/proxy/v1/{path}"
     body, response = await request.read(), None
     try:
-        answer = connection.request(
-            request.method, target, json.loads(body) if body else None, query=dict(request.query), seconds=SECONDS
-        )
+        asked = json.loads(body) if body else None
+    except (ValueError, RecursionError):
+        return refusal(400, "the request is not JSON")
+    try:
+        answer = connection.request(request.method, target, asked, query=dict(request.query), seconds=SECONDS)
         async with answer as upstream:
             headers = {name: upstream.headers[name] for name in PASSED if name in upstream.headers}
             response = web.StreamResponse(status=upstream.status, headers=headers)

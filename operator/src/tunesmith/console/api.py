@@ -43,6 +43,7 @@ class Api:
     def __init__(self, access: Access, settings: Settings) -> None:
         self.access, self.settings = access, settings
         self._schemes = FETCHED if access.local else HUBS
+        self._acting: set[asyncio.Task[web.Response]] = set()
 
     def routes(self) -> list[web.RouteDef]:
         """Method, path and handler."""
@@ -194,7 +195,15 @@ class Api:
         return web.json_response(views.resource(live))
 
     async def act(self, request: web.Request) -> web.Response:
-        """Suspend, resume or retry a job."""
+        """Suspend, resume or retry a job. It is done to its end also where the browser has gone: a retry deletes the job
+        before it makes it anew.
+        """
+        acting = asyncio.create_task(self._act(request))
+        self._acting.add(acting)
+        acting.add_done_callback(self._acting.discard)
+        return await asyncio.shield(acting)
+
+    async def _act(self, request: web.Request) -> web.Response:
         async with self._client(request) as client:
             job = await self._resource(client, request)
             if isinstance(job, ModelDeployment):

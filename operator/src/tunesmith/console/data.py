@@ -79,7 +79,8 @@ def look(name: str, content: bytes) -> Upload:
     rows = list(_objects(name, content) if ending in LINES else _table(name, content, TABLES[ending]))
     if not rows:
         raise Invalid(f"{name} has no rows", MEND)
-    return Upload(file, content, len(rows), tuple(rows[0]))
+    # What a row of a table has beyond its header's columns has no name.
+    return Upload(file, content, len(rows), tuple(name for name in rows[0] if name is not None))
 
 
 async def keep(connection: Connection, namespace: str, upload: Upload) -> None:

@@ -62,4 +62,6 @@ def parse(text: str) -> LogLine | None:
         )
     except ValueError:
         return None
-    return line if math.isfinite(line.loss) else None
+    if not math.isfinite(line.loss):
+        return None
+    return line.model_copy(update={"metrics": {key: one for key, one in line.metrics.items() if math.isfinite(one)}})
