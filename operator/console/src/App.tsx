@@ -1,9 +1,10 @@
-import { Loader } from '@mantine/core';
+import { Button, Group, Loader } from '@mantine/core';
 import { useQuery, useQueryClient } from '@tanstack/react-query';
 import { lazy, Suspense, useEffect, useState } from 'react';
 import { Redirect, Route, Switch } from 'wouter';
-import { get, onEnded, Refusal, token } from './api';
+import { get, onEnded, token } from './api';
 import { Login } from './pages/Login';
+import { Failure } from './parts/Pieces';
 import { Shell } from './Shell';
 import type { Session } from './types';
 
@@ -30,9 +31,11 @@ export function App() {
       onEnded(() => {
         if (token.get()) setWhy('The cluster does not know this token, or no longer.');
         token.clear();
+        // Who comes next may be somebody else.
+        queries.clear();
         setKnown(false);
       }),
-    [],
+    [queries],
   );
   const leave = () => {
     token.clear();
@@ -51,7 +54,21 @@ export function App() {
       />
     );
   }
-  if (session.error instanceof Refusal) return <Login why={`${session.error.message}. ${session.error.hint}`} enter={leave} />;
+  if (session.error) {
+    return (
+      <main className="page" style={{ maxWidth: 460, paddingTop: '12vh', paddingInline: 16 }}>
+        <Failure error={session.error} />
+        <Group mt="md">
+          <Button loading={session.isFetching} onClick={() => void session.refetch()}>
+            Try again
+          </Button>
+          <Button variant="default" onClick={leave}>
+            Log out
+          </Button>
+        </Group>
+      </main>
+    );
+  }
   if (!session.data) return <Loader m="xl" role="status" aria-label="Connecting" />;
   const home = `/${session.data.namespace}/jobs`;
   return (
@@ -68,7 +85,7 @@ export function App() {
                   {({ names }) => <Compare namespace={namespace} names={names.split(',')} />}
                 </Route>
                 <Route path="/:namespace/new/:start?">
-                  {({ start }) => <New key={start} namespace={namespace} start={start ?? 'SFT'} />}
+                  {({ start }) => <New namespace={namespace} start={start ?? 'SFT'} />}
                 </Route>
                 <Route path="/:namespace/deployments">
                   <Deployments namespace={namespace} />
@@ -77,7 +94,7 @@ export function App() {
                   {({ deployment }) => <Playground namespace={namespace} deployment={deployment ?? ''} />}
                 </Route>
                 <Route path="/:namespace/:kind/:name">
-                  {({ kind, name }) => <Job key={`${kind}/${name}`} namespace={namespace} plural={kind} name={name} />}
+                  {({ kind, name }) => <Job namespace={namespace} plural={kind} name={name} />}
                 </Route>
                 <Redirect to={home} replace />
               </Switch>

@@ -4,6 +4,7 @@ import { useQuery } from '@tanstack/react-query';
 import { type ReactNode, useEffect, useRef, useState } from 'react';
 import { Link, useLocation } from 'wouter';
 import { get } from './api';
+import { Boundary } from './parts/Boundary';
 import { Chat, Flask, Moon, Plus, Rack, Sun } from './parts/Icons';
 import type { Session } from './types';
 
@@ -56,7 +57,7 @@ export function Shell({ session, namespace, leave, children }: Props) {
       <AppShell.Header className="sheet" style={{ borderWidth: '0 0 1px', borderRadius: 0 }}>
         <Group h="100%" px="md" justify="space-between" wrap="nowrap">
           <Group gap="sm" wrap="nowrap">
-            <Burger hiddenFrom="sm" size="sm" opened={open} onClick={toggle} aria-label="Navigation" />
+            <Burger hiddenFrom="sm" size="sm" opened={open} onClick={toggle} aria-label="Navigation" aria-expanded={open} />
             <Link className="wordmark" href={`/${namespace}/jobs`}>
               <img src="./icon.svg" alt="" width={24} height={24} />
               <Text span visibleFrom="xs" fw={700}>
@@ -93,7 +94,8 @@ export function Shell({ session, namespace, leave, children }: Props) {
       </AppShell.Navbar>
       <AppShell.Main>
         <div ref={main} id="main" tabIndex={-1} className="page">
-          {children}
+          {/* Of another page, namespace or resource nothing stays: no choice, no answer, no error. */}
+          <Boundary key={where}>{children}</Boundary>
         </div>
       </AppShell.Main>
     </AppShell>

@@ -2,9 +2,12 @@ import { Lines } from './pure/lines';
 import type { Problem } from './pure/problems';
 
 const TOKEN = 'tunesmith-token';
-/** The token that `tunesmith console` put into the address, taken out of it and kept for this tab only. */
+/**
+ * The token that `tunesmith console` put into the address, taken out of it and kept for this tab only. It serves on this
+ * machine; elsewhere a link would make its reader act as somebody else.
+ */
 const given = /[#&]token=([\w-]+)/.exec(location.hash)?.[1];
-if (given) {
+if (given && ['127.0.0.1', 'localhost'].includes(location.hostname)) {
   sessionStorage.setItem(TOKEN, given);
   history.replaceState(null, '', `${location.pathname}#/`);
 }
@@ -76,14 +79,19 @@ export async function* lines(path: string, signal: AbortSignal, options: Request
   const answer = await request(path, { ...options, signal });
   const cut = new Lines();
   const reader = answer.body?.pipeThrough(new TextDecoderStream()).getReader();
-  while (reader) {
-    const { done, value } = await reader.read();
-    if (done) break;
-    const whole = cut.push(value);
-    if (whole.length) yield whole;
+  try {
+    while (reader) {
+      const { done, value } = await reader.read();
+      if (done) break;
+      const whole = cut.push(value);
+      if (whole.length) yield whole;
+    }
+    const rest = cut.end();
+    if (rest.length) yield rest;
+  } finally {
+    // Who stops reading, as at an error in a line, wants no more of it.
+    reader?.cancel().catch(() => undefined);
   }
-  const rest = cut.end();
-  if (rest.length) yield rest;
 }
 
 export function space(namespace: string): string {

@@ -14,7 +14,7 @@ const queries = new QueryClient({
   defaultOptions: {
     queries: {
       // What is refused is refused again; only a console or cluster that does not answer may do so later.
-      retry: (count, error) => count < 2 && (!(error instanceof Refusal) || error.status === 503),
+      retry: (count, error) => count < 2 && (!(error instanceof Refusal) || [0, 503].includes(error.status)),
       refetchOnWindowFocus: true,
     },
   },

@@ -4,8 +4,8 @@ import { lines, Refusal } from './api';
 const AGAIN_MS = 3000;
 
 /**
- * What a stream of JSON lines adds up to. `key` begins it anew; null: no stream. A stream that breaks is opened again,
- * from its beginning.
+ * What a stream of JSON lines adds up to. Another `path` begins it anew; null: no stream. A stream that breaks is opened
+ * again, from its beginning; what is known of it stays until then.
  */
 export function useStream<S>(
   path: string | null,
@@ -20,7 +20,6 @@ export function useStream<S>(
     const read = async (): Promise<void> => {
       let state = held.current.empty;
       try {
-        setShown({ path, state, error: '', open: true });
         for await (const some of lines(path, stop.signal)) {
           const parsed = some.map((line) => JSON.parse(line) as { error?: string });
           const bad = parsed.find((one) => typeof one.error === 'string');
@@ -31,7 +30,8 @@ export function useStream<S>(
         setShown({ path, state, error: '', open: false });
       } catch (error) {
         if (stop.signal.aborted) return;
-        setShown({ path, state, error: error instanceof Error ? error.message : String(error), open: false });
+        const said = error instanceof Error ? error.message : String(error);
+        setShown((old) => ({ ...old, error: said, open: false }));
         const again = setTimeout(() => void read(), AGAIN_MS);
         stop.signal.addEventListener('abort', () => clearTimeout(again));
       }

@@ -97,7 +97,7 @@ export interface Memory {
 export interface Manifest {
   apiVersion: string;
   kind: Kind;
-  metadata: { name: string; namespace?: string; resourceVersion?: string; [key: string]: unknown };
+  metadata: { name: string; namespace?: string; uid?: string; resourceVersion?: string; [key: string]: unknown };
   spec: Record<string, unknown>;
 }
 

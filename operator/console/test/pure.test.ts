@@ -1,8 +1,8 @@
 import { describe, expect, test } from 'vitest';
-import { add, aligned, metrics, type Point, type Points, smoothed } from '../src/pure/curve';
+import { aligned, extended, least, metrics, type Point, smoothed, summary } from '../src/pure/curve';
 import { leaves, sideBySide } from '../src/pure/differences';
 import { bytes, duration, short, tail } from '../src/pure/format';
-import { Lines, piece } from '../src/pure/lines';
+import { Lines, piece, plain } from '../src/pure/lines';
 import { addresses, deployable, deploymentOf, withData } from '../src/pure/make';
 import { below, byField, parts } from '../src/pure/problems';
 import { forForm, type Node, others, pruned, title, withoutOthers } from '../src/pure/schema';
@@ -15,7 +15,7 @@ const point = (step: number, loss = 1 / step, more: Record<string, number> = {})
 describe('a curve', () => {
   test('goes on from where an attempt was resumed, and what was lost goes', () => {
     const first = [1, 2, 3, 4].map((step) => point(step));
-    const whole = [point(3, 9), point(4, 8)].reduce<Points>(add, first);
+    const whole = extended(first, [point(3, 9), point(4, 8)]);
     expect(whole.map((one) => [one.step, one.loss])).toEqual([[1, 1], [2, 0.5], [3, 9], [4, 8]]);
   });
 
@@ -29,6 +29,20 @@ describe('a curve', () => {
       'loss', 'learning rate', 'tokens/s', 'accuracy', 'rewards',
     ]);
     expect(aligned([[point(1, 1, { rewards: 7 }), point(2)]], 'rewards')).toEqual([[1, 2], [7, null]]);
+  });
+
+  test('may be as long as a training is', () => {
+    const long = Array.from({ length: 200_000 }, (_, at) => point(at + 1));
+    const whole = extended(extended([], long.slice(0, 150_000)), long.slice(150_000));
+    expect(whole.length).toBe(200_000);
+    expect(summary('a', whole, 'loss')).toBe('a: loss from 1 at step 1 to 5e-6 at step 200000, least 5e-6');
+    expect(least([])).toBeUndefined();
+  });
+
+  test('is told of by the steps that have the metric', () => {
+    const points = [point(1), point(2, 1, { 'eval loss': 3 }), point(3), point(4, 1, { 'eval loss': 2 }), point(5)];
+    expect(summary('a', points, 'eval loss')).toBe('a: eval loss from 3 at step 2 to 2 at step 4, least 2');
+    expect(summary('a', points, 'kl')).toBe('a: no kl yet');
   });
 
   test('is smoothed by an exponential moving average', () => {
@@ -46,6 +60,12 @@ describe('text that comes in pieces', () => {
       expect(found).toEqual(['one', 'two', '', 'three']);
       expect(cut.end()).toEqual([]);
     }
+  });
+
+  test('of a log is without what only terminals read', () => {
+    expect(plain('\u001b[1;36m(EngineCore pid=7)\u001b[0;0m ready')).toBe('(EngineCore pid=7) ready');
+    expect(plain('  0%|   | 0/2\r 50%|#  | 1/2\r100%|###| 2/2\r')).toBe('100%|###| 2/2');
+    expect(plain('\u001b]8;;http://a\u0007a\u001b]8;;\u0007 [0] <b>')).toBe('a [0] <b>');
   });
 
   test('of a chat completion is its words', () => {
@@ -112,6 +132,24 @@ describe('a form of a schema', () => {
 
   test('leaves nothing behind where nothing was entered', () => {
     expect(pruned({ a: '', b: {}, c: { d: undefined }, e: [{ f: '' }], g: 0, h: false })).toEqual({ e: [{}], g: 0, h: false });
+  });
+
+  test('keeps what is meant to be empty, and entries of maps and lists while they are typed', () => {
+    const text: Node = { type: 'string' };
+    const spec: Node = {
+      type: 'object',
+      properties: {
+        gateway: { type: 'object', properties: { replicas: { type: 'integer' } } },
+        limits: { type: 'object', additionalProperties: { 'x-kubernetes-int-or-string': true } },
+        modules: { type: 'array', items: text },
+        datasets: { type: 'array', items: { type: 'object', properties: { uri: text } } },
+        pod: { type: 'object', 'x-kubernetes-preserve-unknown-fields': true },
+      },
+    };
+    const before = { gateway: {}, pod: { emptyDir: {} } };
+    const typed = { ...before, limits: { gpu: undefined, memory: '' }, modules: [undefined, ''], datasets: [undefined] };
+    expect(pruned(typed, spec, before)).toEqual({ ...before, limits: { gpu: '', memory: '' }, modules: ['', ''], datasets: [{}] });
+    expect(pruned({ gateway: { replicas: undefined } }, spec, { gateway: { replicas: 2 } })).toEqual({});
   });
 
   test('leaves to the YAML what has no schema', () => {

@@ -7,7 +7,7 @@ import { useTitle } from '../hooks';
 import { Curve } from '../parts/Curve';
 import { Failure, Head, Reason, Sheet, Waiting } from '../parts/Pieces';
 import { useCurve } from '../parts/useCurve';
-import type { Points } from '../pure/curve';
+import { least, type Points } from '../pure/curve';
 import { sideBySide } from '../pure/differences';
 import { short } from '../pure/format';
 import type { Detail, Summary } from '../types';
@@ -27,15 +27,14 @@ export default function Compare({ namespace, names }: { namespace: string; names
   const take = useCallback((name: string, some: Points) => setPoints((old) => ({ ...old, [name]: some })), []);
   const curves = useMemo(() => names.map((name) => ({ name, points: points[name] ?? [] })), [names, points]);
   const error = found.find((one) => one.error)?.error;
-  if (error) return <Failure error={error} />;
   const details = found.flatMap((one) => (one.data ? [one.data] : []));
-  if (details.length < names.length) return <Waiting />;
+  if (details.length < names.length) return error ? <Failure error={error} /> : <Waiting />;
   const losses = curves.map((one) => one.points.map((point) => point.loss));
   const measured: [string, string[]][] = [
     ['steps', details.map(({ summary }) => summary.progress?.text ?? '–')],
     ['first loss', losses.map((one) => short(one[0]))],
     ['last loss', losses.map((one) => short(one.at(-1)))],
-    ['least loss', losses.map((one) => (one.length ? short(Math.min(...one)) : '–'))],
+    ['least loss', losses.map((one) => short(least(one)))],
     ['tokens/s', details.map(({ summary }) => short(summary.progress?.tokensPerSecond))],
     ['restarts', details.map(({ resource }) => String(resource.status?.restarts ?? 0))],
   ];
@@ -43,8 +42,9 @@ export default function Compare({ namespace, names }: { namespace: string; names
   return (
     <>
       <Head title="Compare" />
-      {details.map(({ summary }) => (
-        <Follow key={summary.name} namespace={namespace} summary={summary} take={take} />
+      <Failure error={error} />
+      {details.map(({ summary, resource }) => (
+        <Follow key={resource.metadata.uid ?? summary.name} namespace={namespace} summary={summary} take={take} />
       ))}
       <Stack>
         <Sheet title="Curves">

@@ -27,6 +27,8 @@ export default function Job({ namespace, plural, name }: Props) {
   const { data, error } = useDetail(namespace, plural, name);
   if (!data) return error ? <Failure error={error} /> : <Waiting />;
   const { summary } = data;
+  // A job that runs once more is another one of its name, with other logs.
+  const { uid } = data.resource.metadata;
   return (
     <>
       <Head
@@ -42,7 +44,7 @@ export default function Job({ namespace, plural, name }: Props) {
       <Stack>
         <Why detail={data} />
         <SimpleGrid cols={{ base: 1, md: summary.kind === 'FineTuneJob' ? 2 : 1 }}>
-          {summary.kind === 'FineTuneJob' && <Training namespace={namespace} detail={data} />}
+          {summary.kind === 'FineTuneJob' && <Training key={uid} namespace={namespace} detail={data} />}
           <Facts detail={data} />
         </SimpleGrid>
         {summary.kind === 'ModelDeployment' && (
@@ -50,7 +52,7 @@ export default function Job({ namespace, plural, name }: Props) {
             <Adapters namespace={namespace} of={summary} />
           </Sheet>
         )}
-        <Parts detail={data} namespace={namespace} plural={plural} name={name} />
+        <Parts key={uid} detail={data} namespace={namespace} plural={plural} name={name} />
       </Stack>
     </>
   );

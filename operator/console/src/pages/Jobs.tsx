@@ -5,6 +5,8 @@ import { pathOf, useResources, useTitle } from '../hooks';
 import { Failure, Head, Reason, Spoken, Steps, Waiting } from '../parts/Pieces';
 import { age, short, tail } from '../pure/format';
 
+/** Rows that a browser draws anew every two seconds without a halt. */
+const MOST = 200;
 const SHOWN = ['all', 'active', 'done', 'failed'] as const;
 type Shown = (typeof SHOWN)[number];
 
@@ -15,19 +17,22 @@ export default function Jobs({ namespace }: { namespace: string }) {
   const [shown, setShown] = useState<Shown>('all');
   const [text, setText] = useState('');
   const [chosen, setChosen] = useState<string[]>([]);
+  const [whole, setWhole] = useState(false);
   const [, go] = useLocation();
   const jobs = (data ?? []).filter((one) => one.kind !== 'ModelDeployment');
   const active = jobs.filter((one) => ['running', 'waiting', 'paused'].includes(one.state));
   const rows = jobs
     .filter((one) => shown === 'all' || (shown === 'active' ? active.includes(one) : one.state === shown))
     .filter((one) => [one.name, one.model, one.method, one.reason].join(' ').toLowerCase().includes(text.toLowerCase()));
+  const listed = whole ? rows : rows.slice(0, MOST);
+  const compared = chosen.filter((name) => jobs.some((one) => one.kind === 'FineTuneJob' && one.name === name));
   const failed = jobs.filter((one) => one.state === 'failed').length;
   if (!data && !error) return <Waiting />;
   return (
     <>
       <Head title="Jobs">
-        <Button variant="default" disabled={chosen.length < 2} onClick={() => go(`/${namespace}/compare/${chosen.join(',')}`)}>
-          Compare {chosen.length > 1 ? chosen.length : ''}
+        <Button variant="default" disabled={compared.length < 2} onClick={() => go(`/${namespace}/compare/${compared.join(',')}`)}>
+          Compare {compared.length > 1 ? compared.length : ''}
         </Button>
         <Button component={Link} href={`/${namespace}/new`}>
           New job
@@ -66,7 +71,7 @@ export default function Jobs({ namespace }: { namespace: string }) {
             </Table.Tr>
           </Table.Thead>
           <Table.Tbody>
-            {rows.map((one) => (
+            {listed.map((one) => (
               <Table.Tr key={`${one.kind}/${one.name}`}>
                 <Table.Td>
                   {one.kind === 'FineTuneJob' && (
@@ -117,6 +122,11 @@ export default function Jobs({ namespace }: { namespace: string }) {
           </Table.Tbody>
         </Table>
       </div>
+      {listed.length < rows.length && (
+        <Button variant="default" mt="sm" onClick={() => setWhole(true)}>
+          Show all {rows.length}; these are the newest {listed.length}
+        </Button>
+      )}
     </>
   );
 }

@@ -1,9 +1,13 @@
 import { Alert, Button, Code, Stack, Text, TextInput, Title } from '@mantine/core';
 import { useState } from 'react';
 
+/** What a header takes. */
+const WHOLE = /^[\x21-\x7e]+$/;
+
 /** Asks for a token. It stays in this tab, and goes nowhere but to the API server. */
 export function Login({ why, enter }: { why: string; enter: (token: string) => void }) {
   const [text, setText] = useState('');
+  const [bad, setBad] = useState(false);
   return (
     <main className="page" style={{ maxWidth: 460, paddingTop: '12vh', paddingInline: 16 }}>
       <form
@@ -11,7 +15,8 @@ export function Login({ why, enter }: { why: string; enter: (token: string) => v
         style={{ padding: 28 }}
         onSubmit={(event) => {
           event.preventDefault();
-          enter(text.trim());
+          if (WHOLE.test(text.trim())) enter(text.trim());
+          else setBad(true);
         }}
       >
         <Stack>
@@ -33,7 +38,11 @@ export function Login({ why, enter }: { why: string; enter: (token: string) => v
             autoComplete="off"
             required
             value={text}
-            onChange={(event) => setText(event.currentTarget.value)}
+            error={bad ? 'A token has no spaces, and no characters beyond ASCII: copy it again' : undefined}
+            onChange={(event) => {
+              setBad(false);
+              setText(event.currentTarget.value);
+            }}
           />
           <Button type="submit">Log in</Button>
           <Text size="sm" className="quiet">

@@ -67,7 +67,8 @@ function Editor({ namespace, start, starters, body: first, edit }: EditorProps) 
   const { kind } = body;
   useTitle(edit ? `Edit ${body.metadata.name}` : `New ${kind}`);
   const schema = useQuery({ queryKey: ['schema', kind], queryFn: ({ signal }) => get<Node>(`schemas/${kind}`, signal), staleTime: Infinity });
-  const settled = useSettled(JSON.stringify({ resource: body, new: !edit, ...parsed(config) }), SETTLE_MS);
+  const asked = JSON.stringify({ resource: body, new: !edit, ...parsed(config) });
+  const settled = useSettled(asked, SETTLE_MS);
   const check = useQuery({
     queryKey: ['check', namespace, settled],
     queryFn: ({ signal }) => send<Check>('POST', `${space(namespace)}/check`, JSON.parse(settled), signal),
@@ -77,7 +78,7 @@ function Editor({ namespace, start, starters, body: first, edit }: EditorProps) 
   const apply = useMutation({
     mutationFn: () =>
       edit
-        ? send('PUT', `${space(namespace)}/${PLURALS[kind]}/${body.metadata.name}`, body)
+        ? send('PUT', `${space(namespace)}/${PLURALS[first.kind]}/${first.metadata.name}`, body)
         : send('POST', `${space(namespace)}/resources`, body),
     onSuccess: () => {
       void queries.invalidateQueries();
@@ -114,7 +115,7 @@ function Editor({ namespace, start, starters, body: first, edit }: EditorProps) 
         <Button
           onClick={() => apply.mutate()}
           loading={apply.isPending}
-          disabled={broken !== '' || problems.length > 0 || check.isFetching || !check.data}
+          disabled={broken !== '' || problems.length > 0 || settled !== asked || check.isFetching || !check.data}
         >
           {edit ? 'Apply' : 'Create'}
         </Button>

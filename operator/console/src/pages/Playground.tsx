@@ -48,7 +48,7 @@ export default function Playground({ namespace, deployment }: { namespace: strin
   const deployments = data.filter((one) => one.kind === 'ModelDeployment');
   const models = served(deployments.sort((a, b) => Number(b.name === deployment) - Number(a.name === deployment)));
   const defaults = [models[0] ?? '', models[1] ?? models[0] ?? ''];
-  const chosen = sides.map((side, at) => side.model || (defaults[at] ?? ''));
+  const chosen = sides.map((side, at) => (models.includes(side.model) ? side.model : (defaults[at] ?? '')));
   const busy = sides.some((side) => side.busy);
   const set = (at: number, change: (side: Side) => Partial<Side>) =>
     setSides((old) => old.map((side, index) => (index === at ? { ...side, ...change(side) } : side)) as [Side, Side]);
@@ -56,17 +56,19 @@ export default function Playground({ namespace, deployment }: { namespace: strin
   const answer = async (at: number, question: string, signal: AbortSignal) => {
     const [where = '', model = ''] = (chosen[at] ?? '').split('/');
     const history: Said[] = [...(sides[at]?.said ?? []), { role: 'user', content: question }];
-    set(at, () => ({ said: [...history, { role: 'assistant', content: '' }], error: '', busy: true }));
+    // What answers goes on answering, whichever models come meanwhile.
+    set(at, () => ({ model: chosen[at] ?? '', said: [...history, { role: 'assistant', content: '' }], error: '', busy: true }));
     const messages = [...(system ? [{ role: 'system', content: system }] : []), ...history.map(({ role, content }) => ({ role, content }))];
-    const body = { model, messages, stream: true, temperature: Number(heat), max_tokens: Number(most), top_p: Number(top) };
+    const options = { temperature: heat, max_tokens: most, top_p: top };
+    const numbers = Object.fromEntries(Object.entries(options).flatMap(([key, one]) => (one === '' ? [] : [[key, Number(one)]])));
+    const body = { model, messages, stream: true, ...numbers };
     const began = performance.now();
     let first = 0;
     let count = 0;
     let content = '';
     try {
       const path = `${space(namespace)}/modeldeployments/${where}/v1/chat/completions`;
-      const options = { method: 'POST', body: JSON.stringify(body) };
-      for await (const some of lines(path, signal, options)) {
+      for await (const some of lines(path, signal, { method: 'POST', body: JSON.stringify(body) })) {
         for (const line of some) {
           const more = piece(line);
           if (!more) continue;
@@ -81,6 +83,8 @@ export default function Playground({ namespace, deployment }: { namespace: strin
       }
       set(at, () => ({ busy: false }));
     } catch (problem) {
+      // A question without an answer can be asked again.
+      if (!content) setText((now) => now || question);
       const said = problem instanceof Error ? problem.message : String(problem);
       const hint = problem instanceof Refusal ? problem.hint : '';
       set(at, ({ said: old }) => ({

@@ -2,7 +2,7 @@ import { Checkbox, Group, NativeSelect, Text, useComputedColorScheme } from '@ma
 import { useEffect, useMemo, useRef, useState } from 'react';
 import uPlot from 'uplot';
 import 'uplot/dist/uPlot.min.css';
-import { aligned, metrics, type Points, smoothed } from '../pure/curve';
+import { aligned, metrics, type Points, smoothed, summary } from '../pure/curve';
 import { short } from '../pure/format';
 import { COLOURS } from './colours';
 
@@ -19,7 +19,7 @@ export function Curve({ curves }: { curves: readonly Named[] }) {
   const [smooth, setSmooth] = useState(false);
   const [log, setLog] = useState(false);
   const all = curves.map((one) => one.points);
-  const said = curves.map((one) => summary(one, metric)).join('; ');
+  const said = curves.map((one) => summary(one.name, one.points, metric)).join('; ');
   return (
     <div>
       <Group mb="xs" gap="md">
@@ -39,14 +39,6 @@ export function Curve({ curves }: { curves: readonly Named[] }) {
       </Text>
     </div>
   );
-}
-
-function summary({ name, points }: Named, metric: string): string {
-  const [steps, values = []] = aligned([points], metric);
-  const known = values.filter((one) => one !== null);
-  if (!known.length) return `${name}: no ${metric} yet`;
-  const from = `${metric} from ${short(known[0])} at step ${steps[0] ?? 0}`;
-  return `${name}: ${from} to ${short(known.at(-1))} at step ${steps.at(-1) ?? 0}, least ${short(Math.min(...known))}`;
 }
 
 interface PlotProps {

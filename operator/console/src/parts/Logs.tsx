@@ -1,6 +1,7 @@
 import { Checkbox, Group, NativeSelect, Text, TextInput, useComputedColorScheme } from '@mantine/core';
 import { useEffect, useMemo, useRef, useState } from 'react';
 import { space } from '../api';
+import { plain } from '../pure/lines';
 import { useStream } from '../streams';
 import type { LogLine, Pod } from '../types';
 import { COLOURS } from './colours';
@@ -21,7 +22,7 @@ export function Logs({ namespace, plural, name, pods, attempts }: { namespace: s
   const { state, error, open } = useStream(
     `${space(namespace)}/${plural}/${name}/logs?${query.toString()}`,
     NONE,
-    (old, more: LogLine[]) => [...old, ...more].slice(-MOST),
+    (old, more: LogLine[]) => [...old, ...more.map((line) => ({ ...line, text: plain(line.text) }))].slice(-MOST),
   );
   const scheme = useComputedColorScheme('light');
   const box = useRef<HTMLPreElement>(null);

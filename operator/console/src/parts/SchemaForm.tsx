@@ -42,7 +42,8 @@ function wrong(registry: { formContext?: unknown }, id: string): string | undefi
 
 function Input({ id, label, schema, value: given, required, placeholder, onChange, onBlur, registry, options }: BaseInputTemplateProps) {
   const number = schema.type === 'number' || schema.type === 'integer';
-  const value = typeof given === 'string' || typeof given === 'number' ? String(given) : '';
+  // A number stays one: React then leaves alone what is typed of it, as 0.0 on the way to 0.01.
+  const value = typeof given === 'string' || typeof given === 'number' ? given : '';
   const said = (text: string) => onChange(text === '' ? options.emptyValue : number && Number.isFinite(Number(text)) ? Number(text) : text);
   return (
     <TextInput
@@ -63,7 +64,7 @@ function Input({ id, label, schema, value: given, required, placeholder, onChang
 }
 
 function Choice({ id, label, schema, value, required, placeholder, onChange, registry }: WidgetProps) {
-  const all = schema.enum as string[];
+  const all = schema.enum as (string | number)[];
   const empty = placeholder ? `default: ${placeholder}` : required ? 'choose …' : 'not set';
   return (
     <NativeSelect
@@ -72,12 +73,12 @@ function Choice({ id, label, schema, value, required, placeholder, onChange, reg
       label={label}
       withAsterisk={required ?? false}
       description={marked(schema.description)}
-      data={[{ value: '', label: empty }, ...all]}
+      data={[{ value: '', label: empty }, ...all.map(String)]}
       value={value === undefined ? '' : String(value)}
       error={wrong(registry, id)}
       onChange={(event) => {
         const text = event.currentTarget.value;
-        onChange((schema.enum as string[]).find((one) => one === text));
+        onChange(all.find((one) => String(one) === text));
       }}
     />
   );
@@ -248,7 +249,7 @@ export function SchemaForm({ schema, value, problems, onChange }: Props) {
           WrapIfAdditionalTemplate: Entry,
         }}
         widgets={{ SelectWidget: Choice, CheckboxWidget: Toggle }}
-        onChange={({ formData }: { formData?: unknown }) => onChange(withoutOthers(schema, pruned(formData)) as Record<string, unknown>)}
+        onChange={({ formData }: { formData?: unknown }) => onChange(withoutOthers(schema, pruned(formData, schema, value)) as Record<string, unknown>)}
       />
     </>
   );

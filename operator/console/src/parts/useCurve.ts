@@ -1,5 +1,5 @@
 import { space } from '../api';
-import { add, type Point, type Points } from '../pure/curve';
+import { extended, type Point, type Points } from '../pure/curve';
 import { useStream } from '../streams';
 import { PLURALS, type Summary } from '../types';
 
@@ -10,5 +10,5 @@ export function useCurve(namespace: string, { name, state }: Pick<Summary, 'name
   // One that is over is read once; one that goes on after it was retried is another stream.
   const follow = state === 'done' || state === 'failed' ? 'false' : 'true';
   const path = `${space(namespace)}/${PLURALS.FineTuneJob}/${name}/metrics?follow=${follow}`;
-  return useStream(path, NONE, (points, more: Point[]) => more.reduce<Points>(add, points));
+  return useStream(path, NONE, (points, more: Point[]) => extended(points, more));
 }

@@ -1,3 +1,5 @@
+import { short } from './format';
+
 /** One step of a training, as the server sends it. */
 export interface Point {
   step: number;
@@ -10,11 +12,14 @@ export interface Point {
 
 export type Points = readonly Point[];
 
-/** A curve with one more point. Later steps are of an attempt that was lost, and go. */
-export function add(points: Points, point: Point): Points {
-  let end = points.length;
-  while (end > 0 && (points[end - 1]?.step ?? 0) >= point.step) end -= 1;
-  return [...points.slice(0, end), point];
+/** A curve with more points. Steps that are later than one of them are of an attempt that was lost, and go. */
+export function extended(points: Points, more: Points): Points {
+  const found = [...points];
+  for (const point of more) {
+    while ((found.at(-1)?.step ?? -1) >= point.step) found.pop();
+    found.push(point);
+  }
+  return found;
 }
 
 const OWN: Record<string, (point: Point) => number> = {
@@ -25,12 +30,30 @@ const OWN: Record<string, (point: Point) => number> = {
 
 /** What can be drawn of these curves. */
 export function metrics(curves: readonly Points[]): string[] {
-  const more = new Set(curves.flatMap((points) => points.flatMap((point) => Object.keys(point.metrics))));
+  const more = new Set<string>();
+  for (const points of curves) for (const point of points) for (const name of Object.keys(point.metrics)) more.add(name);
   return [...Object.keys(OWN), ...[...more].sort()];
 }
 
 export function value(point: Point, metric: string): number | null {
   return OWN[metric]?.(point) ?? point.metrics[metric] ?? null;
+}
+
+/** The least of any number of values; undefined of none. */
+export function least(values: readonly number[]): number | undefined {
+  return values.reduce<number | undefined>((found, one) => (found === undefined || one < found ? one : found), undefined);
+}
+
+/** What a curve says of a metric, in words. */
+export function summary(name: string, points: Points, metric: string): string {
+  const known = points.flatMap((point) => {
+    const one = value(point, metric);
+    return one === null ? [] : [{ step: point.step, one }];
+  });
+  const [first, last] = [known[0], known.at(-1)];
+  if (!first || !last) return `${name}: no ${metric} yet`;
+  const from = `${metric} from ${short(first.one)} at step ${first.step}`;
+  return `${name}: ${from} to ${short(last.one)} at step ${last.step}, least ${short(least(known.map(({ one }) => one)))}`;
 }
 
 /** Curves over the steps that any of them has, as uPlot wants them: steps, then each one's values or null. */

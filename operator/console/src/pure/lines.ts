@@ -17,6 +17,15 @@ export class Lines {
   }
 }
 
+// eslint-disable-next-line no-control-regex
+const CODES = /\u001b(?:\[[0-?]*[ -/]*[@-~]|\][^\u0007\u001b]*(?:\u0007|\u001b\\))/g;
+
+/** A line as a terminal leaves it: without the codes for colours, and of a progress bar the last that was drawn. */
+export function plain(line: string): string {
+  const text = line.replace(CODES, '').replace(/\r+$/, '');
+  return text.slice(text.lastIndexOf('\r') + 1);
+}
+
 /** The text of one line of a streamed chat completion (server-sent events); null where it has none. */
 export function piece(line: string): string | null {
   const data = line.startsWith('data:') ? line.slice(5).trim() : '';

@@ -91,14 +91,27 @@ export function isObject(value: unknown): value is Value {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
-/** A value without what a form leaves behind where nothing was entered: undefined, and objects of nothing. */
-export function pruned(value: unknown): unknown {
-  if (Array.isArray(value)) return value.map((one) => pruned(one) ?? {});
+/**
+ * A value without what a form leaves behind where nothing was entered: undefined, empty texts, and objects of nothing.
+ * What was empty `before`, as `gateway: {}`, was meant. So is an entry of a map or list, which has a way to remove it.
+ */
+export function pruned(value: unknown, node: Node = {}, before?: unknown): unknown {
+  if (opaque(node)) return value;
+  if (Array.isArray(value)) {
+    const old: unknown[] = Array.isArray(before) ? before : [];
+    return value.map((one, at) => pruned(one, node.items, old[at]) ?? (node.items?.type === 'object' ? {} : ''));
+  }
   if (!isObject(value)) return value;
+  const old = isObject(before) ? before : {};
+  const entry = !node.properties && typeof node.additionalProperties === 'object' ? node.additionalProperties : null;
   const kept = Object.entries(value)
-    .map(([key, one]) => [key, pruned(one)] as const)
-    .filter(([, one]) => one !== undefined && one !== '' && !(isObject(one) && Object.keys(one).length === 0));
+    .map(([key, one]) => [key, pruned(one, entry ?? node.properties?.[key], old[key]) ?? (entry ? '' : undefined)] as const)
+    .filter(([key, one]) => one !== undefined && (entry !== null || !nothing(one) || nothing(old[key])));
   return Object.fromEntries(kept);
+}
+
+function nothing(value: unknown): boolean {
+  return value === '' || (isObject(value) && Object.keys(value).length === 0);
 }
 
 /** The member that a union's type has no use for any more goes with a change of the type. */
