@@ -106,6 +106,11 @@ test('from the form to a job that runs: mistakes on the way, estimate, curve, su
   await expect(yaml).toHaveValue(/nodes: 2/);
   await page.getByLabel('Nodes', { exact: true }).fill('');
   await expect(yaml).not.toHaveValue(/nodes:/);
+  // Also key by key: 0.0 is on the way to 0.0002.
+  const rate = page.getByLabel('Learning rate', { exact: true }).first();
+  await rate.pressSequentially('0.0002');
+  await expect(yaml).toHaveValue(/learningRate: 0.0002/);
+  await rate.fill('');
 
   await page.getByLabel('config.json of the model').fill(
     JSON.stringify({

@@ -152,6 +152,11 @@ describe('a form of a schema', () => {
     expect(pruned({ gateway: { replicas: undefined } }, spec, { gateway: { replicas: 2 } })).toEqual({});
   });
 
+  test('begins an entry of a map with nothing', () => {
+    const { schema } = forForm({ type: 'object', additionalProperties: { 'x-kubernetes-int-or-string': true } }, {});
+    expect(schema.additionalProperties).toEqual({ type: 'string', default: '' });
+  });
+
   test('leaves to the YAML what has no schema', () => {
     const node: Node = { type: 'object', required: ['a'], properties: { a: { type: 'object', 'x-kubernetes-preserve-unknown-fields': true }, b: { type: 'string' } } };
     const { schema } = forForm(node, {});

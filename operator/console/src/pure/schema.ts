@@ -75,6 +75,8 @@ export function forForm(node: Node, value: unknown, name = '', many = false): Fo
     if (typeof node.additionalProperties === 'object' && !node.properties) {
       const inner = forForm(node.additionalProperties, undefined, '', true);
       delete inner.schema.title;
+      // Of a new entry, in place of words that could be taken for it.
+      if (inner.schema.type === 'string') inner.schema.default = '';
       schema.additionalProperties = inner.schema;
       ui['additionalProperties'] = inner.ui;
     }

@@ -195,8 +195,8 @@ class Api:
         return web.json_response(views.resource(live))
 
     async def act(self, request: web.Request) -> web.Response:
-        """Suspend, resume or retry a job. It is done to its end also where the browser has gone: a retry deletes the job
-        before it makes it anew.
+        """Suspend, resume or retry a job. It is done to its end also where the browser has gone: a retry deletes the
+        job before it makes it anew.
         """
         acting = asyncio.create_task(self._act(request))
         self._acting.add(acting)
