@@ -16,7 +16,7 @@ from trainer.test_merge import merge_plan
 from tunesmith import artifacts
 from tunesmith.fetching import fetch
 from tunesmith.training.plan import DatasetPlan, TrainPlan
-from tunesmith_trainer.card import card, final_metrics
+from tunesmith_trainer.card import card, final_metrics, numbers, table
 from tunesmith_trainer.files import data_files, read_file
 from tunesmith_trainer.infer.job import infer
 from tunesmith_trainer.merge import merge
@@ -126,6 +126,18 @@ def test_metrics_are_the_last_of_each_in_the_trainings_log() -> None:
     assert final_metrics(history, 2, None) == {
         "steps": 2, "training loss": 1.0, "loss (evaluation)": 1.25, "mean token accuracy (evaluation)": 0.5,
     }  # fmt: skip
+    # Of an earlier step that is published.
+    assert final_metrics(history, 1, None) == {
+        "steps": 1, "training loss": 2.0, "loss (evaluation)": 1.5, "mean token accuracy (evaluation)": 0.5,
+    }  # fmt: skip
+
+
+def test_a_table_shows_whole_numbers_whole_and_any_text_in_its_cell() -> None:
+    assert numbers({"rows": 12_345_678, "accuracy": 0.123456789, "loss": None}) == [
+        ("rows", "12345678"), ("accuracy", "0.123457"),
+    ]  # fmt: skip
+    shown = table("How", [("target modules", r".*\.(q|v)_proj")])
+    assert shown.splitlines()[-1] == r"| target modules | .*\.(q\|v)_proj |"
 
 
 def test_what_was_trained_here_is_pushed_from_here(

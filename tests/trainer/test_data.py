@@ -83,6 +83,7 @@ def test_csv_json_and_parquet_read_as_jsonl_does(tmp_path: Path) -> None:
         read(tmp_path / "d.json", '[{"query": "Q", "response": "A"}]'),
         read(tmp_path / "d.parquet"),
         read(tmp_path / "bom.jsonl", b'\xef\xbb\xbf{"query": "Q", "response": "A"}\r\n\r\n'),
+        read(tmp_path / "empty-line.json", b'\xef\xbb\xbf\n \r\n{"query": "Q", "response": "A"}\n'),
     ):
         assert [list(row.messages) for row in rows] == [[USER, ASSISTANT]]
 
@@ -167,6 +168,7 @@ GOOD = '{"query": "Q", "response": "A"}\n'
         ("d.jsonl", "", ["datasets[0] pvc://c/d.jsonl: there are no rows"]),
         ("d.jsonl", b"\xff\xfe{", ["cannot be read as .jsonl", "utf-8"]),
         ("d.json", '{\n"rows": []}', ["found an object; expected a list of objects", "or one object on each line"]),
+        ("d.json", '\n{"query": "Q", "response": "A"}\n{"query": "Q"\n', ["row 3: no valid JSON"]),
         ("d.csv", "query,response\nQ,A\nQ,\n", ["row 3: response is empty"]),
         (
             "d.csv",

@@ -280,6 +280,25 @@ def test_a_last_batch_of_one_row_counts_as_one_row(make_plan: Make, tmp_path: Pa
     assert evaluations(plan)[-1]["metrics"][metric] == pytest.approx(0.8)
 
 
+@pytest.mark.long
+def test_means_of_good_and_of_bad_answers_do_not_depend_on_the_batches(make_plan: Make, tmp_path: Path) -> None:
+    """The one good answer of five is in a batch with bad ones, or in the last by itself."""
+    method, rows, _ = METHODS["KTO"]
+    bad = [{**row, "label": False} for row in (*ROWS, {**ROWS[0], "response": "testing of a tiny model"})]
+    found = []
+    for run, order in (
+        ("mixed", [{**bad[0], "label": True}, *bad[1:]]),
+        ("apart", [*bad[1:], {**bad[0], "label": True}]),
+    ):
+        plan = evaluated(make_plan(run=run, method=method, rows=rows, learning_rate=2e-2), order, tmp_path)
+        train(plan)
+        metrics = evaluations(plan)[-1]["metrics"]
+        found.append({name: metrics[name] for name in metrics if name.startswith(("rewards/", "logps/"))})
+    assert len(found[0]) == 5
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+    assert found[0]["rewards/margins"] == pytest.approx(found[0]["rewards/chosen"] - found[0]["rewards/rejected"])
+
+
 def test_a_row_without_negatives_has_no_recall() -> None:
     scores = torch.tensor([[1.0, 0.5, 2.0], [1.0, 0.0, 0.0], [-1.0, -2.0, 0.0]])
     real = torch.tensor([[True, True, True], [True, False, False], [True, True, False]])

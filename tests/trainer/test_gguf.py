@@ -234,6 +234,7 @@ def by_hand(template: str, system: str, turns: list[tuple[str, str]]) -> str:
     [
         "{% for m in messages %}{% if loop.last %}!{% endif %}{{ m['content'] }}{% endfor %}",
         CHATML.replace("{% for", "{{ 'a {{ b' }}{% for", 1),
+        CHATML.replace("{% for", "{{ strftime_now('%d %b %Y') }}{% for", 1),  # the day of the export would stay
     ],
 )
 def test_a_template_that_does_more_is_left_to_ollama(template: str) -> None:

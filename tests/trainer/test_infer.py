@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,19 @@ from trainer import multimodal
 from trainer.support import ROWS, artifact_path
 from trainer.test_evaluation import METHODS, evaluated, evaluations
 from tunesmith.api.quantization import QuantizationMethod
-from tunesmith.training.plan import Place, QuantizationPlan, TrainPlan
+from tunesmith.training.plan import DatasetPlan, Place, QuantizationPlan, TrainPlan
 from tunesmith_trainer.__main__ import main
+from tunesmith_trainer.data import Row
 from tunesmith_trainer.errors import ConfigError, ModelError
 from tunesmith_trainer.export import export
 from tunesmith_trainer.infer import data
 from tunesmith_trainer.infer.answering import answers, prompt_of
+from tunesmith_trainer.infer.answers import line_of
+from tunesmith_trainer.infer.batching import result
+from tunesmith_trainer.infer.judging import judged
 from tunesmith_trainer.infer.running import converse
 from tunesmith_trainer.infer.scores import compared, summary
-from tunesmith_trainer.infer.subject import Loaded, Sampling, find, load
+from tunesmith_trainer.infer.subject import Loaded, Sampling, Task, find, load, method_of
 from tunesmith_trainer.local.addresses import Here
 from tunesmith_trainer.train import train
 
@@ -240,4 +246,77 @@ def test_rouge_and_equality() -> None:
     assert (found["correct"], found["rouge1"], found["rouge2"]) == (False, pytest.approx(4 / 7, abs=1e-6), 0)
     assert found["rougeL"] == pytest.approx(4 / 7, abs=1e-6)
     assert compared("我是小黄", "我是小红")["rouge1"] == 0.75
+    # Vowels are characters of their own in many scripts, and accents may be.
+    assert compared("की", "का")["rouge1"] == 0
+    assert compared("हिन्दी में किताब", "हिन्दी की किताब")["rouge1"] == pytest.approx(2 / 3, abs=1e-6)
+    assert compared("cafe\u0301", "caf\u00e9")["rouge1"] == 1
     assert summary([{"correct": True}, {"correct": False}, {}]) == {"rows": 3, "accuracy": 0.5}
+
+
+def test_what_a_tables_messages_hold_beside_text_becomes_text(tmp_path: Path) -> None:
+    """As the times of turns do, which published conversations have."""
+    import pyarrow
+    import pyarrow.parquet
+
+    turn = {"role": "user", "content": "hello", "timestamp": datetime(2024, 5, 1, tzinfo=UTC)}
+    table = pyarrow.Table.from_pylist([{"conversation": [turn, {**turn, "role": "assistant"}]}])
+    pyarrow.parquet.write_table(table, tmp_path / "asked.parquet")
+    dataset = DatasetPlan(uri="file:///asked.parquet", path=str(tmp_path / "asked.parquet"))
+    [row] = data.read(dataset, "Generate")
+    [said] = json.loads(line_of(result(row, "hello")))["prompt"]
+    assert said == {"role": "user", "content": "hello", "timestamp": "2024-05-01 00:00:00+00:00"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [(1, ("Regression", None)), (2, ("SingleLabel", ["LABEL_0", "LABEL_1"])), (3, ("SingleLabel", None))],
+)
+def test_a_classifier_of_others_need_not_name_its_classes(
+    tiny: Path, tmp_path: Path, labels: int, expected: tuple[str, list[str] | None]
+) -> None:
+    """Transformers leaves the names of two classes out of config.json, and takes one for a number."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(tiny, num_labels=labels, architectures=["LlamaForSequenceClassification"])
+    config.save_pretrained(tmp_path)
+    found = method_of(Place(uri="x", path=str(tmp_path))).classification
+    assert found
+    names = [f"LABEL_{number}" for number in range(3)] if labels == 3 else expected[1]
+    assert (found.problem, found.labels) == (expected[0], names)
+
+
+def test_nothing_is_said_of_texts_by_a_model_whose_numbers_are_none(tiny: Path, tmp_path: Path) -> None:
+    """NaN is no JSON, and of documents with such scores the first would be the best."""
+    folder = shutil.copytree(tiny, tmp_path / "judge")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"architectures": ["LlamaForSequenceClassification"], "id2label": {"0": "LABEL_0"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    loaded, row = opened(folder), data.one("Classify", {"text": "hello"})
+    assert judged([row], loaded, 1)
+    with torch.no_grad():
+        next(loaded.model.parameters()).fill_(math.nan)
+    with pytest.raises(ModelError, match="is no number"):
+        judged([row], loaded, 1)
+
+
+def asked_in(folder: Path, row: dict[str, Any], task: Task, **columns: str) -> Row:
+    """A dataset's only row."""
+    (folder / "asked.jsonl").write_text(json.dumps(row) + "\n")
+    place = {"uri": "file:///asked.jsonl", "path": str(folder / "asked.jsonl")}
+    [read] = data.read(DatasetPlan.model_validate({**place, "columns": columns}), task)
+    return read
+
+
+def test_a_solutions_answer_is_right_by_its_result(tmp_path: Path) -> None:
+    row = asked_in(tmp_path, {"problem": "6 times 7?", "solution": "six times seven\n#### 42"}, "Generate")
+    assert result(row, "<think>35 and 7</think> The answer is 42.")["correct"]
+    assert not result(row, "The answer is 43.")["correct"]
+    other = asked_in(tmp_path, {"problem": "6 times 7?", "answer": "42"}, "Generate")
+    assert not result(other, "The answer is 42.")["correct"]
+
+
+def test_what_is_expected_may_be_in_a_column_of_any_name(tmp_path: Path) -> None:
+    assert asked_in(tmp_path, {"body": "B", "mood": "good"}, "Classify", text="body", label="mood").label == "good"
+    assert asked_in(tmp_path, {"query": "Q", "response": "A", "worse": "W"}, "Score", rejected="worse").rejected
+    row = asked_in(tmp_path, {"query": "Q", "page": "D"}, "Embed", response="page")
+    assert (row.text, row.messages, row.positives) == ("Q", (), ("D",))

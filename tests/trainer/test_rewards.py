@@ -16,6 +16,7 @@ from tunesmith.training.plan import MethodPlan
 from tunesmith_trainer import rewards
 from tunesmith_trainer.data import Row
 from tunesmith_trainer.errors import ConfigError, DataError, InternalError, ModelError
+from tunesmith_trainer.rewards.called import numbers
 
 pytestmark = pytest.mark.trainer
 
@@ -48,11 +49,20 @@ def scores(reward: rewards.Reward, rows: list[Row], *answers: str, lengths: list
         ("", "42", False), (r"\boxed{{a}, b}", "{a},  b", True), (r"\boxed{42", "42", False), ("42.0", "42", True),
         ("<think>\\boxed{41}</think> **42**", "42", True), (r"\dfrac{3}{4}", "3/4", True), ("1/0", "1/0", True),
         ("#### ", "42", False), ("The answer is: 10 apples", "10 apples", True),
+        (r"\boxed{1 \frac{1}{2}}", "1.5", True), (r"\boxed{1\frac{1}{2}}", "11/2", False), ("3 4", "34", False),
+        ("-1 1/2", "-3/2", True), ("1 234 567", "1,234,567", True), ("- 3", "-3", True), ("1 / 2", "0.5", True),
+        ("1e9999999999", "42", False), ("1.5e3", "1500", True), ("(1/2, 3)", r"(\frac{1}{2}, 3)", True),
     ],
 )  # fmt: skip
 def test_accuracy_compares_results(completion: str, solution: str, right: bool) -> None:
     given = [row(solution=solution)]
     assert scores(one({"type": "Accuracy"}, given), given, completion) == [float(right)]
+
+
+def test_a_function_may_return_numpys_numbers() -> None:
+    import numpy as np
+
+    assert numbers([np.float32(0.5), np.int64(1), None], 3, "returned") == [0.5, 1.0, None]
 
 
 def test_a_solution_may_be_a_number_and_must_be_there() -> None:

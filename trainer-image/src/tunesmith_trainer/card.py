@@ -90,9 +90,11 @@ def results_card(plan: InferencePlan, metrics: Metrics) -> str:
 
 
 def final_metrics(history: Sequence[Mapping[str, Any]], step: int, best: BestEvaluation | None) -> dict[str, float]:
-    """What a training's own log says at its end."""
+    """What a training's own log says of the step that is published."""
     found: dict[str, float] = {"steps": step}
     for line in history:
+        if line["step"] > step:
+            break
         if "loss" in line:
             found["training loss"] = line["loss"]
         evaluated = {name: value for name, value in line.items() if name.startswith("eval_")}
@@ -194,7 +196,11 @@ def shown(pairs: Iterable[tuple[str, Any]]) -> list[tuple[str, str]]:
 
 def numbers(metrics: Metrics) -> list[tuple[str, str]]:
     """Names and values of what was measured."""
-    return [(name, f"{value:.6g}") for name, value in metrics.items() if value is not None]
+    return [
+        (name, str(value) if isinstance(value, int) else f"{value:.6g}")
+        for name, value in metrics.items()
+        if value is not None
+    ]
 
 
 def datasets(plan: TrainPlan | InferencePlan) -> list[tuple[str, str]]:
@@ -206,5 +212,6 @@ def table(title: str, rows: Sequence[tuple[str, str]]) -> str:
     """A table of two columns; empty where there are no rows."""
     if not rows:
         return ""
-    lines = "\n".join(f"| {name} | {value} |".replace("\n", " ") for name, value in rows)
+    cells = [[cell.replace("\n", " ").replace("|", "\\|") for cell in row] for row in rows]
+    lines = "\n".join(f"| {name} | {value} |" for name, value in cells)
     return f"## {title}\n\n| | |\n|---|---|\n{lines}"

@@ -135,8 +135,8 @@ class Evaluation(TrainerCallback):
         lines = [json.dumps({"step": step, "metrics": metrics}) + "\n" for step, metrics in evaluations]
         self.log.write_text("".join(lines))
 
-    def choose(self) -> str:
-        """Load what is to be published, and say which it is."""
+    def choose(self) -> tuple[str, int]:
+        """Load what is to be published. Returns what is to be said of it, and its step."""
         trainer = self.trainer
         last = trainer.state.global_step
         said = (
@@ -146,10 +146,10 @@ class Evaluation(TrainerCallback):
         )
         best = self.best(trainer.state)
         if best is None or self.plan.publish == "Last":
-            return said
+            return said, last
         named = f"step {best.step}, the best by {self.plan.metric} ({best.value:.6g})"
         if best.step == last:
-            return f"{said}; {named}"
+            return f"{said}; {named}", last
         checkpoint = trainer.checkpoints.folder / f"{PREFIX}{best.step}"
 
         def unusable() -> str | None:
@@ -164,7 +164,7 @@ class Evaluation(TrainerCallback):
             return None
 
         if why := group.first_says(unusable):
-            return f"{said}; the last step is published: the checkpoint of {named}, cannot be used: {why}"
+            return f"{said}; the last step is published: the checkpoint of {named}, cannot be used: {why}", last
         trainer.state.best_model_checkpoint = str(checkpoint)
         trainer._load_best_model()
-        return f"{said}; published {named}"
+        return f"{said}; published {named}", best.step

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path, PurePath
@@ -19,6 +20,9 @@ from tunesmith_trainer.errors import DataError
 Found = tuple[int, dict[str, Any] | DataError]
 """(number of the row, its columns, or what is wrong with it)"""
 PACKED = (".gz", ".zst")
+BOM = b"\xef\xbb\xbf"
+HALF = re.compile(r"\\u[dD][89a-fA-F]")
+"""JSON's name of half of a character, alone or beside the other half."""
 NOT_DATA = {"dataset_info.json", "dataset_infos.json", "state.json", "manifest.json", "config.json"}
 Split = Literal["train", "validation"]
 SPLITS: dict[Split, tuple[str, ...]] = {"train": ("train",), "validation": ("validation", "val", "dev", "eval", "test")}
@@ -130,10 +134,10 @@ def opened(path: Path, packed: str) -> IO[bytes]:
     return path.open("rb")
 
 
-def json_lines(file: IO[bytes], where: str) -> Iterator[Found]:
-    """One object on each line."""
+def json_lines(file: IO[bytes], where: str, begin: int = 1) -> Iterator[Found]:
+    """One object on each line, of which the first that is left has the number `begin`."""
     with io.TextIOWrapper(file, encoding="utf-8-sig") as text:
-        for number, line in enumerate(text, 1):
+        for number, line in enumerate(text, begin):
             if line.strip():
                 yield number, json_object(line, f"{where} row {number}")
 
@@ -141,24 +145,26 @@ def json_lines(file: IO[bytes], where: str) -> Iterator[Found]:
 def json_list(file: IO[bytes], where: str) -> Iterator[Found]:
     """A list of objects, which is held whole; or, as many name them so, lines."""
     text = io.BufferedReader(file) if not isinstance(file, io.BufferedReader) else file  # type: ignore[type-var]
-    head = text.peek(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    head = text.peek(4096).removeprefix(BOM).lstrip()[:1]
     if head == b"{":
-        first = text.readline()
+        begin, first = 1, text.readline()
+        while not first.removeprefix(BOM).strip():
+            begin, first = begin + 1, text.readline()
         try:
             json.loads(first)
         except ValueError:
             raise DataError(
                 f"{where}: found an object; expected a list of objects, or one object on each line"
             ) from None
-        yield 1, json_object(first.decode("utf-8-sig"), f"{where} row 1")
-        for number, value in json_lines(text, where):
-            yield number + 1, value
+        yield begin, json_object(first.decode("utf-8-sig"), f"{where} row {begin}")
+        yield from json_lines(text, where, begin + 1)
         return
-    content = json.loads(text.read().decode("utf-8-sig"))
+    whole = text.read().decode("utf-8-sig")
+    content, halves = json.loads(whole), bool(HALF.search(whole))
     if not isinstance(content, list):
         raise DataError(f"{where}: found {kind_of(content)}; expected a list of objects, or one object on each line")
     for number, value in enumerate(content, 1):
-        yield number, as_object(value, f"{where} row {number}")
+        yield number, as_object(value, f"{where} row {number}", halves)
 
 
 def separated(separator: str) -> Callable[[IO[bytes], str], Iterator[Found]]:
@@ -260,14 +266,16 @@ def json_object(line: str, where: str) -> dict[str, Any] | DataError:
         value = json.loads(line)
     except ValueError as error:
         return DataError(f"{where}: no valid JSON: {error}; expected one object on one line")
-    return as_object(value, where)
+    return as_object(value, where, bool(HALF.search(line)))
 
 
-def as_object(value: Any, where: str) -> dict[str, Any] | DataError:
-    """An object of text that can be encoded, or that it is none."""
+def as_object(value: Any, where: str, halves: bool) -> dict[str, Any] | DataError:
+    """An object of text that can be encoded, or that it is none. `halves`: it may name half of a character."""
     if not isinstance(value, dict):
         return DataError(f"{where}: found {kind_of(value)}; expected an object with columns")
-    try:  # JSON may name half of a character
+    if not halves:
+        return value
+    try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         return DataError(

@@ -122,14 +122,20 @@ class Lifecycle(Base):
         """
         metrics: dict[str, list[float]] = getattr(self, "_metrics", {}).get("eval", {})
         before = {name: len(values) for name, values in metrics.items()}
+        inputs = self._prepare_inputs(inputs)
+        counts = self.counts(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            loss = self.compute_loss(model, self._prepare_inputs(inputs)).detach()
+            loss = self.compute_loss(model, inputs).detach()
         batch = self.accelerator.gradient_state
         last = batch.remainder if batch.end_of_dataloader else 0
         rows = last if last > 0 else self.args.eval_batch_size * self.args.world_size
         for name, values in metrics.items():
-            values += values[before.get(name, 0) :] * (rows - 1)
+            values += values[before.get(name, 0) :] * (counts.get(name, rows) - 1)
         return loss, None, None
+
+    def counts(self, inputs: Any) -> dict[str, int]:
+        """Of what a metric of a batch of all processes is the mean, by its name, where that is not its rows."""
+        return {}
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self.checkpoints.staging)

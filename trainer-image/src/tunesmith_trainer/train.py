@@ -74,7 +74,8 @@ def train(plan: TrainPlan) -> Ending:
         if pace.stopped:
             raise Interrupted(f"stopped by SIGTERM at step {trainer.state.global_step}, after a checkpoint of it")
         passed = sum(group.all_say(prepared.dataset.passed if isinstance(prepared.dataset, Drawn) else 0))
-        ending = finish(plan, trainer, data.sources, evaluation.choose() if evaluation else "", reporter.report.best)
+        chosen, published = evaluation.choose() if evaluation else ("", trainer.state.global_step)
+        ending = finish(plan, trainer, data.sources, chosen, published, reporter.report.best)
         told = [ending.message]
         if left_out := len(data.dropped):
             told.append(f"{left_out} rows left out, see dropped.jsonl")
@@ -142,9 +143,12 @@ def check_world(plan: TrainPlan) -> None:
 
 
 def finish(
-    plan: TrainPlan, trainer: Lifecycle, sources: list[SourceFile], chosen: str, best: BestEvaluation | None
-) -> Ending:
-    """Publish what was trained; rank 0 writes, the others wait. `chosen` says which step's weights these are."""
+    plan: TrainPlan, trainer: Lifecycle, sources: list[SourceFile], chosen: str, published: int,
+    best: BestEvaluation | None,
+) -> Ending:  # fmt: skip
+    """Publish what was trained; rank 0 writes, the others wait. `published` is the step whose weights these are, and
+    `chosen` says why.
+    """
     from tunesmith_trainer import artifact, curves, group
     from tunesmith_trainer.card import final_metrics
     from tunesmith_trainer.chat import DEFAULT
@@ -173,7 +177,7 @@ def finish(
             artifact.write_files(folder, others)
             if plan.chat_template.type == "Default":
                 (folder / "chat_template.jinja").write_text(DEFAULT)
-            metrics = final_metrics(trainer.state.log_history, step, best)
+            metrics = final_metrics(trainer.state.log_history, published, best)
             made = artifact.publish(folder, plan, kind, metrics, sources)
         print(f"artefact {made.uri}")
         done = done.model_copy(update={"artifact": made})

@@ -38,7 +38,7 @@ def go_template(tokenizer: PreTrainedTokenizerFast) -> str | None:
     A conversation is what is before the first turn, and then each turn with what follows it: after a user's, what
     begins the answer.
     """
-    if not tokenizer.chat_template:
+    if not tokenizer.chat_template or "strftime_now" in str(tokenizer.chat_template):  # today's date would stay
         return None
 
     def render(*turns: tuple[str, str]) -> str:

@@ -60,9 +60,8 @@ class Answers:
 
     def add(self, results: Sequence[dict[str, Any]]) -> None:
         """Keep the results of a batch."""
-        lines = "".join(f"{json.dumps(one, ensure_ascii=False)}\n" for one in results)
         with self.path.open("ab") as file:
-            file.write(lines.encode())
+            file.write("".join(map(line_of, results)).encode())
         self.rows += len(results)
 
     def results(self) -> Iterator[dict[str, Any]]:
@@ -76,6 +75,11 @@ class Answers:
             os.link(self.path, path)
         except OSError:
             shutil.copyfile(self.path, path)
+
+
+def line_of(result: dict[str, Any]) -> str:
+    """A result as a line of JSON. What a table's messages hold beside text, as times, becomes text."""
+    return json.dumps(result, ensure_ascii=False, default=str) + "\n"
 
 
 def read_inputs(folder: Path) -> Any:

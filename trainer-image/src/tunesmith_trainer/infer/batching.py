@@ -57,11 +57,13 @@ def result(row: Row, answer: str) -> dict[str, Any]:
     from tunesmith_trainer.rollouts import asked
 
     found: dict[str, Any] = {"row": row.where, "prompt": said(asked(row)) or row.text, "answer": answer}
+    solution = None if row.extra.get(ANSWER) is None else str(row.extra[ANSWER])
     if wanted := expected(row):
-        return found | {"expected": wanted, **scores.compared(answer, wanted)}
-    if row.extra.get(ANSWER) is not None:
-        wanted = str(row.extra[ANSWER])
-        return found | {"expected": wanted, "correct": equal(answer, wanted)}
+        found |= {"expected": wanted, **scores.compared(answer, wanted)}
+    elif wanted := solution:
+        found["expected"] = wanted
+    if wanted and wanted == solution:
+        found["correct"] = equal(answer, wanted)
     return found
 
 

@@ -31,13 +31,16 @@ WHOLE: Mapping[Task, tuple[MethodType, tuple[str, ...]]] = {
     "Embed": ("Embedding", POSITIVE),
 }  # fmt: skip
 """The method whose rows a task reads whole, and the columns without which they are questions only."""
+MAPPED: Mapping[Task, str] = {"Classify": "label", "Score": "rejected", "Rerank": "response", "Embed": "response"}
+"""What of a dataset's `columns` may name that column otherwise."""
 
 
-def method_for(task: Task, columns: Mapping[str, Any]) -> MethodType:
-    """As whose row these columns are read: an answer, a label or documents may be there or not."""
+def method_for(task: Task, columns: Mapping[str, Any], dataset: DatasetPlan) -> MethodType:
+    """As whose row these columns of a dataset are read: an answer, a label or documents may be there or not."""
     if task in WHOLE:
         method, names = WHOLE[task]
-        if task == "Rerank" or any(columns.get(name) is not None for name in names):
+        mapped = getattr(dataset.columns, MAPPED[task])
+        if task == "Rerank" or any(columns.get(name) is not None for name in (*names, mapped)):
             return method
     if task != "Generate" and first(TEXT, dict(columns)) and not first([*MESSAGES, *QUERY], dict(columns)):
         return "PreTraining"
@@ -47,7 +50,7 @@ def method_for(task: Task, columns: Mapping[str, Any]) -> MethodType:
 def one(task: Task, columns: dict[str, Any], folder: Path = Path()) -> Row:
     """What was asked, as a row."""
     dataset = DatasetPlan(uri="asked", path="")
-    return Reader("asked", dataset, method_for(task, columns)).row("asked", columns, folder)
+    return Reader("asked", dataset, method_for(task, columns, dataset)).row("asked", columns, folder)
 
 
 def rows(subject: Subject, source: str, here: Here, limit: int | None) -> list[Row]:
@@ -69,7 +72,7 @@ def read(dataset: DatasetPlan, task: Task, label: str = "data") -> Iterator[Row]
             for number, columns in found:
                 if isinstance(columns, DataError):
                     raise columns
-                reader = Reader(label, dataset, method_for(task, columns))
+                reader = Reader(label, dataset, method_for(task, columns, dataset))
                 yield reader.row(f"{uri} row {number}", columns, path.parent)
 
 

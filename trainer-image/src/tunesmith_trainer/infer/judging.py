@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.api.methods import Classification, Embedding
 
 from tunesmith_trainer.data import Content, Row
-from tunesmith_trainer.errors import DataError
+from tunesmith_trainer.errors import DataError, ModelError
 from tunesmith_trainer.infer.subject import Loaded
 from tunesmith_trainer.media import Medium, media_of
 from tunesmith_trainer.methods.classification import target
@@ -65,9 +65,17 @@ def passes(texts: Sequence[Text], loaded: Loaded, batch_size: int) -> Iterator[t
             yield batch["attention_mask"], loaded.model(**batch, use_cache=False)
 
 
+def finite(numbers: torch.Tensor, loaded: Loaded) -> torch.Tensor:
+    """What a model says, if it says something. Raises ModelError."""
+    if not numbers.isfinite().all():
+        place = loaded.subject.adapter or loaded.subject.model
+        raise ModelError(f"{place.uri}: what it says of a text is no number (NaN or infinite): its weights are damaged")
+    return numbers
+
+
 def logits(texts: Sequence[Text], loaded: Loaded, batch_size: int) -> list[torch.Tensor]:
     """The head's numbers for each text."""
-    return [row for _, made in passes(texts, loaded, batch_size) for row in made.logits.float().cpu()]
+    return [row for _, made in passes(texts, loaded, batch_size) for row in finite(made.logits.float().cpu(), loaded)]
 
 
 def classes(rows: Sequence[Row], loaded: Loaded, batch_size: int) -> Iterator[dict[str, Any]]:
@@ -139,7 +147,9 @@ def vectors(rows: Sequence[Row], loaded: Loaded, batch_size: int) -> Iterator[di
     texts = [read(side, row, loaded) for row, side in sides]
     every = torch.cat(
         [
-            torch.nn.functional.normalize(pool(made.last_hidden_state, mask, options.pooling), dim=-1).cpu()
+            torch.nn.functional.normalize(
+                finite(pool(made.last_hidden_state, mask, options.pooling), loaded), dim=-1
+            ).cpu()
             for mask, made in passes(texts, loaded, batch_size)
         ]
     )
@@ -151,6 +161,6 @@ def vectors(rows: Sequence[Row], loaded: Loaded, batch_size: int) -> Iterator[di
             alike = every @ every[begin]
             best = float(alike[begin + 1 : begin + 1 + len(row.positives)].max())
             # Of two documents with the same text one is as right as the other.
-            before = sum(float(alike[number]) > best + 1e-6 for number in documents)
+            before = int((alike[documents] > best + 1e-6).sum())
             said |= {"cosine": best, "recall@1": before == 0, "reciprocal_rank": 1 / (1 + before)}
         yield said

@@ -12,6 +12,7 @@ from rich.progress import track
 from tunesmith_trainer.data import Message, Row
 from tunesmith_trainer.errors import ConfigError
 from tunesmith_trainer.infer import data, scores
+from tunesmith_trainer.infer.answers import line_of
 from tunesmith_trainer.infer.batching import batches, check
 from tunesmith_trainer.infer.subject import Loaded, Sampling, Subject, find, load
 from tunesmith_trainer.local.addresses import Here
@@ -58,7 +59,7 @@ def over(loaded: Loaded, rows: Sequence[Row], out: Path, batch_size: int, sampli
     count, alone = -(-len(rows) // batch_size), len(rows) <= batch_size
     with out.open("w", encoding="utf-8") as file:
         for batch in track(made, description="answering", total=count, disable=alone):
-            file.writelines(json.dumps(result, ensure_ascii=False) + "\n" for result in batch)
+            file.writelines(map(line_of, batch))
             file.flush()
             results += batch
     return scores.summary(results)

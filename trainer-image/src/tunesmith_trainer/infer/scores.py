@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import re
+import sys
+import unicodedata
 from collections.abc import Iterable
 from functools import cache
 from statistics import fmean
 from typing import Any
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
-WORDS = re.compile(
-    r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+"
-)
-"""Words; of Chinese, Japanese and Korean each character."""
+ALONE = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
+"""Characters of Chinese, Japanese and Korean."""
+
+
+@cache
+def words() -> re.Pattern[str]:
+    """Words, with the vowels and accents that are characters of their own (re counts them to no word); of Chinese,
+    Japanese and Korean each character.
+    """
+    marks = "".join(filter(lambda one: unicodedata.category(one)[0] == "M", map(chr, range(sys.maxunicode))))
+    return re.compile(f"[{ALONE}]|(?:[^\\W{ALONE}]|[{marks}])+")
 
 
 class Words:
@@ -20,7 +29,7 @@ class Words:
 
     def tokenize(self, text: str) -> list[str]:
         """The words of a text, in small letters."""
-        return WORDS.findall(text.lower())
+        return words().findall(unicodedata.normalize("NFC", text).lower())
 
 
 @cache

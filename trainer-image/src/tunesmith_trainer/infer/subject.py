@@ -40,6 +40,7 @@ TASKS: Mapping[MethodType, Task] = {
 PROBLEMS: Mapping[str, Literal["SingleLabel", "MultiLabel", "Regression"]] = {
     "multi_label_classification": "MultiLabel", "regression": "Regression",
 }  # fmt: skip
+UNNAMED = {0: "LABEL_0", 1: "LABEL_1"}
 MAX_LENGTH = 8192
 """Tokens at which texts are cut that a model without a plan judges."""
 
@@ -161,8 +162,9 @@ def method_of(model: Place) -> MethodPlan:
         return MethodPlan(type="Embedding", embedding=Embedding(pooling="LastToken" if last else "Mean"))
     if not str((config.get("architectures") or [""])[0]).endswith("ForSequenceClassification"):
         return MethodPlan(type="SFT", sft=SFT())
-    problem = PROBLEMS.get(str(config.get("problem_type")), "SingleLabel")
-    names = {int(key): str(name) for key, name in (config.get("id2label") or {}).items()}
+    # transformers does not write the names of two classes that have none, and takes one label for a number.
+    names = {int(key): str(name) for key, name in (config.get("id2label") or UNNAMED).items()}
+    problem = "Regression" if len(names) == 1 else PROBLEMS.get(str(config.get("problem_type")), "SingleLabel")
     labels = None if problem == "Regression" else [names[key] for key in sorted(names)]
     return MethodPlan(type="Classification", classification=Classification(problem=problem, labels=labels))
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
 
+import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 from trl import KTOConfig, KTOTrainer
@@ -29,6 +32,25 @@ CONFIG = KTOConfig
 
 class TRAINER(Held, KTOTrainer):
     """TRL's KTOTrainer."""
+
+    def counts(self, inputs: Any) -> dict[str, int]:
+        """Good and bad answers have means of their own."""
+        labels = inputs["label"]
+        found = self.accelerator.reduce(torch.stack([labels.sum(), (~labels.bool()).sum()]), "sum")
+        return {
+            f"{name}/{side}": count
+            for side, count in zip(("chosen", "rejected"), found.tolist(), strict=True)
+            for name in ("rewards", "logps", "logits")
+        }
+
+    def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
+        """The margin of an evaluation is that of its means: there are batches with good or bad answers only."""
+        metrics: dict[str, list[float]] = self._metrics["eval"]
+        sides = [metrics.get(f"rewards/{side}") for side in ("chosen", "rejected")]
+        if not self.model.training and all(sides):
+            good, bad = (fmean(side or []) for side in sides)
+            metrics["rewards/margins"] = [good - bad]
+        super().log(logs, *arguments, **options)
 
 
 def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> Prepared:

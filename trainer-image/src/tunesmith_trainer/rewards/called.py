@@ -9,6 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 from tunesmith.api.methods import HttpReward, PythonReward
@@ -120,7 +121,7 @@ def numbers(found: object, count: int, said: str) -> Scores:
     if len(values) != count:
         raise ConfigError(f"{said} {len(values)} rewards for {count} answers; expected one for each")
     for number, value in enumerate(values):
-        good = value is None or (isinstance(value, int | float) and math.isfinite(value))
+        good = value is None or (isinstance(value, Real) and math.isfinite(value))  # numpy's, too
         if not good:
             raise ConfigError(f"{said} {value!r} for answer {number}; expected a finite number, or none at all (null)")
     return [None if value is None else float(value) for value in values]

@@ -12,6 +12,8 @@ from tunesmith_trainer.rewards.answers import Answers, Scores
 
 ANSWER = "solution"
 """The column with the right answer."""
+NUMBER = re.compile(r"(?P<sign>[-+]?)(?P<whole>\d+ (?=\d+/))?(?P<value>\d+/\d+|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d{1,3})?)")
+"""Also a mixed one (1 1/2). A longer exponent would be a number that no memory holds."""
 
 
 def accuracy(answers: Answers) -> Scores:
@@ -53,12 +55,18 @@ def normal(text: str) -> str | Fraction:
     """A form in which equal results are the same: a number where it is one, else text without dressing."""
     text = re.sub(r"\\(?:text|mathrm|mathbf)\{([^{}]*)\}", r"\1", text.strip())
     text = re.sub(r"\\(?:left|right|[,;! ])|\\?\$|\*\*|\\\(|\\\)", "", text)
+    text = re.sub(r"(?<=\d)(?=\\[dt]?frac)", " ", text)
     text = re.sub(r"\\[dt]?frac\{([^{}]+)\}\{([^{}]+)\}", r"\1/\2", text)
     text = re.sub(r"\s+", " ", text).strip().rstrip(".").strip().casefold()
+    plain = re.sub(r"(?<=\d)[, ](?=\d{3}(?![\d/]))|(?<=[-+/]) | (?=[-+/])", "", text)
+    found = NUMBER.fullmatch(plain)
     try:
-        return Fraction(re.sub(r"(?<=\d),(?=\d{3}\b)|\s", "", text))
+        value = Fraction(found["value"]) + int(found["whole"] or 0) if found else None
     except (ValueError, ZeroDivisionError):
+        value = None
+    if found is None or value is None:
         return text
+    return -value if found["sign"] == "-" else value
 
 
 def has_format(answers: Answers) -> Scores:
