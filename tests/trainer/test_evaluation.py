@@ -22,7 +22,7 @@ from tunesmith.api.dataset import EarlyStopping
 from tunesmith.training.evaluating import METRICS, metrics_of
 from tunesmith.training.plan import TrainPlan, ValidationPlan
 from tunesmith_trainer.errors import ConfigError, Interrupted
-from tunesmith_trainer.evaluation import Best, best_of, measured
+from tunesmith_trainer.evaluation import Best, Evaluation, best_of, measured
 from tunesmith_trainer.local.planning import plan_for, read
 from tunesmith_trainer.methods.reranker import first_of
 from tunesmith_trainer.train import train
@@ -90,6 +90,14 @@ def test_the_loss_is_that_of_the_rows_under_the_weights_at_hand(
             logits = model(torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1]
         expected.append(torch.nn.functional.cross_entropy(logits, torch.tensor(answer)).item())
     assert line["metrics"]["loss"] == pytest.approx(sum(expected) / len(expected), rel=1e-5)
+
+
+def test_an_evaluation_that_is_no_number_is_null(make_plan: Make, tmp_path: Path) -> None:
+    plan = evaluated(make_plan(), ROWS, tmp_path)
+    evaluation = Evaluation(plan, lambda _: None)
+    evaluation.log.parent.mkdir(parents=True)
+    evaluation.write([(1, {"loss": math.nan, "entropy": 0.5})])
+    assert evaluation.log.read_text() == '{"step": 1, "metrics": {"loss": null, "entropy": 0.5}}\n'
 
 
 # What is learned makes what is evaluated on less and less likely, from some step on.

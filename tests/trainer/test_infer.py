@@ -20,9 +20,9 @@ from tunesmith.training.plan import DatasetPlan, Place, QuantizationPlan, TrainP
 from tunesmith_trainer.__main__ import main
 from tunesmith_trainer.data import Row
 from tunesmith_trainer.errors import ConfigError, ModelError
-from tunesmith_trainer.export import export
+from tunesmith_trainer.export import export, ollama
 from tunesmith_trainer.infer import data
-from tunesmith_trainer.infer.answering import answers, prompt_of
+from tunesmith_trainer.infer.answering import answers, prompt_of, stops
 from tunesmith_trainer.infer.answers import line_of
 from tunesmith_trainer.infer.batching import result
 from tunesmith_trainer.infer.judging import judged
@@ -30,6 +30,7 @@ from tunesmith_trainer.infer.running import converse
 from tunesmith_trainer.infer.scores import compared, summary
 from tunesmith_trainer.infer.subject import Loaded, Sampling, Task, find, load, method_of
 from tunesmith_trainer.local.addresses import Here
+from tunesmith_trainer.model import load_tokenizer
 from tunesmith_trainer.train import train
 
 pytestmark = pytest.mark.trainer
@@ -297,6 +298,18 @@ def test_nothing_is_said_of_texts_by_a_model_whose_numbers_are_none(tiny: Path, 
         next(loaded.model.parameters()).fill_(math.nan)
     with pytest.raises(ModelError, match="is no number"):
         judged([row], loaded, 1)
+
+
+def test_an_answer_ends_where_the_template_ends_a_turn(tiny: Path, tmp_path: Path) -> None:
+    """Base models with a template have another end of text, at which a model that learned conversations never ends."""
+    folder = shutil.copytree(tiny, tmp_path / "base")
+    said = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**said, "eos_token": "<|endoftext|>"}))
+    place = Place(uri="x", path=str(folder))
+    tokenizer = load_tokenizer(place)
+    loaded = Loaded(find(str(folder), Here(tmp_path)), None, tokenizer)
+    assert [tokenizer.decode([end]) for end in stops(loaded)] == ["<|endoftext|>", "<|im_end|>"]
+    assert 'PARAMETER stop "<|im_end|>"' in ollama.modelfile("model.gguf", place, tokenizer)
 
 
 def asked_in(folder: Path, row: dict[str, Any], task: Task, **columns: str) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,11 +13,13 @@ from typing import Any
 import pytest
 from trainer import support
 from trainer.support import artifact_path
-from tunesmith.training.plan import MergePlan, TrainPlan
+from tunesmith.training.plan import MergePlan, Place, TrainPlan
 from tunesmith_trainer import merge as merging
 from tunesmith_trainer import streaming
+from tunesmith_trainer.chat import DEFAULT
 from tunesmith_trainer.errors import CheckFailed, ConfigError, ModelError
-from tunesmith_trainer.merge import merge
+from tunesmith_trainer.merge import keep_template, merge
+from tunesmith_trainer.model import load_tokenizer
 from tunesmith_trainer.train import train
 
 pytestmark = pytest.mark.trainer
@@ -304,6 +307,22 @@ def test_merged_weights_and_logits_equal_the_sum_by_hand(
     assert (folder / "tokenizer.json").read_bytes() == (tiny / "tokenizer.json").read_bytes()
     manifest = json.loads((folder / "manifest.json").read_text())
     assert [adapter["uri"] for adapter in manifest["adapters"]] == [adapter["uri"] for adapter in adapters[:count]]
+
+
+def test_the_chat_template_that_adapters_were_trained_with_comes_along(
+    tiny: Path, tmp_path: Path, adapters: list[dict[str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As chatTemplate.type Default writes it beside the adapter. With the base's own, prompts would be others."""
+    own = shutil.copytree(adapters[0]["path"], tmp_path / "own")
+    (own / "chat_template.jinja").write_text(DEFAULT)
+    place = {"uri": "pvc://store/own", "path": str(own)}
+    folder = artifact_path(plan := merge_plan(tiny, tmp_path / "store", [place]), merge(plan))
+    assert load_tokenizer(Place(uri="merged", path=str(folder))).chat_template == DEFAULT
+    first, second = merge_plan(tiny, tmp_path, [{**adapters[1], "step": 1}, {**place, "step": 2}]).adapters
+    keep_template([first, second], tmp_path)
+    assert (tmp_path / "chat_template.jinja").read_text() == DEFAULT
+    keep_template([first, second.model_copy(update={"step": 1})], tiny)
+    assert "the base's stays" in capsys.readouterr().out
 
 
 def test_rounding_to_bfloat16_is_part_of_the_error_and_the_dtype_is_as_asked(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,8 @@ DEFAULT = (
 )
 """For base models: no tokens that they never saw but their own end of text."""
 THINK, ANSWER = "<think>", "</think>"
+PROBE = "\u2063probe\u2063"
+"""A content that stands for any other."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,25 @@ def set_up(tokenizer: Any, plan: ChatPlan, ends: Sequence[int] = ()) -> None:
     """Let a tokenizer render as the plan says. `ends`: the tokens at which generation ends."""
     if plan.type == "Default":
         tokenizer.chat_template = DEFAULT
-    tokenizer.chat = Chat(plan.system, dict(plan.arguments), tuple(tokenizer.convert_ids_to_tokens(list(ends))))
+    stops = tokenizer.convert_ids_to_tokens(list(ends))
+    tokenizer.chat = Chat(plan.system, dict(plan.arguments))
+    tokenizer.chat = replace(tokenizer.chat, stops=tuple(dict.fromkeys([*stops, *turn_ends(tokenizer)])))
+
+
+def turn_ends(tokenizer: Any) -> list[str]:
+    """The special token that the template writes behind an answer, at which a model that learned it ends. That of base
+    models with a template need not be their end of text.
+    """
+    if not tokenizer.chat_template:
+        return []
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": PROBE}]
+    try:
+        _, there, after = render(tokenizer, Row("the template"), turns).partition(PROBE)
+    except Exception:  # of a template that wants other conversations
+        return []
+    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    found = [one for one in special if there and after.lstrip().startswith(one)]
+    return [max(found, key=len)] if found else []
 
 
 def render(

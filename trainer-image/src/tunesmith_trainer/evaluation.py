@@ -49,6 +49,11 @@ def measured(history: Sequence[dict[str, Any]]) -> list[Measured]:
     return found
 
 
+def shown(metrics: dict[str, float]) -> dict[str, float | None]:
+    """Metrics for JSON, which has no NaN."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+
+
 def best_of(evaluations: Sequence[Measured], plan: ValidationPlan) -> Best | None:
     """The best of them; of equal ones, or of those better by less than early stopping counts, the first. What is no
     number is never the best. Raises ConfigError where the metric is not measured.
@@ -123,7 +128,7 @@ class Evaluation(TrainerCallback):
         if state.is_world_process_zero:
             self.write(evaluations)
             step, metrics = evaluations[-1]
-            print(f"evaluation at step {step}: {json.dumps(metrics)}", flush=True)
+            print(f"evaluation at step {step}: {json.dumps(shown(metrics))}", flush=True)
         if best and best.step == state.global_step:
             self.note(best)
             control.should_save = True
@@ -132,7 +137,7 @@ class Evaluation(TrainerCallback):
 
     def write(self, evaluations: Sequence[Measured]) -> None:
         """One line for each evaluation."""
-        lines = [json.dumps({"step": step, "metrics": metrics}) + "\n" for step, metrics in evaluations]
+        lines = [json.dumps({"step": step, "metrics": shown(metrics)}) + "\n" for step, metrics in evaluations]
         self.log.write_text("".join(lines))
 
     def choose(self) -> tuple[str, int]:

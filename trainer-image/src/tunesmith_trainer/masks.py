@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from tunesmith_trainer import chat
-from tunesmith_trainer.chat import ANSWER, THINK, template_errors
+from tunesmith_trainer.chat import ANSWER, PROBE, THINK, template_errors
 from tunesmith_trainer.data import Row
 from tunesmith_trainer.errors import DataError
 from tunesmith_trainer.media import media_of
@@ -31,7 +31,6 @@ LossOn = Literal["Assistant", "LastAssistant", "All"]
 Span = tuple[int, int]
 IGNORED = -100
 BATCH = 256
-PROBE = "\u2063probe\u2063"
 NO_REASONING = re.compile(rf"\s*({THINK})?\s*{ANSWER}\n{{0,2}}")
 """What a template writes where a turn has no reasoning."""
 

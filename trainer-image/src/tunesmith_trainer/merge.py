@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+TEMPLATE = "chat_template.jinja"
 UNMERGEABLE = frozenset({"PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"})
 DTYPES = {"BFloat16": "bfloat16", "Float16": "float16", "Float32": "float32"}
 
@@ -84,6 +85,7 @@ def merge(plan: MergePlan) -> Ending:
         expected = merge_files(plan, dtype, tokenizer, folder)
         if expected is None:  # the library converts this architecture's weights when it loads them
             expected = merge_whole(plan, dtype, tokenizer, folder)
+        keep_template(plan.adapters, folder)
         gc.collect()
         merged = Place(uri=f"{plan.model.uri}, merged", path=str(folder))
         found = saved_logits(merged, dtype, tokenizer)
@@ -136,6 +138,17 @@ def merge_files(
     streaming.write(weights, changed, dtype, Path(plan.model.path), folder)
     save_companions(plan.model, dtype, folder)
     return expected
+
+
+def keep_template(adapters: Sequence[MergeAdapterPlan], folder: Path) -> None:
+    """Write the chat template that the last step's adapters bring, as they were not trained with the base's."""
+    last = max(adapter.step for adapter in adapters)
+    paths = [Path(adapter.path) / TEMPLATE for adapter in adapters if adapter.step == last]
+    found = {path.read_text() if path.is_file() else None for path in paths}
+    if len(found) > 1:
+        print("the adapters were trained with different chat templates: the base's stays")
+    elif template := found.pop():
+        (folder / TEMPLATE).write_text(template)
 
 
 def updates(model: PeftModel, stored: Mapping[int, str | None]) -> dict[str, streaming.Update] | None:

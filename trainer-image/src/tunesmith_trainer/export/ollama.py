@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.training.plan import Place
 
+from tunesmith_trainer.chat import chat_of
 from tunesmith_trainer.model import ends_of
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ def modelfile(file: str, source: Place, tokenizer: PreTrainedTokenizerFast) -> s
         lines.append("# itself in the file. See `ollama show --template`.")
     else:
         lines.append(f'TEMPLATE """{template}"""')
-    ends = [tokenizer.eos_token_id, *ends_of(source)]
+    known: Any = tokenizer
+    ends = [tokenizer.eos_token_id, *ends_of(source), *known.convert_tokens_to_ids(list(chat_of(tokenizer).stops))]
     lines += [f'PARAMETER stop "{tokenizer.decode([end])}"' for end in dict.fromkeys(ends)]
     return "\n".join(lines) + "\n"
 
