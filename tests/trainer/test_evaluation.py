@@ -25,6 +25,7 @@ from tunesmith_trainer.errors import ConfigError, Interrupted
 from tunesmith_trainer.evaluation import Best, Evaluation, best_of, measured
 from tunesmith_trainer.local.planning import plan_for, read
 from tunesmith_trainer.methods.reranker import first_of
+from tunesmith_trainer.order import Rounds
 from tunesmith_trainer.train import train
 
 pytestmark = pytest.mark.trainer
@@ -305,6 +306,42 @@ def test_means_of_good_and_of_bad_answers_do_not_depend_on_the_batches(make_plan
     assert len(found[0]) == 5
     assert found[0] == pytest.approx(found[1], rel=1e-4)
     assert found[0]["rewards/margins"] == pytest.approx(found[0]["rewards/chosen"] - found[0]["rewards/rejected"])
+
+
+@pytest.mark.parametrize(("rows", "size", "processes_"), [(5, 2, 2), (11, 2, 4), (8, 2, 2), (3, 4, 8), (1, 1, 3)])
+def test_processes_evaluate_on_each_row_once_in_as_many_batches(rows: int, size: int, processes_: int) -> None:
+    every = [Rounds(rows, size, process, processes_) for process in range(processes_)]
+    assert all(one.rows == every[0].rows for one in every)
+    assert sum(every[0].rows) == rows
+    for number, count in enumerate(every[0].rows):
+        assert len({row for one in every for row in one.batches[number]}) == count
+    assert {row for one in every for batch in one.batches for row in batch} == set(range(rows))
+    assert max(map(len, every[0].batches)) <= size
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*long(("KTO",), ("SFT",), ("Reranker",), ("ORPO",), ("RewardModel",), ("DPO",)), "Classification"],
+)
+def test_two_processes_measure_rows_that_do_not_come_out_even_as_one_does(
+    make_plan: Make, tmp_path: Path, name: str
+) -> None:
+    """Five rows, in batches of one or two."""
+    method, rows, _ = METHODS[name]
+    kept = {"rows": [*rows, {**rows[0], "query": "hello world, who made you?", "text": "hello world"}][:5]}
+    found = []
+    for world in (1, 2):
+        plan = make_plan(run=f"by-{world}", method=method, rows=rows, micro_batch_size=2, processes=world)
+        plan = evaluated(plan, tmp_path=tmp_path, **kept)
+        if world == 1:
+            train(plan)
+        else:
+            processes.run(plan, tmp_path)
+        found.append(evaluations(plan)[-1]["metrics"])
+    by_batches = {"kl", "entropy", "mean_token_accuracy", "logits/chosen", "logits/rejected"}  # means over tokens
+    left_out = by_batches | ({"loss"} if name == "KTO" else set())
+    one, two = ({key: value for key, value in each.items() if key not in left_out} for each in found)
+    assert two == pytest.approx(one, rel=2e-3, abs=1e-4)
 
 
 def test_a_row_without_negatives_has_no_recall() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import SCHEDULER_NAME
 from tunesmith.training.plan import TrainPlan
@@ -16,7 +17,7 @@ from tunesmith_trainer import adapters, group, optimizers, strategy, tensor
 from tunesmith_trainer.checkpoint import PREFIX, Checkpoints, sync
 from tunesmith_trainer.errors import ConfigError
 from tunesmith_trainer.fencing import Fence
-from tunesmith_trainer.order import Order
+from tunesmith_trainer.order import Order, Rounds
 from tunesmith_trainer.rowstream import MARK, Mark, Marked, RowStream
 from tunesmith_trainer.sequence import Part
 from tunesmith_trainer.towers import set_learning_rates
@@ -43,6 +44,9 @@ class Lifecycle(Base):
         self.marks: dict[int, Mark] = {}
         """Of streamed rows, where the lanes stand that this process has learned from."""
         self.order: Order
+        self.rounds: Rounds
+        self.evaluated: list[torch.Tensor] = []
+        """Of each batch of an evaluation so far, the loss times the rows of all processes."""
         self.lengths: Sequence[int] | None = None
         """Of the rows, where these may be put together by it."""
         super().__init__(**options)
@@ -116,9 +120,37 @@ class Lifecycle(Base):
         self.step_norm = float(norm or 0.0)
         return norm
 
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Rows to evaluate on as `Rounds` has them: accelerate would count some twice where they do not come out even.
+        Processes that share each weight read the same rows.
+        """
+        loader, args = super().get_eval_dataloader(eval_dataset), self.args
+        copies = self.plan.distribution.tensor_parallel
+        self.rounds = Rounds(
+            len(loader.dataset),
+            args.per_device_eval_batch_size,
+            args.process_index // copies,
+            args.world_size // copies,
+        )
+        return DataLoader(
+            loader.dataset, batch_sampler=self.rounds, collate_fn=loader.collate_fn, num_workers=loader.num_workers
+        )
+
+    def evaluation_loop(self, *arguments: Any, **options: Any) -> Any:
+        """The mean of the loss over rows."""
+        self.evaluated = []
+        found = super().evaluation_loop(*arguments, **options)
+        found.metrics["eval_loss"] = float(torch.stack(self.evaluated).sum() / sum(self.rounds.rows))
+        return found
+
+    @property
+    def rows_at_hand(self) -> int:
+        """Rows of all processes in the batch that is evaluated on."""
+        return self.rounds.rows[len(self.evaluated)]
+
     def prediction_step(self, model: Any, inputs: Any, *_: Any, **__: Any) -> tuple[Any, None, None]:
         """The loss of rows to evaluate on, as in training. TRL's metrics are means over micro-batches: each is made to
-        count as often as the batch has rows, of which the last one may have few.
+        count as often as the batch of all processes has rows.
         """
         metrics: dict[str, list[float]] = getattr(self, "_metrics", {}).get("eval", {})
         before = {name: len(values) for name, values in metrics.items()}
@@ -126,9 +158,8 @@ class Lifecycle(Base):
         counts = self.counts(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs).detach()
-        batch = self.accelerator.gradient_state
-        last = batch.remainder if batch.end_of_dataloader else 0
-        rows = last if last > 0 else self.args.eval_batch_size * self.args.world_size
+        rows = self.rows_at_hand
+        self.evaluated.append(self.accelerator.gather(loss).mean() * rows)
         for name, values in metrics.items():
             values += values[before.get(name, 0) :] * (counts.get(name, rows) - 1)
         return loss, None, None

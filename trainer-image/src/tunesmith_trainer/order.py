@@ -48,3 +48,27 @@ class Order(Sampler[int]):
                 rows.sort(key=self.lengths.__getitem__, reverse=True)
             for first in range(0, self.batch, self.micro):
                 yield from rows[first : first + self.micro] * self.copies
+
+
+class Rounds(Sampler[list[int]]):
+    """Rows to evaluate on, each once, as the batches of one of several processes, which have as many of them: whole
+    batches, one smaller one, and what is left in batches that are those of all processes. Nothing fills them up.
+    """
+
+    def __init__(self, rows: int, size: int, process: int, processes: int) -> None:
+        whole = rows - rows % (size * processes)
+        each = (rows - whole) // processes
+        own = [(begin, size) for begin in range(0, whole, size * processes)] + ([(whole, each)] if each else [])
+        left = range(whole + each * processes, rows)
+        self.batches = [list(range(begin + process * one, begin + (process + 1) * one)) for begin, one in own]
+        shared = [list(left[begin : begin + size]) for begin in range(0, len(left), size)]
+        self.rows = [len(batch) * processes for batch in self.batches] + [len(batch) for batch in shared]
+        """Of all processes together, by batch."""
+        self.batches += shared
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """The batches."""
+        return iter(self.batches)

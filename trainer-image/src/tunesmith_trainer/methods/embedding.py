@@ -72,14 +72,14 @@ def pool(hidden: torch.Tensor, mask: torch.Tensor, how: str) -> torch.Tensor:
 
 
 def vector_loss(
-    options: Embedding, anchors: torch.Tensor, documents: torch.Tensor, labels: torch.Tensor | None
+    options: Embedding, anchors: torch.Tensor, documents: torch.Tensor, labels: torch.Tensor | None, alone: bool = False
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The loss of vectors that are not normalised yet. The first documents are the anchors' positives, the others
-    negatives.
+    negatives; also those of other processes, unless these have the same (`alone`).
     """
     anchors, documents = normalize(anchors, dim=-1), normalize(documents, dim=-1)
     if options.loss == "InfoNCE":
-        everything, begin = gathered(documents)
+        everything, begin = (documents, 0) if alone else gathered(documents)
         scores = anchors @ everything.T / options.temperature
         own = torch.arange(len(anchors), device=scores.device) + begin
         return cross_entropy(scores, own), {"recall@1": (scores.argmax(-1) == own).float()}
@@ -103,9 +103,10 @@ class TRAINER(Metered, Trainer):
         hidden = model(**given, use_cache=False).last_hidden_state
         vectors = pool(hidden, mask, options.pooling)
         count, labels = int(inputs["anchors"]), inputs.get("targets")
-        loss, metrics = vector_loss(options, vectors[:count], vectors[count:], labels)
+        alone = not model.training and self.rows_at_hand == count
+        loss, metrics = vector_loss(options, vectors[:count], vectors[count:], labels, alone)
         for size in options.dimensions:
-            loss = loss + vector_loss(options, vectors[:count, :size], vectors[count:, :size], labels)[0]
+            loss = loss + vector_loss(options, vectors[:count, :size], vectors[count:, :size], labels, alone)[0]
         return loss, metrics
 
     def completed(self) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -37,6 +37,7 @@ class TRAINER(Held, KTOTrainer):
         """Good and bad answers have means of their own."""
         labels = inputs["label"]
         found = self.accelerator.reduce(torch.stack([labels.sum(), (~labels.bool()).sum()]), "sum")
+        found = found * self.rows_at_hand // found.sum()  # several processes may have the same rows
         return {
             f"{name}/{side}": count
             for side, count in zip(("chosen", "rejected"), found.tolist(), strict=True)

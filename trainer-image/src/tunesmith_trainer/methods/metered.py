@@ -33,10 +33,12 @@ class Metered(Lifecycle, Base):
         loss, metrics = self.loss_of(model, inputs)
         for name, value in metrics.items():
             rows = value.detach().float()
-            if not model.training:  # rows that fill up the last batch do not count
-                rows = self.accelerator.gather_for_metrics(rows)
+            count = 1.0
+            if not model.training:  # several processes may have the same rows
+                rows = self.accelerator.gather(rows)
+                count = self.rows_at_hand / len(rows)
             kept = self.metered[model.training].setdefault(name, [])
-            kept.append(torch.stack([rows.nansum(), (~rows.isnan()).float().sum()]))
+            kept.append(count * torch.stack([rows.nansum(), (~rows.isnan()).float().sum()]))
         if model.training:
             self.metered_tokens.append(inputs["attention_mask"].sum())
         return loss
