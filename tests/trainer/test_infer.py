@@ -17,12 +17,13 @@ from trainer.support import ROWS, artifact_path
 from trainer.test_evaluation import METHODS, evaluated, evaluations
 from tunesmith.api.quantization import QuantizationMethod
 from tunesmith.training.plan import DatasetPlan, Place, QuantizationPlan, TrainPlan
+from tunesmith_trainer import chat
 from tunesmith_trainer.__main__ import main
 from tunesmith_trainer.data import Row
 from tunesmith_trainer.errors import ConfigError, ModelError
 from tunesmith_trainer.export import export, ollama
 from tunesmith_trainer.infer import data
-from tunesmith_trainer.infer.answering import answers, prompt_of, stops
+from tunesmith_trainer.infer.answering import answers, prompt_of
 from tunesmith_trainer.infer.answers import line_of
 from tunesmith_trainer.infer.batching import result
 from tunesmith_trainer.infer.judging import judged
@@ -30,7 +31,7 @@ from tunesmith_trainer.infer.running import converse
 from tunesmith_trainer.infer.scores import compared, summary
 from tunesmith_trainer.infer.subject import Loaded, Sampling, Task, find, load, method_of
 from tunesmith_trainer.local.addresses import Here
-from tunesmith_trainer.model import load_tokenizer
+from tunesmith_trainer.model import ends_of, keep_ends, load_tokenizer
 from tunesmith_trainer.train import train
 
 pytestmark = pytest.mark.trainer
@@ -305,11 +306,13 @@ def test_an_answer_ends_where_the_template_ends_a_turn(tiny: Path, tmp_path: Pat
     folder = shutil.copytree(tiny, tmp_path / "base")
     said = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps({**said, "eos_token": "<|endoftext|>"}))
+    (folder / "generation_config.json").unlink()
     place = Place(uri="x", path=str(folder))
     tokenizer = load_tokenizer(place)
-    loaded = Loaded(find(str(folder), Here(tmp_path)), None, tokenizer)
-    assert [tokenizer.decode([end]) for end in stops(loaded)] == ["<|endoftext|>", "<|im_end|>"]
-    assert 'PARAMETER stop "<|im_end|>"' in ollama.modelfile("model.gguf", place, tokenizer)
+    assert [tokenizer.decode([end]) for end in chat.ends(tokenizer)] == ["<|endoftext|>", "<|im_end|>"]
+    assert 'PARAMETER stop "<|im_end|>"' in ollama.modelfile("model.gguf", tokenizer)
+    keep_ends(place)
+    assert [tokenizer.decode([end]) for end in ends_of(place)] == ["<|endoftext|>", "<|im_end|>"]
 
 
 def asked_in(folder: Path, row: dict[str, Any], task: Task, **columns: str) -> Row:

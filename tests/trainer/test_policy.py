@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +19,7 @@ from trainer.test_strategy import over
 from trainer.test_training import make_trainer
 from tunesmith.api.finetunejob import FineTuneJobSpec
 from tunesmith.training.matrix import PlanError, refuse
-from tunesmith.training.plan import TrainPlan
+from tunesmith.training.plan import Place, TrainPlan
 from tunesmith_trainer.errors import DataError, Interrupted
 from tunesmith_trainer.train import train
 
@@ -115,6 +117,20 @@ def test_advantages_equal_a_plain_computation(make_plan: Make, tmp_path: Path, t
         expected = expected / ((groups.std(1, keepdim=True) if scale == "Group" else groups.std()) + 1e-4)
     assert groups.std() > 0
     torch.testing.assert_close(made["advantages"], expected.flatten())
+
+
+def test_an_answer_ends_where_the_template_ends_a_turn(make_plan: Make, tmp_path: Path, tiny: Path) -> None:
+    """Base models with a template have another end of text: answers would go on with the next turns."""
+    folder = shutil.copytree(tiny, tmp_path / "base")
+    said = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**said, "eos_token": "<|endoftext|>"}))
+    (folder / "generation_config.json").unlink()
+    for type_ in ("GRPO", "PPO"):
+        plan = make_plan(run=type_.lower(), rows=ROWS, method=method(tmp_path, type_), global_batch_size=8)
+        trainer = make_trainer(plan.model_copy(update={"model": Place(uri="x", path=str(folder))}))
+        ends = trainer.generation_config.eos_token_id
+        assert [trainer._tokenizer.decode([end]) for end in ends] == ["<|endoftext|>", "<|im_end|>"]
+        assert trainer.eos_token_ids == ends
 
 
 LOSSES = [("GRPO", "Token"), ("DAPO", "Token"), ("DrGRPO", "Token"), ("BNPO", "Token"), ("GRPO", "Sequence")]

@@ -78,6 +78,11 @@ def turn_ends(tokenizer: Any) -> list[str]:
     return [max(found, key=len)] if found else []
 
 
+def ends(tokenizer: Any) -> list[int]:
+    """The tokens that end an answer."""
+    return sorted({tokenizer.eos_token_id, *tokenizer.convert_tokens_to_ids(list(chat_of(tokenizer).stops))})
+
+
 def render(
     tokenizer: PreTrainedTokenizerFast, row: Row, messages: Sequence[Message] | None = None, prompt: bool = False
 ) -> str:

@@ -32,6 +32,7 @@ from tunesmith_trainer.model import (
     WHOLE_TO_MERGE,
     check_adapter_files,
     check_files,
+    keep_ends,
     load_model,
     load_tokenizer,
     manifest_of,
@@ -88,6 +89,7 @@ def merge(plan: MergePlan) -> Ending:
         keep_template(plan.adapters, folder)
         gc.collect()
         merged = Place(uri=f"{plan.model.uri}, merged", path=str(folder))
+        keep_ends(merged)
         found = saved_logits(merged, dtype, tokenizer)
         error = logit_error(expected, found)
         print(f"logit error {error:.3e}, tolerance {plan.tolerance:g}")

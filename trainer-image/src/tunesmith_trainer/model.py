@@ -144,6 +144,20 @@ def ends_of(place: Place) -> list[int]:
     return [found] if isinstance(found, int) else list(found or [])
 
 
+def keep_ends(made: Place) -> None:
+    """Let engines end an answer of a model that was made where its chat template ends a turn: the end of text of base
+    models with a template is another, at which one that learned conversations never ends.
+    """
+    from tunesmith_trainer.chat import ends
+
+    tokenizer = load_tokenizer(made)
+    found = ends(tokenizer)
+    if set(found) - {tokenizer.eos_token_id, *ends_of(made)}:
+        path = Path(made.path) / "generation_config.json"
+        settings = json.loads(path.read_text()) if path.is_file() else {}
+        path.write_text(json.dumps({**settings, "eos_token_id": found}, indent=2, sort_keys=True) + "\n")
+
+
 def config_of(place: Place) -> dict[str, Any]:
     """The model's config.json."""
     found: dict[str, Any] = json.loads((Path(place.path) / "config.json").read_text())

@@ -172,6 +172,10 @@ class Rolling(Lifecycle):
         self.aligned = False
         self.at_hand: list[int] = []
         """The rows of the batch that is answered or learned from."""
+        ends = chat.ends(options["processing_class"])
+        options["model"].generation_config.eos_token_id = ends  # TRL reads it there
+        if options["args"].use_vllm:
+            options["args"].generation_kwargs = {"stop_token_ids": ends}
         super().__init__(*arguments, **options)
         self.injection: Injection | None = None
         if prompts.media:

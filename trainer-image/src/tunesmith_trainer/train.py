@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tunesmith.training.capabilities import FULL_PRECISION, Cell, Refused, base_of, verdict
 from tunesmith.training.evaluating import UNMEASURED
-from tunesmith.training.plan import TrainPlan
+from tunesmith.training.plan import Place, TrainPlan
 from tunesmith.training.report import Ending
 
 from tunesmith_trainer import strategy
@@ -152,7 +152,7 @@ def finish(
     from tunesmith_trainer import artifact, curves, group
     from tunesmith_trainer.card import final_metrics
     from tunesmith_trainer.chat import DEFAULT
-    from tunesmith_trainer.model import own_dtype, save_model
+    from tunesmith_trainer.model import keep_ends, own_dtype, save_model
 
     step = trainer.state.global_step
     done = Ending(
@@ -177,6 +177,8 @@ def finish(
             artifact.write_files(folder, others)
             if plan.chat_template.type == "Default":
                 (folder / "chat_template.jinja").write_text(DEFAULT)
+            if full:
+                keep_ends(Place(uri=plan.output.uri, path=str(folder)))
             metrics = final_metrics(trainer.state.log_history, published, best)
             made = artifact.publish(folder, plan, kind, metrics, sources)
         print(f"artefact {made.uri}")

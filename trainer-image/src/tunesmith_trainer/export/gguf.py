@@ -65,7 +65,7 @@ def write(source: Place, plan: QuantizationPlan, folder: Path) -> None:
     for tensor in tensors:
         writer.write_tensor_data(stored(tensor, weights.get(tensor.source)))
     writer.close()
-    (folder / ollama.FILE).write_text(ollama.modelfile(FILE, source, tokenizer))
+    (folder / ollama.FILE).write_text(ollama.modelfile(FILE, tokenizer))
     for path in Path(source.path).glob("LICENSE*"):
         shutil.copyfile(path, folder / path.name)
 

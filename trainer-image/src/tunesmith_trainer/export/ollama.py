@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.training.plan import Place
-
-from tunesmith_trainer.chat import chat_of
-from tunesmith_trainer.model import ends_of
+from tunesmith_trainer.chat import ends
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -16,7 +13,7 @@ FILE = "Modelfile"
 SYSTEM, USER, ASSISTANT = ("\u27e6system\u27e7", "\u27e6user\u27e7", "\u27e6assistant\u27e7")
 
 
-def modelfile(file: str, source: Place, tokenizer: PreTrainedTokenizerFast) -> str:
+def modelfile(file: str, tokenizer: PreTrainedTokenizerFast) -> str:
     """What `ollama create NAME -f Modelfile` reads."""
     lines = [f"FROM ./{file}"]
     template = go_template(tokenizer)
@@ -27,9 +24,7 @@ def modelfile(file: str, source: Place, tokenizer: PreTrainedTokenizerFast) -> s
         lines.append("# itself in the file. See `ollama show --template`.")
     else:
         lines.append(f'TEMPLATE """{template}"""')
-    known: Any = tokenizer
-    ends = [tokenizer.eos_token_id, *ends_of(source), *known.convert_tokens_to_ids(list(chat_of(tokenizer).stops))]
-    lines += [f'PARAMETER stop "{tokenizer.decode([end])}"' for end in dict.fromkeys(ends)]
+    lines += [f'PARAMETER stop "{tokenizer.decode([end])}"' for end in ends(tokenizer)]
     return "\n".join(lines) + "\n"
 
 

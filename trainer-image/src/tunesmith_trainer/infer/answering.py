@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from tunesmith_trainer.chat import chat_of
+from tunesmith_trainer import chat
 from tunesmith_trainer.infer.subject import Loaded, Sampling
 from tunesmith_trainer.media import Medium, media_of
 from tunesmith_trainer.methods.preferences import padded
@@ -40,7 +40,7 @@ def answers(prompts: Sequence[Prompt], loaded: Loaded, sampling: Sampling, strea
     """The answers to a batch of prompts, without the token that ends them."""
     import torch
 
-    ends = stops(loaded)
+    ends = chat.ends(loaded.tokenizer)
     batch = {name: value.to(loaded.model.device) for name, value in padded_left(prompts, loaded).items()}
     torch.manual_seed(sampling.seed)
     with torch.inference_mode():
@@ -63,12 +63,6 @@ def padded_left(prompts: Sequence[Prompt], loaded: Loaded) -> dict[str, torch.Te
         return batch
     more = multimodal.tensors_of([one.media for one in prompts])
     return {**batch, **more, **multimodal.token_types(batch["input_ids"])}
-
-
-def stops(loaded: Loaded) -> list[int]:
-    """The tokens that end an answer."""
-    tokenizer: Any = loaded.tokenizer
-    return sorted({tokenizer.eos_token_id, *tokenizer.convert_tokens_to_ids(list(chat_of(tokenizer).stops))})
 
 
 def settings(loaded: Loaded, sampling: Sampling, ends: list[int]) -> Any:
