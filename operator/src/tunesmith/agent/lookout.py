@@ -13,14 +13,14 @@ from tunesmith.serving.contract import Version
 
 PATIENCE = 2.0
 THREADS = 8
-FRESH = 1.0
-"""Seconds for which a look holds: one adapter that is ready is no reason to look at all others' files."""
 
 
 class Lookout:
     """Remembers what each source looked like last."""
 
-    def __init__(self) -> None:
+    def __init__(self, fresh: float) -> None:
+        self.fresh = fresh
+        """Seconds for which a look holds: one adapter that is ready is no reason to look at all others' files."""
         # Threads of its own: those that hang are not missing elsewhere.
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="lookout")
         self._looking: dict[Version, asyncio.Future[Source]] = {}
@@ -34,7 +34,7 @@ class Lookout:
         now = time.monotonic()
         for version in wanted:
             looked, _ = self._known.get(version, (-inf, None))
-            if version not in self._looking and now - looked >= FRESH:
+            if version not in self._looking and now - looked >= self.fresh:
                 self._looking[version] = loop.run_in_executor(self._threads, Source.of, version)
         if self._looking:
             await asyncio.wait(self._looking.values(), timeout=PATIENCE)

@@ -17,7 +17,7 @@ from tunesmith.agent.lookout import Lookout
 from tunesmith.agent.metrics import Metrics
 from tunesmith.agent.prepare import PrepareError, Preparer
 from tunesmith.agent.reconcile import Delete, Failure, Load, Prepare, Record, Step, Swap, Unload, Version, View, decide
-from tunesmith.agent.report import refusals, report
+from tunesmith.agent.report import is_ready, refusals, report
 from tunesmith.agent.settings import Settings
 from tunesmith.agent.smoke import SmokeError, alias, smoke
 from tunesmith.agent.store import Source, Store
@@ -47,9 +47,12 @@ class Agent:
         self.metrics = metrics
         self.store = Store(settings.adapters_folder)
         self.preparer = Preparer(self.store, settings.max_lora_rank)
-        self.lookout = Lookout()
+        self.lookout = Lookout(settings.resync_seconds / 2)
         self.wake = asyncio.Event()
         self.desired = Desired(settings.state_file, settings.adapters_folder / ".state.json", self.wake.set)
+        self._all: State | None = None
+        self._own: State | None = None
+        """What `_all` means for this pod."""
         self.records: dict[str, Record] = {}
         self.wanted: Mapping[str, Source] = {}
         self.footprint: Footprint | None = None
@@ -151,7 +154,10 @@ class Agent:
     @property
     def state(self) -> State | None:
         """What this pod should serve."""
-        return self.desired.state.of(self.settings.pod_uid) if self.desired.state else None
+        if self.desired.state is not self._all:
+            self._all = self.desired.state
+            self._own = self._all.of(self.settings.pod_uid) if self._all else None
+        return self._own
 
     async def _ask(self) -> bool:
         """Learn what the engine has. Says whether that was possible."""
@@ -358,6 +364,11 @@ class Agent:
             record.failure = failure
         self.metrics.failures.inc()
         log.warning("%s (attempt %d): %s", name, attempts, message)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the pod serves what it must."""
+        return is_ready(self.state, self.loaded, up=self.up, settled=self.settled)
 
     def status(self) -> AgentStatus:
         """What there is to report."""

@@ -24,6 +24,14 @@ def refusals(state: State) -> dict[str, str]:
     return found
 
 
+def is_ready(state: State | None, loaded: Mapping[str, str] | None, *, up: bool, settled: bool) -> bool:
+    """A required adapter counts as served in an older version too: taking every pod out of its Service because a new
+    version is bad would help nobody.
+    """
+    served = loaded or {}
+    return state is not None and up and settled and all(a.name in served for a in state.adapters if a.required)
+
+
 def report(
     state: State | None,
     records: Mapping[str, Record],
@@ -33,16 +41,14 @@ def report(
     settled: bool,
     now: float,
 ) -> AgentStatus:
-    """The status. A required adapter counts as served in an older version too: taking every pod out of its
-    Service because a new version is bad would help nobody.
-    """
+    """The status."""
     served = loaded or {}
     wanted = state.adapters if state else []
     refused = refusals(state) if state else {}
     return AgentStatus(
         revision=state.revision if state else 0,
         engine="Ready" if up else "Starting",
-        ready=bool(state) and up and settled and all(a.name in served for a in wanted if a.required),
+        ready=is_ready(state, loaded, up=up, settled=settled),
         adapters=[
             ObservedAdapter(
                 name=a.name, uri=a.uri, state="Failed", reason="BadName", message=refused[a.name], permanent=True

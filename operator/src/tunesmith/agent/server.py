@@ -83,7 +83,7 @@ async def startz(request: web.Request) -> web.Response:
 
 async def readyz(request: web.Request) -> web.Response:
     """200 while the pod serves what it must."""
-    ready = request.app[AGENT].status().ready
+    ready = request.app[AGENT].ready
     return web.Response(text="ready\n" if ready else "not ready\n", status=200 if ready else 503)
 
 
