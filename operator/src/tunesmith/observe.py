@@ -67,7 +67,8 @@ class Observer:
         owner = Owner.of(resource)
         if not isinstance(parsed, ModelDeployment) and lifecycle.terminal(parsed.status):
             if not lifecycle.has_aftermath(parsed):
-                return None
+                seen = parsed.status.observed_generation == resource["metadata"]["generation"]
+                return None if seen else World(resource, datetime.now(UTC))
             jobs = await self._client.list("Job", namespace, owner.selector)
             absent = set(pushing.job_names(parsed, owner)) - {job["metadata"]["name"] for job in jobs}
             others = await asyncio.gather(*(self._client.get("Job", namespace, name) for name in sorted(absent)))

@@ -120,7 +120,7 @@ def finished(kind: str, name: str, artifact: str = "adapters", succeeded: str = 
         "lastTransitionTime": STAMP,
         "observedGeneration": 1,
     }
-    status: dict[str, Any] = {"conditions": [condition]}
+    status: dict[str, Any] = {"conditions": [condition], "observedGeneration": 3}
     if succeeded == "True":
         uri = f"pvc://store/{artifact}/abc"
         status["artifact"] = {"kind": artifact, "uri": uri, "digest": "sha256:abc", "base": "hf://org/base"}

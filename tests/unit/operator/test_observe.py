@@ -165,6 +165,19 @@ async def test_a_job_that_a_quota_under_change_refuses_is_made_at_the_next_try(
     assert len(kubernetes.get("FineTuneJob", "x")["status"]["attempts"]) == 1
 
 
+async def test_a_change_of_a_job_that_is_over_is_seen_and_nothing_else_comes_of_it(
+    kubernetes: Kubernetes, reconciler: Reconciler
+) -> None:
+    """Flux, and others that know the convention, wait for a status that speaks of the spec that they applied."""
+    status = {**finished("FineTuneJob", "x")["status"], "observedGeneration": 2}
+    kubernetes.keep(train(status, suspend=True))
+    for _ in range(2):
+        await reconciler.reconcile(Key("FineTuneJob", "ns", "x"))
+    now = kubernetes.get("FineTuneJob", "x")["status"]
+    assert (now["observedGeneration"], now["conditions"]) == (3, status["conditions"])
+    assert [method for method, _ in kubernetes.asked if method != "GET"] == ["PATCH"]
+
+
 async def test_what_is_there_already_is_not_made_again(kubernetes: Kubernetes, client: Client) -> None:
     plan = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "ns", "name": "plan"}}
     assert await client.create(plan)

@@ -15,7 +15,9 @@ from tunesmith.settings import Settings
 
 
 def terminal(status: JobStatus) -> bool:
-    """Whether the job has ended. It never runs again; of its status only what is said of pushing changes."""
+    """Whether the job has ended. It never runs again; of its status only what is said of pushing changes, and which
+    spec it speaks of.
+    """
     return any(c.type == "Succeeded" and c.status != "Unknown" for c in status.conditions)
 
 
@@ -26,11 +28,13 @@ def has_aftermath(resource: AnyJob) -> bool:
 
 
 def tidy(world: World, resource: AnyJob, settings: Settings) -> Decision | None:
-    """What is left of a job that has ended: to push what it made, and to delete its pods (with their Jobs), then the
-    resource itself. What could not be pushed stays to be seen.
+    """What is left of a job that has ended: to say that a change of its spec since then is seen, to push what it made,
+    and to delete its pods (with their Jobs), then the resource itself. What could not be pushed stays to be seen.
     """
+    seen = resource.status.model_copy(update={"observed_generation": world.generation})
     if not has_aftermath(resource):
-        return None
+        return Decision(status=seen) if seen != resource.status else None
+    resource = resource.model_copy(update={"status": seen})
     spec, push = resource.spec, pushing.advance(world, resource, settings)
     decision = Decision(status=push.status, create=push.create, events=push.events)
     if spec.clean_pod_policy == "All":
