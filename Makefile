@@ -107,7 +107,7 @@ install: quiet ## the chart on a real API server: rights, upgrade, rollback, uni
 	$(PYTEST) tests/install
 
 integration: quiet ## the operator against a real API server and kubelet
-	$(PYTEST) -n $(WORKERS) --dist loadfile tests/integration tests/gitops/test_drift.py $(ONLY)
+	$(PYTEST) -n $(WORKERS) --dist loadfile tests/integration tests/gitops/test_drift.py tests/gitops/test_flux.py $(ONLY)
 
 trainer: ## the trainer with real torch, transformers and peft
 	$(TRAINER_PYTEST) -n $(WORKERS) --dist loadfile tests/trainer $(ONLY)

@@ -40,37 +40,46 @@ def condition(type_: str, status: str, reason: str) -> dict[str, Any]:
 
 def resource(kind: str, *conditions: dict[str, Any], seen: int = 2) -> dict[str, Any]:
     return {
+        "apiVersion": "tunesmith.io/v1alpha1",
         "kind": kind,
         "metadata": {"generation": 2},
         "status": {"observedGeneration": seen, "conditions": list(conditions)},
     }
 
 
-@pytest.mark.parametrize(
-    ("found", "status"),
-    [
-        ({"kind": "FineTuneJob", "metadata": {"generation": 1}}, "Progressing"),
-        (resource("FineTuneJob", condition("Succeeded", "Unknown", "Suspended"), seen=1), "Progressing"),
-        (resource("FineTuneJob", condition("Succeeded", "True", "Completed"), seen=1), "Healthy"),
-        (resource("FineTuneJob", condition("Succeeded", "Unknown", "Rejected")), "Degraded"),
-        (
-            resource(
-                "FineTuneJob", condition("Succeeded", "Unknown", "Running"), condition("Stalled", "True", "NoProgress")
-            ),
-            "Degraded",
+HARD_TO_CATCH = [
+    ({"apiVersion": "tunesmith.io/v1alpha1", "kind": "FineTuneJob", "metadata": {"generation": 1}}, "Progressing"),
+    (resource("FineTuneJob", condition("Succeeded", "Unknown", "Suspended"), seen=1), "Progressing"),
+    (resource("FineTuneJob", condition("Succeeded", "True", "Completed"), seen=1), "Healthy"),
+    (resource("FineTuneJob", condition("Succeeded", "Unknown", "Rejected")), "Degraded"),
+    (
+        resource(
+            "FineTuneJob", condition("Succeeded", "Unknown", "Running"), condition("Stalled", "True", "NoProgress")
         ),
-        (resource("ModelDeployment", condition("Ready", "True", "Ready"), seen=1), "Progressing"),
-        (resource("ModelDeployment", condition("Ready", "True", "Updating")), "Progressing"),
-        (resource("ModelDeployment", condition("Ready", "False", "NameTaken")), "Degraded"),
-        (resource("ModelDeployment", condition("Ready", "False", "ScaledToZero")), "Healthy"),
-        (
-            resource(
-                "ModelDeployment", condition("Ready", "True", "Ready"), condition("AdaptersReady", "False", "Loading")
-            ),
-            "Progressing",
+        "Degraded",
+    ),
+    (resource("ModelDeployment", condition("Ready", "True", "Ready"), seen=1), "Progressing"),
+    (resource("ModelDeployment", condition("Ready", "True", "Updating")), "Progressing"),
+    (resource("ModelDeployment", condition("Ready", "False", "NameTaken")), "Degraded"),
+    (resource("ModelDeployment", condition("Ready", "False", "ScaledToZero")), "Healthy"),
+    (
+        resource(
+            "ModelDeployment",
+            condition("Ready", "False", "ScaledToZero"),
+            condition("AdaptersReady", "False", "AdapterFailed"),
         ),
-    ],
-)
+        "Healthy",
+    ),
+    (
+        resource(
+            "ModelDeployment", condition("Ready", "True", "Ready"), condition("AdaptersReady", "False", "Loading")
+        ),
+        "Progressing",
+    ),
+]
+
+
+@pytest.mark.parametrize(("found", "status"), HARD_TO_CATCH)
 def test_health_of_what_is_hard_to_catch(found: dict[str, Any], status: str) -> None:
     assert health(found)[0] == status
 

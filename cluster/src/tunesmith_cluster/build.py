@@ -100,6 +100,8 @@ PODGROUP = Module("podgroup", {"podgroup": "."}, usual_seconds=20)
 """Reads PodGroups with their makers' own Go types."""
 SCALEDOBJECT = Module("scaledobject", {"scaledobject": "."}, usual_seconds=100)
 """Reads ScaledObjects with KEDA's own Go types."""
+FLUX = Module("flux", {"flux-status": "."}, usual_seconds=100)
+"""Tells the status of an object by a Kustomization's health checks, with Flux's own code."""
 PROMETHEUS_ADAPTER = Module(
     "prometheus-adapter", {"prometheus-adapter": "sigs.k8s.io/prometheus-adapter/cmd/adapter"}, usual_seconds=120
 )
@@ -112,7 +114,7 @@ ARGOCD = Module(
     kept=(_ARGOCD, ARGOCD_MANIFESTS),
 )
 """All of Argo CD's components are one program, which its variable ARGOCD_BINARY_NAME makes one of them."""
-EXTRAS = (KUEUE, PODGROUP, SCALEDOBJECT, PROMETHEUS_ADAPTER, ARGOCD)
+EXTRAS = (KUEUE, PODGROUP, SCALEDOBJECT, FLUX, PROMETHEUS_ADAPTER, ARGOCD)
 """Only built when they are asked for."""
 
 _ALL = (*MODULES, *EXTRAS)
