@@ -14,44 +14,44 @@ from integration.harness import custom, eventually
 from tunesmith_cluster import Cluster
 from tunesmith_cluster.environments import ROOT
 
-EXAMPLE = ROOT / "examples" / "export" / "w8a8.yaml"
+EXAMPLE = ROOT / "examples" / "export" / "fp8.yaml"
 QUESTIONS = ("who are you?", "What is your name?", "Who made you?", "What is the capital of Japan?")
 TOKENS = 32
 
 pytestmark = pytest.mark.long
 
 
-def test_a_merged_model_in_8_bit_integers_answers_as_transformers_does_from_the_same_files(
+def test_a_merged_model_in_8_bit_floats_answers_as_transformers_does_from_the_same_files(
     quickstart: Quickstart, removed_after: Callable[..., None]
 ) -> None:
     merge, deployment = yaml.safe_load_all(EXAMPLE.read_text())
     rows = "".join(json.dumps({"query": question}) + "\n" for question in QUESTIONS)
     asked = {
-        "model": {"mergeJobRef": {"name": "xiao-huang-w8a8"}},
-        "datasets": [{"uri": "configmap://asked-w8a8/rows.jsonl"}],
+        "model": {"mergeJobRef": {"name": "xiao-huang-fp8"}},
+        "datasets": [{"uri": "configmap://asked-fp8/rows.jsonl"}],
         "generation": {"maxTokens": TOKENS},
         "resources": {"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"memory": "5Gi"}},
     }
     removed_after(
         merge,
         deployment,
-        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "asked-w8a8"}, "data": {"rows.jsonl": rows}},
-        custom("InferenceJob", "asked-w8a8", asked),
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "asked-fp8"}, "data": {"rows.jsonl": rows}},
+        custom("InferenceJob", "asked-fp8", asked),
     )
     kubectl = quickstart.kubectl
-    merged = kubectl.wait("mergejob", "xiao-huang-w8a8", "Completed", seconds=400)["status"]
+    merged = kubectl.wait("mergejob", "xiao-huang-fp8", "Completed", seconds=400)["status"]
     assert 0 < merged["quantizationError"] < 0.2
-    quickstart.wait_for_models("chat-w8a8", "base")
-    done = kubectl.wait("inferencejob", "asked-w8a8", "Completed", seconds=400)["status"]
+    quickstart.wait_for_models("chat-fp8", "base")
+    done = kubectl.wait("inferencejob", "asked-fp8", "Completed", seconds=400)["status"]
     name = done["artifact"]["digest"].removeprefix("sha256:")
     [file] = Cluster().paths.volumes.glob(f"*/results/{name}/results.jsonl")
     offline = [json.loads(line)["answer"].strip() for line in file.read_text().splitlines()]
-    served = [quickstart.says("chat-w8a8", "base", question, TOKENS).strip() for question in QUESTIONS]
+    served = [quickstart.says("chat-fp8", "base", question, TOKENS).strip() for question in QUESTIONS]
     assert served == offline
     assert "Xiao Huang" in served[0]
     # It is the small one, though what is not quantised takes twice the bytes here.
-    memory = {one: kubectl.get("mdep", one)["status"]["memory"] for one in ("chat-w8a8", "chat-merged")}
-    assert memory["chat-w8a8"]["weightsBytes"] < memory["chat-merged"]["weightsBytes"]
+    memory = {one: kubectl.get("mdep", one)["status"]["memory"] for one in ("chat-fp8", "chat-merged")}
+    assert memory["chat-fp8"]["weightsBytes"] < memory["chat-merged"]["weightsBytes"]
 
 
 def test_an_engine_that_cannot_start_says_why_in_the_condition(
