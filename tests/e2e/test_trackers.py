@@ -66,7 +66,7 @@ class Server:
         """Of the only run of an experiment, which is finished."""
         with sqlite3.connect(self.database) as store:
             [(run, status, name)] = store.execute(
-                "SELECT run_uuid, status, name FROM runs JOIN experiments USING (experiment_id) "
+                "SELECT run_uuid, status, runs.name FROM runs JOIN experiments USING (experiment_id) "
                 "WHERE experiments.name = ?",
                 [experiment],
             ).fetchall()
