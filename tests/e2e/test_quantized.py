@@ -40,7 +40,7 @@ def test_a_merged_model_in_8_bit_floats_answers_as_transformers_does_from_the_sa
     )
     kubectl = quickstart.kubectl
     merged = kubectl.wait("mergejob", "xiao-huang-fp8", "Completed", seconds=400)["status"]
-    assert 0 < merged["quantizationError"] < 0.2
+    assert 0 < merged["quantizationError"] < 0.4
     quickstart.wait_for_models("chat-fp8", "base")
     done = kubectl.wait("inferencejob", "asked-fp8", "Completed", seconds=400)["status"]
     name = done["artifact"]["digest"].removeprefix("sha256:")
