@@ -371,7 +371,7 @@ def over(policy: dict[str, Any]) -> dict[str, Any]:
         "type": "Succeeded", "status": "True", "reason": "Completed", "message": "", "lastTransitionTime": STAMP,
         "observedGeneration": 1,
     }  # fmt: skip
-    return train({"conditions": [condition], "completionTime": STAMP}, **policy)
+    return train({"conditions": [condition], "completionTime": STAMP, "observedGeneration": 3}, **policy)
 
 
 def test_a_job_that_is_over_is_deleted_when_its_time_to_live_is() -> None:
