@@ -44,12 +44,17 @@ class ReportServer(ThreadingHTTPServer):
 
 
 @contextmanager
-def served(port: int, report: Callable[[], Report]) -> Iterator[None]:
-    """Serve for a while. Where the port is taken that is said, and nothing is served."""
+def served(
+    port: int, report: Callable[[], Report], kind: type[ReportServer] = ReportServer, alone: bool = True
+) -> Iterator[None]:
+    """Serve for a while. Where the port is taken nothing is served, and that is said, unless another process of the pod
+    may be the one that serves (not `alone`).
+    """
     try:
-        server = ReportServer(port, report)
+        server = kind(port, report)
     except OSError as error:
-        print(f"progress is not served: port {port}: {error.strerror}", flush=True)
+        if alone:
+            print(f"progress is not served: port {port}: {error.strerror}", flush=True)
         yield
         return
     try:

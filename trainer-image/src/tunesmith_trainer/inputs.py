@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+from tunesmith.reporting import served
 from tunesmith.training.location import locate
 from tunesmith.training.plan import AnyPlan
 from tunesmith.training.report import Report
@@ -27,19 +27,6 @@ def wait_for_inputs(plan: AnyPlan, port: int = PORT, seconds: float = WAIT_SECON
             continue
         message = f"{wanted.uri} does not exist yet; waiting up to {seconds:.0f} s for it to be written"
         print(message, flush=True)
-        with _told(message, port):
+        with served(port, partial(Report, waiting=message), Server, alone=False):
             while not Path(wanted.path).exists() and time.monotonic() < end:
                 time.sleep(POLL_SECONDS)
-
-
-@contextmanager
-def _told(message: str, port: int) -> Iterator[None]:
-    try:
-        server = Server(port, lambda: Report(waiting=message))
-    except OSError:  # another process of this pod tells it
-        yield
-        return
-    try:
-        yield
-    finally:
-        server.close()
