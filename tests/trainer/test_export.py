@@ -166,7 +166,8 @@ def test_the_example_merges_quantises_and_names_what_it_did(
 ) -> None:
     training = make_plan(run="one")
     adapter = artifact_path(training, train(training))
-    spec = MergeJobSpec.model_validate(yaml.safe_load(EXAMPLE.read_text())["spec"])
+    example, _ = yaml.safe_load_all(EXAMPLE.read_text())
+    spec = MergeJobSpec.model_validate(example["spec"])
     job = Job(namespace="test", name="m", uid="uid-m")
     plan = merge_plan(job, spec, {("FineTuneJob", "xiao-huang"): "pvc://store/a"}, "pvc://store")
     plan = plan.model_copy(
