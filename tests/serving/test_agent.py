@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving.conftest import ENGINE_START, until
+from serving.conftest import ENGINE_START, tokens_of, until
 from tunesmith import artifacts
 
 pytestmark = pytest.mark.trainer
@@ -335,6 +335,23 @@ def test_a_version_that_fails_its_smoke_request_never_answers_anybody(pod, forge
     assert "is that of the base model" in found["message"]
     assert pod.say("tried") == forge.say(pod.base, good)
     assert not [name for name in pod.models() if name.startswith("@")]
+
+
+def test_an_adapters_answers_end_where_it_learned_to_end_them(pod, forge):
+    """Without agent/plugin.py they go on: vLLM knows the ends of the base only."""
+    plain, ended = forge.adapter(pod.base, seed=70), forge.adapter(pod.base, seed=70)
+    answer = forge.say(pod.base, plain)
+    end = answer[5]
+    (ended / "generation_config.json").write_text(json.dumps({"eos_token_id": [end]}))
+    pod.want(plain=plain, ended=ended)
+    pod.settle("plain")
+    pod.settle("ended")
+    said = pod.complete("ended", ignore_eos=False)
+    assert tokens_of(said) == answer[: answer.index(end) + 1]
+    assert said.json["choices"][0]["finish_reason"] == "stop"
+    assert pod.say("plain", ignore_eos=False) == answer
+    assert pod.say("ended") == answer
+    pod.want(plain=None, ended=None)
 
 
 def test_what_somebody_unloads_comes_back(pod, forge, first):

@@ -159,6 +159,20 @@ def test_a_tokenizer_that_is_not_known_is_refused(tmp_path: Path) -> None:
         gguf.write(place(source), plan_of("F16"), tmp_path)
 
 
+def test_a_base_models_file_says_where_its_template_ends_a_turn(tmp_path: Path) -> None:
+    """Its end of text is another, at which a model that learned conversations never ends."""
+    from gguf import GGUFReader
+
+    source = make_model(tmp_path / "model", "llama", True)
+    (source / "generation_config.json").unlink()
+    said = json.loads((source / "tokenizer_config.json").read_text())
+    (source / "tokenizer_config.json").write_text(json.dumps({**said, "eos_token": "<|endoftext|>"}))
+    export(place(source), plan_of("F16"), tmp_path)
+    fields = GGUFReader(tmp_path / "model.gguf").fields
+    ends = [fields[f"tokenizer.ggml.{kind}_token_id"].contents() for kind in ("eos", "eot")]
+    assert load_tokenizer(place(source)).convert_ids_to_tokens(ends) == ["<|endoftext|>", "<|im_end|>"]
+
+
 def test_the_command_writes_a_file_and_a_modelfile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, out = make_model(tmp_path / "model", "llama", True), tmp_path / "out"
     command = ["export", str(source), "--out", str(out)]

@@ -301,13 +301,35 @@ def test_nothing_is_said_of_texts_by_a_model_whose_numbers_are_none(tiny: Path, 
         judged([row], loaded, 1)
 
 
-def test_an_answer_ends_where_the_template_ends_a_turn(tiny: Path, tmp_path: Path) -> None:
-    """Base models with a template have another end of text, at which a model that learned conversations never ends."""
+@pytest.fixture
+def base(tiny: Path, tmp_path: Path) -> Path:
+    """A base model with a template, whose end of text is another than the template's end of a turn."""
     folder = shutil.copytree(tiny, tmp_path / "base")
     said = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps({**said, "eos_token": "<|endoftext|>"}))
     (folder / "generation_config.json").unlink()
-    place = Place(uri="x", path=str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("tuner", [LORA, {"type": "Full"}], ids=lambda tuner: tuner["type"])
+def test_engines_are_told_where_answers_end_that_were_trained(
+    base: Path, make_plan: Make, tuner: dict[str, Any]
+) -> None:
+    plan = make_plan(tuner=tuner)
+    plan = plan.model_copy(update={"model": Place(uri="x", path=str(base))})
+    tokenizer = load_tokenizer(plan.model)
+    made = Place(uri="x", path=str(artifact_path(plan, train(plan))))
+    assert [tokenizer.decode([end]) for end in ends_of(made)] == ["<|endoftext|>", "<|im_end|>"]
+
+
+def test_an_adapter_of_a_model_that_ends_its_turns_itself_says_nothing(make_plan: Make) -> None:
+    plan = make_plan()
+    assert not (artifact_path(plan, train(plan)) / "generation_config.json").exists()
+
+
+def test_an_answer_ends_where_the_template_ends_a_turn(base: Path) -> None:
+    """At its end of text a model that learned conversations never ends."""
+    place = Place(uri="x", path=str(base))
     tokenizer = load_tokenizer(place)
     assert [tokenizer.decode([end]) for end in chat.ends(tokenizer)] == ["<|endoftext|>", "<|im_end|>"]
     assert 'PARAMETER stop "<|im_end|>"' in ollama.modelfile("model.gguf", tokenizer)

@@ -62,6 +62,34 @@ def test_a_configuration_that_cannot_be_served_is_refused(tmp_path, base, config
 
 
 @pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            f'{{"eos_token_id": [1, {VOCABULARY}]}}',
+            f"is .1, {VOCABULARY}., but the base model .* has {VOCABULARY} tokens",
+        ),
+        ('{"eos_token_id": -1}', "eos_token_id is -1"),
+        ('{"eos_token_id": "</s>"}', "eos_token_id is '</s>'"),
+        ('{"eos_token_id": true}', "eos_token_id is True"),
+        ("[]", "generation_config.json is not a JSON object"),
+        ("{", "generation_config.json is not JSON"),
+    ],
+)
+def test_an_end_of_answers_that_the_base_does_not_know_is_refused(tmp_path, base, text, reason):
+    folder = make(tmp_path / "a")
+    (folder / checks.GENERATION).write_text(text)
+    with pytest.raises(checks.CheckError, match=reason):
+        checks.check(folder, base, 8)
+
+
+@pytest.mark.parametrize("ends", [None, 0, VOCABULARY - 1, [1, 2], []])
+def test_ends_of_answers_that_the_base_knows_pass(tmp_path, base, ends):
+    folder = make(tmp_path / "a")
+    (folder / checks.GENERATION).write_text(json.dumps({"eos_token_id": ends}))
+    checks.check(folder, base, 8)
+
+
+@pytest.mark.parametrize(
     "config",
     [
         {"init_lora_weights": "gaussian"},

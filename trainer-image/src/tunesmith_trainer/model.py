@@ -148,12 +148,16 @@ def keep_ends(made: Place) -> None:
     """Let engines end an answer of a model that was made where its chat template ends a turn: the end of text of base
     models with a template is another, at which one that learned conversations never ends.
     """
+    write_ends(Path(made.path), made, load_tokenizer(made))
+
+
+def write_ends(folder: Path, model: Place, tokenizer: PreTrainedTokenizerFast) -> None:
+    """In `folder`, that of a model or an adapter, where answers end, if `model` itself has them end elsewhere."""
     from tunesmith_trainer.chat import ends
 
-    tokenizer = load_tokenizer(made)
     found = ends(tokenizer)
-    if set(found) - {tokenizer.eos_token_id, *ends_of(made)}:
-        path = Path(made.path) / "generation_config.json"
+    if set(found) - {tokenizer.eos_token_id, *ends_of(model)}:
+        path = folder / "generation_config.json"
         settings = json.loads(path.read_text()) if path.is_file() else {}
         path.write_text(json.dumps({**settings, "eos_token_id": found}, indent=2, sort_keys=True) + "\n")
 

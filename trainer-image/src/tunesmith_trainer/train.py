@@ -152,7 +152,7 @@ def finish(
     from tunesmith_trainer import artifact, curves, group
     from tunesmith_trainer.card import final_metrics
     from tunesmith_trainer.chat import DEFAULT
-    from tunesmith_trainer.model import keep_ends, own_dtype, save_model
+    from tunesmith_trainer.model import keep_ends, load_tokenizer, own_dtype, save_model, write_ends
 
     step = trainer.state.global_step
     done = Ending(
@@ -174,6 +174,7 @@ def finish(
                 pissa = plan.tuner.initialization == "PiSSA"
                 initial = artifact.initial_adapter(plan) if pissa else None
                 artifact.save_adapter(model, plan.model.uri, folder, state, initial)
+                write_ends(folder, plan.model, load_tokenizer(plan.model, plan.chat_template))
             artifact.write_files(folder, others)
             if plan.chat_template.type == "Default":
                 (folder / "chat_template.jinja").write_text(DEFAULT)

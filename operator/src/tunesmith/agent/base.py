@@ -34,6 +34,8 @@ class Base:
     name: str
     modules: dict[str, set[Shape | None]] = field(default_factory=dict)
     """Tail of a module's name -> possible (out, in). None: it is there, in a packed form."""
+    vocabulary: int = 0
+    """Tokens. 0: its config.json does not tell."""
 
     def shapes(self, module: str) -> set[Shape | None]:
         """The shapes that `module` may have. Empty: the base has no such module."""
@@ -57,8 +59,9 @@ def read(folder: Path) -> Base:
     modules: dict[str, set[Shape | None]] = {}
     for name, shape in {**_packed(headers), **_whole(headers)}.items():
         modules.setdefault(tail(name), set()).add(shape)
+    text = config.get("text_config") or config
     # Packed weights do not tell their shapes, and other formats not even their names: the config does.
-    for name, known in _expected(config.get("text_config") or config).items():
+    for name, known in _expected(text).items():
         if modules.get(tail(name), {None}) == {None}:
             modules[tail(name)] = {known}
     if not modules:
@@ -66,7 +69,7 @@ def read(folder: Path) -> Base:
             f"the base model in {folder} has no *.safetensors file, and {config.get('model_type')!r} is no "
             "architecture whose shapes its config.json tells: convert the base to safetensors"
         )
-    return Base(str(config.get("_name_or_path") or folder), modules)
+    return Base(str(config.get("_name_or_path") or folder), modules, text.get("vocab_size") or 0)
 
 
 def _whole(headers: dict[str, tensors.Tensor]) -> dict[str, Shape | None]:

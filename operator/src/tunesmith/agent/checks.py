@@ -18,6 +18,7 @@ from tunesmith.agent.base import Base
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+GENERATION = "generation_config.json"
 # Inits that leave the base's weights as they are. Others (PiSSA, OLoRA, LoftQ, CorDA) change them in training.
 PLAIN_INITS = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga", "true", "false"})
 UNSUPPORTED = {
@@ -56,6 +57,7 @@ def check(folder: Path, base: Base, max_rank: int) -> None:
     config = read_config(folder)
     check_features(config)
     check_rank(config, max_rank)
+    check_ends(folder, base)
     if not (folder / WEIGHTS).is_file():
         other = next((p.name for p in sorted(folder.glob("adapter_model.*"))), None)
         raise CheckError(
@@ -72,16 +74,19 @@ def check(folder: Path, base: Base, max_rank: int) -> None:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The adapter's configuration."""
-    path = folder / CONFIG
-    if not path.is_file():
+    if not (folder / CONFIG).is_file():
         raise CheckError(f"{CONFIG} is not there: the address must be the folder of a PEFT adapter")
+    return _read(folder / CONFIG)
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_bytes())
+        found = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise CheckError(f"{CONFIG} is not JSON ({error}): save the adapter again") from None
-    if not isinstance(config, dict):
-        raise CheckError(f"{CONFIG} is not a JSON object: save the adapter again")
-    return config
+        raise CheckError(f"{path.name} is not JSON ({error}): save the adapter again") from None
+    if not isinstance(found, dict):
+        raise CheckError(f"{path.name} is not a JSON object: save the adapter again")
+    return found
 
 
 def check_features(config: dict[str, Any]) -> None:
@@ -123,6 +128,21 @@ def check_rank(config: dict[str, Any], max_rank: int) -> None:
         raise CheckError(f"{CONFIG}: lora_alpha is {alpha!r}, not a number")
     if not config.get("target_modules") and not config.get("target_parameters"):
         raise CheckError(f"{CONFIG}: target_modules is {config.get('target_modules')!r}: the adapter adapts nothing")
+
+
+def check_ends(folder: Path, base: Base) -> None:
+    """Where the adapter says which tokens end its answers (plugin.py tells vLLM), they are tokens of the base. Others
+    would end the engine.
+    """
+    if not (folder / GENERATION).is_file():
+        return
+    found = _read(folder / GENERATION).get("eos_token_id") or []
+    ends = found if isinstance(found, list) else [found]
+    if not all(type(end) is int and 0 <= end < (base.vocabulary or end + 1) for end in ends):
+        raise CheckError(
+            f"{GENERATION}: eos_token_id is {found!r}, but the base model {base.name} has "
+            f"{base.vocabulary or 'no such'} tokens: name some of them, or remove the file"
+        )
 
 
 def check_tensors(config: dict[str, Any], found: dict[str, tensors.Tensor], base: Base) -> None:

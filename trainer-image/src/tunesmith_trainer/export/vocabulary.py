@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.training.plan import Place
 
+from tunesmith_trainer.chat import turn_ends
 from tunesmith_trainer.errors import ConfigError
 from tunesmith_trainer.model import ends_of
 
@@ -56,7 +57,8 @@ def add_vocabulary(writer: GGUFWriter, source: Place, tokenizer: PreTrainedToken
     vocabulary.add_special_token = {"bos": made[0] == ids["bos"], "eos": made[-1] == ids["eos"]}
     vocabulary.chat_template = tokenizer.chat_template
     vocabulary.add_to_gguf(writer, quiet=True)
-    if ends := [end for end in ends_of(source) if end != ids["eos"]]:
+    turns = tokenizer.convert_tokens_to_ids(turn_ends(tokenizer))
+    if ends := [end for end in (*ends_of(source), *turns) if end != ids["eos"]]:
         writer.add_eot_token_id(ends[-1])
 
 
