@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving.conftest import ENGINE_START, tokens_of, until
+from serving.conftest import ENGINE_START, call, tokens_of, until
 from tunesmith import artifacts
 
 pytestmark = pytest.mark.trainer
@@ -352,6 +352,26 @@ def test_an_adapters_answers_end_where_it_learned_to_end_them(pod, forge):
     assert pod.say("plain", ignore_eos=False) == answer
     assert pod.say("ended") == answer
     pod.want(plain=None, ended=None)
+
+
+def test_an_adapter_is_asked_in_the_form_that_it_learned(pod, forge):
+    """Without agent/plugin.py vLLM asks it in that of the base."""
+    formed = forge.adapter(pod.base, seed=71)
+    (formed / "chat_template.jinja").write_text("{% for m in messages %}I am {{ m['content'] }}{% endfor %}")
+    pod.want(formed=formed)
+    pod.settle("formed")
+    turns = [{"role": "user", "content": "hello"}]
+    for model, text in (("formed", "I am hello"), ("base", "hello")):
+        body = {"model": model, "messages": turns}
+        asked = [call("POST", f"{pod.url}/tokenize", body).json["tokens"]]
+        more = {"max_tokens": 1, "return_token_ids": True}
+        asked.append(call("POST", f"{pod.url}/v1/chat/completions", body | more).json["prompt_token_ids"])
+        for tokens in asked:
+            said = call("POST", f"{pod.url}/detokenize", {"model": model, "tokens": tokens})
+            assert said.json["prompt"] == text
+        answer = call("POST", f"{pod.url}/v1/responses", {"model": model, "input": "hello", "max_output_tokens": 1})
+        assert answer.json["usage"]["input_tokens"] == len(asked[0])
+    pod.want(formed=None)
 
 
 def test_what_somebody_unloads_comes_back(pod, forge, first):

@@ -1,12 +1,12 @@
-"""A vLLM plugin: two versions of an adapter are two adapters, answers end where their adapter learned to end them, and
-an engine that cannot start says why.
+"""A vLLM plugin: two versions of an adapter are two adapters, each answers as it learned to, and an engine that cannot
+start says why.
 
 vLLM (0.32, 0.33) compares LoRARequests by their names. Where answers of an old version run beside those of the new one,
 the set of a batch's adapters then holds one of the two, the other may be evicted in the middle of an answer, and the
 engine dies of a KeyError in set_adapter_mapping. The ids differ, so they are compared, too.
 
-It knows the ends of the base model's answers only. An adapter of a base model that was taught a chat template ends them
-with another token, and would run on; its own generation_config.json counts, too.
+It takes the ends of answers and the chat template from the base model only. An adapter that learned other ones would
+run on, or be asked in a form that it never saw: its own generation_config.json and chat_template.jinja count.
 
 Like the guard, this file runs in any vLLM image, and in all of its processes:
 https://docs.vllm.ai/en/stable/design/plugin_system
@@ -15,11 +15,12 @@ https://docs.vllm.ai/en/stable/design/plugin_system
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import logging
 import os
 import re
-from functools import lru_cache, wraps
+from functools import cache, lru_cache, wraps
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +51,14 @@ class LastWords(logging.Handler):
 
 
 @lru_cache(maxsize=4096)
-def generation(adapter: str) -> dict[str, Any]:
-    """The generation_config.json of an adapter, which the agent has checked. What is loaded does not change: its folder
-    is named by its digest.
+def file_of(adapter: str, name: str) -> str:
+    """A file of an adapter, which the agent has checked; empty where there is none. What is loaded does not change: its
+    folder is named by its digest.
     """
     try:
-        found: dict[str, Any] = json.loads((Path(adapter) / "generation_config.json").read_bytes())
+        return (Path(adapter) / name).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
-        return {}
-    return found
+        return ""
 
 
 def ending(process_inputs: Any) -> Any:
@@ -68,15 +68,60 @@ def ending(process_inputs: Any) -> Any:
     def wrapped(self: Any, *args: Any, **more: Any) -> Any:
         request = process_inputs(self, *args, **more)
         if request.lora_request and (params := request.sampling_params):
-            ends = {"eos_token_id": generation(request.lora_request.lora_path).get("eos_token_id")}
-            params.update_from_generation_config(ends, params.eos_token_id)
+            told = json.loads(file_of(request.lora_request.lora_path, "generation_config.json") or "{}")
+            params.update_from_generation_config({"eos_token_id": told.get("eos_token_id")}, params.eos_token_id)
         return request
 
     return wrapped
 
 
+served: list[Any] = []
+"""The OpenAIServingModels of this process: it knows the adapters by their names."""
+
+
+def remembering(init: Any) -> Any:
+    """OpenAIServingModels.__init__."""
+
+    @wraps(init)
+    def wrapped(self: Any, *args: Any, **more: Any) -> None:
+        init(self, *args, **more)
+        served[:] = [self]
+
+    return wrapped
+
+
+def templated(build_chat_params: Any) -> Any:
+    """A request's build_chat_params with the template of its adapter, but where the engine was started with one."""
+
+    @wraps(build_chat_params)
+    def wrapped(self: Any, default_template: str | None, *args: Any, **more: Any) -> Any:
+        adapter = served[0].lora_requests.get(self.model) if served else None
+        template = default_template or (adapter and file_of(adapter.lora_path, "chat_template.jinja")) or None
+        return build_chat_params(self, template, *args, **more)
+
+    return wrapped
+
+
+WRAPPED = {
+    "vllm.v1.engine.input_processor:InputProcessor.process_inputs": ending,
+    "vllm.entrypoints.openai.models.serving:OpenAIServingModels.__init__": remembering,
+    "vllm.entrypoints.openai.chat_completion.protocol:ChatCompletionRequest.build_chat_params": templated,
+    "vllm.entrypoints.openai.responses.protocol:ResponsesRequest.build_chat_params": templated,
+    "vllm.entrypoints.serve.tokenize.protocol:TokenizeChatRequest.build_chat_params": templated,
+}
+
+
+def wrap(address: str, wrapper: Any) -> None:
+    """Put `wrapper` around a method. Raises ImportError and AttributeError."""
+    module, _, name = address.partition(":")
+    owner, _, method = name.partition(".")
+    kind = getattr(importlib.import_module(module), owner)
+    setattr(kind, method, wrapper(getattr(kind, method)))
+
+
+@cache
 def register() -> None:
-    """What vLLM calls. More than once does no harm."""
+    """What vLLM calls, in each of its processes."""
     from vllm.lora.request import LoRARequest  # type: ignore[import-not-found, unused-ignore]
 
     def key(request: Any) -> tuple[str, int]:
@@ -85,12 +130,9 @@ def register() -> None:
     LoRARequest.__eq__ = lambda self, other: isinstance(other, LoRARequest) and key(self) == key(other)
     LoRARequest.__hash__ = lambda self: hash(key(self))
     log = logging.getLogger("vllm")
-    try:
-        from vllm.v1.engine.input_processor import InputProcessor  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:  # of another version: engines serve, as before
-        log.warning("tunesmith: this vLLM ends the answers of adapters only where the base model's end")
-    else:
-        if not hasattr(InputProcessor.process_inputs, "__wrapped__"):
-            InputProcessor.process_inputs = ending(InputProcessor.process_inputs)
-    if not any(isinstance(handler, LastWords) for handler in log.handlers):
-        log.addHandler(LastWords(TERMINATION_LOG))
+    for address, wrapper in WRAPPED.items():
+        try:
+            wrap(address, wrapper)
+        except (ImportError, AttributeError):  # of another version: it serves as it would without us
+            log.warning("tunesmith: this vLLM has no %s: what adapters say of templates and ends is not heard", address)
+    log.addHandler(LastWords(TERMINATION_LOG))
