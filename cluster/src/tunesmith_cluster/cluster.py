@@ -238,6 +238,8 @@ class Cluster:
                         components.before_start(self.paths, service.name)
                         self._supervisor.start(service)
                         self._supervisor.wait_ready(service)
+                else:  # it may have been started a moment ago, by an `up` that was killed
+                    self._supervisor.wait_ready(service)
                 components.when_ready(self.paths, wanted, service.name)
             with self._reporter.step("wait for the nodes"):
                 self._wait_usable(wanted)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from tunesmith_cluster import files
 from tunesmith_cluster.errors import ClusterError
 
 _PROC = Path("/proc")
+# Becomes the service once it is told to. If whoever starts it is killed before, its input ends, and so does it.
+_WHEN_NOTED = ["sh", "-c", 'read -r _ && exec "$@" </dev/null', "sh"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +101,8 @@ class Supervisor:
         with open(self.log(service.name), "ab", buffering=0) as log:  # the line comes before the service's own
             log.write(f"--- {time.strftime('%FT%TZ', time.gmtime())} start\n".encode())
             process = subprocess.Popen(
-                service.command,
-                stdin=subprocess.DEVNULL,
+                [*_WHEN_NOTED, *service.command],
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self.pids.parent,
@@ -113,14 +115,13 @@ class Supervisor:
                 umask=0o022,
             )
         process.returncode = 0  # nobody waits for it, and that is no mistake to warn of
-        identity = Identity.of(process.pid)
-        if identity is None:
-            raise ClusterError(f"{service.name} ended at once; {self.tail(service.name)}")
-        try:
+        assert process.stdin is not None
+        with suppress(BrokenPipeError), process.stdin as told:
+            identity = Identity.of(process.pid)
+            if identity is None:
+                raise ClusterError(f"{service.name} ended at once; {self.tail(service.name)}")
             files.write(self.pids / f"{service.name}.json", json.dumps(asdict(identity)).encode())
-        except BaseException:  # else nobody would know of it: the disk may be full
-            end(identity, grace=10)
-            raise
+            told.write(b"\n")
 
     def wait_ready(self, service: Service, timeout: float = 60) -> None:
         """Wait until the service is ready; raise at once if its process dies."""
@@ -186,7 +187,7 @@ def _wait_gone(identity: Identity, timeout: float) -> bool:
         if time.monotonic() > deadline:
             return False
         time.sleep(0.02)
-    with contextlib.suppress(ChildProcessError):
+    with suppress(ChildProcessError):
         os.waitpid(identity.pid, os.WNOHANG)  # no zombie is left if it was this very process that started it
     return True
 

@@ -5,13 +5,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tunesmith_cluster import ClusterError, files
-from tunesmith_cluster.processes import Identity, Service, Supervisor, descendants, parse_stat
+from tunesmith_cluster.processes import Identity, Service, Supervisor, descendants, parse_stat, running
 
 
 @pytest.fixture
@@ -65,7 +66,22 @@ def test_a_later_supervisor_finds_and_stops_what_an_earlier_one_started(supervis
     assert later.started() == []
 
 
-def test_a_process_that_cannot_be_noted_down_is_ended(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+def marked(marker: str) -> list[int]:
+    """The processes that have this word in their command line."""
+    return [pid for pid, (_, command) in running().items() if marker in command]
+
+
+def gone(pids: Callable[[], list[int]]) -> bool:
+    """Whether there are none of them within a while."""
+    deadline = time.monotonic() + 20
+    while pids() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not pids()
+
+
+def test_a_process_that_cannot_be_noted_down_does_not_start(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Nobody would know of it, and it would hold its port: the disk may be full."""
     noted: list[str] = []
 
@@ -75,8 +91,41 @@ def test_a_process_that_cannot_be_noted_down_is_ended(supervisor: Supervisor, mo
 
     monkeypatch.setattr(files, "write", write)
     with pytest.raises(OSError, match="No space"):
-        supervisor.start(service(["sleep", "60"]))
-    assert not Identity(**json.loads(noted[0])).is_alive()
+        supervisor.start(service(["touch", str(tmp_path / "started")]))
+    identity = Identity(**json.loads(noted[0]))
+    assert gone(lambda: [identity.pid] if identity.is_alive() else [])
+    assert not (tmp_path / "started").exists()
+
+
+KILLED_BEFORE_THE_NOTE = """
+import os, pathlib, sys
+from tunesmith_cluster import files
+from tunesmith_cluster.processes import Service, Supervisor
+files.write = lambda *_: os.kill(os.getpid(), 9)
+state = pathlib.Path(sys.argv[1])
+Supervisor(state / "pid", state / "log").start(Service("sample", ["sleep", sys.argv[2]], lambda: True))
+"""
+
+
+def test_no_process_is_left_by_whoever_is_killed_before_it_is_noted_down(tmp_path: Path) -> None:
+    """The next one would start it a second time, and fail where both need the same port or folder."""
+    seconds = str(time.time_ns())
+    killed = subprocess.run([sys.executable, "-c", KILLED_BEFORE_THE_NOTE, str(tmp_path), seconds], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    left = marked(seconds)
+    try:
+        assert gone(lambda: marked(seconds))
+    finally:
+        for pid in left:
+            if identity := Identity.of(pid):
+                identity.send(signal.SIGKILL)
+
+
+def test_a_program_that_is_not_there_is_told(supervisor: Supervisor) -> None:
+    absent = service(["/nowhere/etcd"], ready=False)
+    supervisor.start(absent)
+    with pytest.raises(ClusterError, match=r"(?s)sample died;.*/nowhere/etcd.*not found"):
+        supervisor.wait_ready(absent)
 
 
 def test_what_ignores_a_polite_signal_is_killed(supervisor: Supervisor) -> None:
