@@ -6,12 +6,11 @@ import hashlib
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunesmith_cluster import golang
+from tunesmith_cluster import golang, partials
 from tunesmith_cluster.errors import ClusterError
 from tunesmith_cluster.paths import GO_MODULES, Paths
 from tunesmith_cluster.progress import Reporter
@@ -147,10 +146,10 @@ def ensure(paths: Paths, modules: Iterable[Module], reporter: Reporter) -> None:
 def build(cache: Path, module: Module, go: Path) -> None:
     """Build a module's commands, atomically: the folder appears only when it is complete."""
     target = _folder(cache, module)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{module.name}-", dir=target.parent) as temporary:
-        output = Path(temporary) / "bin"
+    with partials.made(target) as output:
         output.mkdir()
+        scratch = output.with_name("scratch")
+        scratch.mkdir()
         packages = list(module.commands.values())
         # Several packages at once keep all cores busy, but then Go chooses the names. They are right for
         # Kubernetes, while a single package (Go would call etcd's "server") can be named here.
@@ -159,7 +158,8 @@ def build(cache: Path, module: Module, go: Path) -> None:
         done = subprocess.run(
             command,
             cwd=module.folder,
-            env=golang.environment(go),
+            # Where Go works: in /tmp, nobody would remove what a killed build leaves.
+            env={**golang.environment(go), "GOTMPDIR": str(scratch)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -174,11 +174,6 @@ def build(cache: Path, module: Module, go: Path) -> None:
         if module.kept is not None:
             name, folder = module.kept
             shutil.copytree(_source(module, name, go) / folder, output / folder)
-        try:
-            output.rename(target)
-        except OSError:
-            if not target.is_dir():  # else another build of the same pins came first: just as good
-                raise
 
 
 def link_all(cache: Path, folder: Path) -> None:

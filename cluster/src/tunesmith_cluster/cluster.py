@@ -23,6 +23,7 @@ from tunesmith_cluster import (
     network,
     node,
     packages,
+    partials,
     ports,
     processes,
     teardown,
@@ -82,6 +83,8 @@ class Cluster:
         """
         require_root()
         with self._locked():
+            for folder in self.paths.made:
+                partials.sweep(folder)
             wanted = at_least(self.paths, nodes)
             with_kueue = with_kueue or kueue.is_added(self.paths)
             self._build(with_kueue)

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tunesmith_cluster import nodejs
+from tunesmith_cluster import nodejs, partials
 from tunesmith_cluster.environments import ROOT
 from tunesmith_cluster.errors import ClusterError
 from tunesmith_cluster.nodejs import Node
@@ -52,14 +52,12 @@ def workspace(paths: Paths, reporter: Reporter) -> tuple[Path, Node]:
     target = paths.cache / "console" / f"sources-{digest(sources())}"
     with _locked(paths):
         if not target.exists():
-            partial = target.with_suffix(".partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            for path in sources():
-                copy = partial / path.relative_to(SOURCES)
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, copy)
-            (partial / "node_modules").symlink_to(packages / "node_modules")
-            partial.rename(target)
+            with partials.made(target) as draft:
+                for path in sources():
+                    copy = draft / path.relative_to(SOURCES)
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(path, copy)
+                (draft / "node_modules").symlink_to(packages / "node_modules")
     return target, node
 
 

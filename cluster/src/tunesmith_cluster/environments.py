@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tunesmith_cluster import partials
 from tunesmith_cluster.errors import ClusterError
 from tunesmith_cluster.paths import Paths
 from tunesmith_cluster.progress import Reporter, Silent
@@ -68,11 +69,11 @@ def ensure(paths: Paths, environment: Environment, reporter: Reporter | None = N
         return target
     reporter = reporter or Silent()
     paths.envs.mkdir(parents=True, exist_ok=True, mode=0o755)
-    with _locked(paths.envs / f"{environment.name}.lock"):
+    with _locked(paths.envs / f"{environment.name}.lock") as lock:
         if not (target / DONE).exists():  # else another process made it meanwhile
             title = f"install the {environment.name}'s Python packages"
             with reporter.step(title, environment.usual_seconds):
-                _build(target, environment, find_uv(paths))
+                _build(target, environment, find_uv(paths), lock)
     return target
 
 
@@ -83,15 +84,10 @@ def find_uv(paths: Paths) -> Path:
         return Path(found)
     target = paths.cache / f"uv-{UV_VERSION}"
     if not (target / "bin" / "uv").exists():
-        partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
-        try:
-            _run([str(interpreter()), "-m", "venv", str(partial)], "making a virtual environment")
-            pip = [str(partial / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+        with partials.made(target) as draft:
+            _run([str(interpreter()), "-m", "venv", str(draft)], "making a virtual environment")
+            pip = [str(draft / "bin" / "python"), "-m", "pip", "install", "--quiet"]
             _run([*pip, f"uv=={UV_VERSION}"], f"installing uv {UV_VERSION}")
-            if not target.exists():
-                partial.rename(target)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     return target / "bin" / "uv"
 
 
@@ -106,19 +102,23 @@ def python_path() -> str:
     return ":".join(str(ROOT / source) for source in SOURCES)
 
 
-def _build(target: Path, environment: Environment, uv: Path) -> None:
-    # At its final place, since an environment's scripts name it; without the mark it counts as not there.
-    shutil.rmtree(target, ignore_errors=True)
+def _build(target: Path, environment: Environment, uv: Path, lock: int) -> None:
+    # At its final place, since an environment's scripts name it; without the mark it counts as not there. Who holds the
+    # lock is the only one at work on any of this name.
+    for half in target.parent.glob(f"{environment.name}-*"):
+        if not (half / DONE).exists():
+            shutil.rmtree(half, ignore_errors=True)
     command = [str(uv), "sync", "--quiet", f"--project={ROOT}", f"--python={interpreter()}"]
     # Containers see the environment read-only: what is not compiled now would be compiled at every start.
     command += ["--frozen", "--no-install-workspace", "--compile-bytecode", *environment.selection]
-    _run(command, f"installing the {environment.name}'s packages", UV_PROJECT_ENVIRONMENT=str(target))
+    _run(command, f"installing the {environment.name}'s packages", (lock,), UV_PROJECT_ENVIRONMENT=str(target))
     (target / DONE).touch()
 
 
-def _run(command: Sequence[str], what: str, **variables: str) -> None:
+def _run(command: Sequence[str], what: str, kept_open: Sequence[int] = (), **variables: str) -> None:
     done = subprocess.run(
         command,
+        pass_fds=kept_open,  # a lock is held until the last of its holders ends: uv may outlive us
         env={**os.environ, **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -137,10 +137,11 @@ def _output(*command: str) -> str:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[int]:
+    """The lock's file descriptor."""
     with open(path, "w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield file.fileno()
 
 
 def main(arguments: Sequence[str]) -> None:

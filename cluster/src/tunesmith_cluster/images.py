@@ -6,12 +6,11 @@ See `node.base_runtime_spec` for the other half: the mounts that every container
 from __future__ import annotations
 
 import subprocess
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from tunesmith_cluster import build, node, nodes, oci
+from tunesmith_cluster import build, node, nodes, oci, partials
 from tunesmith_cluster.errors import ClusterError
 from tunesmith_cluster.nodes import Node
 from tunesmith_cluster.paths import Paths
@@ -62,13 +61,11 @@ def load(
     for source, destination in copies:
         entries += oci.copied(source, _destination(paths, destination))
     config = oci.Config(tuple(entrypoint), environment or {}, working_directory, user)
-    folder = paths.state / "images"
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        image = oci.make_image(name, entries, config, Path(temporary, "layer.tar"))
+    with partials.folder(paths.images / "load") as temporary:
+        image = oci.make_image(name, entries, config, temporary / "layer.tar")
         lacking = [each for each in _running(paths) if not _is_known(each, image.name, image.digest)]
         if lacking:
-            archive = Path(temporary, "image.tar")
+            archive = temporary / "image.tar"
             image.write_archive(archive)
             for target in lacking:
                 _import(target, archive, {image.name: image.digest})
@@ -96,8 +93,8 @@ def copy_missing(target: Node) -> None:
     for source in _running(target.paths):
         missing = dict(sorted(_known(source).items() - _known(target).items()))
         if missing:
-            with tempfile.TemporaryDirectory(dir=target.paths.state) as temporary:
-                archive = Path(temporary, "images.tar")
+            with partials.folder(target.paths.images / "copy") as temporary:
+                archive = temporary / "images.tar"
                 _ctr(source, "images", "export", str(archive), *missing)
                 _import(target, archive, missing)
 

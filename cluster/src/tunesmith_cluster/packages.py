@@ -7,8 +7,8 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
+from tunesmith_cluster import partials
 from tunesmith_cluster.errors import ClusterError
 
 CNI_PLUGINS = Path("/usr/lib/cni")
@@ -58,21 +58,14 @@ def unpacked(cache: Path, packages: Sequence[str]) -> Path:
         return folder
     if shutil.which("apt-get") is None:
         raise ClusterError(f"this machine has no apt-get: install {' '.join(packages)} yourself")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder.parent) as download:
-        _run(["apt-get", "download", *packages], folder=download)
-        files = Path(download) / "files"
-        for package in Path(download).glob("*.deb"):
+    with partials.made(folder) as files:
+        _run(["apt-get", "download", *packages], folder=files.parent)
+        for package in files.parent.glob("*.deb"):
             _run(["dpkg-deb", "-x", str(package), str(files)])
-        try:
-            files.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was faster: just as good
-                raise
     return folder
 
 
-def _run(command: Sequence[str], folder: str | None = None, environment: dict[str, str] | None = None) -> None:
+def _run(command: Sequence[str], folder: Path | None = None, environment: dict[str, str] | None = None) -> None:
     done = subprocess.run(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )

@@ -33,6 +33,11 @@ class Paths:
         return self.cache / "envs"
 
     @property
+    def made(self) -> tuple[Path, ...]:
+        """The folders in which things are made, and where a killed process leaves halves of them."""
+        return (self.cache, self.cache / "bin", self.cache / "console", self.images)
+
+    @property
     def lock(self) -> Path:
         """Held while `up` or `down` runs; in the cache because `down` removes the state folder."""
         return self.cache / "cluster.lock"
@@ -71,6 +76,11 @@ class Paths:
     def pids(self) -> Path:
         """One file per started process."""
         return self.state / "pid"
+
+    @property
+    def images(self) -> Path:
+        """Where images are made; empty in between."""
+        return self.state / "images"
 
     @property
     def volumes(self) -> Path:

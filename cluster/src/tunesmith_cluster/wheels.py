@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from tunesmith_cluster import environments
+from tunesmith_cluster import environments, partials
 from tunesmith_cluster.errors import ClusterError
 from tunesmith_cluster.paths import Paths
 
@@ -21,20 +19,15 @@ def folder(cache: Path, requirement: str) -> Path:
 def install(paths: Paths, requirement: str, instead: str) -> None:
     """Install the wheel as a whole, or not at all. Raises ClusterError, which says what to do `instead`."""
     target = folder(paths.cache, requirement)
-    partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
     pip = [str(environments.find_uv(paths)), "pip", "install", f"--python={sys.executable}"]
-    done = subprocess.run(
-        [*pip, "--quiet", "--no-deps", f"--target={partial}", requirement],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    try:
+    with partials.made(target) as draft:
+        done = subprocess.run(
+            [*pip, "--quiet", "--no-deps", f"--target={draft}", requirement],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
         if done.returncode:
             said = done.stdout[-2000:]
             raise ClusterError(f"could not install {requirement} from PyPI; {instead}, then try again:\n{said}")
-        if not target.exists():  # else another process was faster
-            partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

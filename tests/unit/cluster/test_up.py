@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tunesmith_cluster import Cluster, Paths, components
+from tunesmith_cluster import Cluster, ClusterError, Paths, components
 from tunesmith_cluster.processes import Service, Supervisor
 
 
@@ -34,3 +35,20 @@ def test_what_a_killed_up_had_just_started_is_waited_for_before_it_is_used(
     supervisor.start(slow)
     Cluster(paths)._start([slow], [], [])
     assert used == [True]
+
+
+def test_up_removes_what_a_killed_one_was_making(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    folders = (paths.cache, paths.cache / "bin", paths.images)
+    for folder in folders:
+        (folder / f"x.partial-{ended.pid}-0a1b2c3d").mkdir(parents=True)
+
+    def stop(*_: object) -> None:
+        raise ClusterError("far enough")
+
+    monkeypatch.setattr(Cluster, "_build", stop)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    with pytest.raises(ClusterError, match="far enough"):
+        Cluster(paths).up()
+    assert [path for folder in folders for path in folder.glob("*.partial-*")] == []
