@@ -225,5 +225,62 @@ def test_who_is_not_root_is_told_so_before_anything_is_installed(monkeypatch: py
     assert installed == []
 
 
+def script(path: Path, log: Path, says: str = "", code: int = 0) -> Path:
+    """A program that notes down its name and arguments, says something on stderr, and ends."""
+    path.write_text(f'#!/bin/sh\necho "${{0##*/}} $*" >> {log}\necho "{says}" >&2\nexit {code}\n')
+    path.chmod(0o755)
+    return path
+
+
+def test_the_kubectl_of_the_variable_is_used_from_the_first_look_at_a_given_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    monkeypatch.setenv("TUNESMITH_KUBECTL", str(script(tmp_path / "own", log)))
+    target.Given(Cluster(), QUIET).start()
+    assert log.read_text().startswith("own --kubeconfig=")
+
+
+def test_the_kubectl_of_the_variable_is_used_with_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, programs = tmp_path / "log", tmp_path / "bin"
+    programs.mkdir()
+    script(programs / "kind", log)
+    monkeypatch.setenv("PATH", str(programs))
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path))
+    monkeypatch.setenv("TUNESMITH_KUBECTL", str(script(tmp_path / "own", log)))
+    target.Kind(Cluster(), QUIET).start()
+    assert "own --kubeconfig=" in log.read_text()
+
+
+def test_without_a_kubectl_no_kind_cluster_is_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, programs = tmp_path / "log", tmp_path / "bin"
+    programs.mkdir()
+    script(programs / "kind", log)
+    monkeypatch.setenv("PATH", str(programs))
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path))
+    monkeypatch.delenv("TUNESMITH_KUBECTL", raising=False)
+    with pytest.raises(ClusterError, match="install it, or set TUNESMITH_KUBECTL"):
+        target.Kind(Cluster(), QUIET).start()
+    assert not log.exists()
+
+
+def test_a_variable_that_names_no_program_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNESMITH_KUBECTL", "/nowhere/kubectl")
+    with pytest.raises(ClusterError, match="TUNESMITH_KUBECTL is /nowhere/kubectl, which is no program: correct it"):
+        target.Given(Cluster(), QUIET).tool("kubectl")
+
+
+def test_a_given_cluster_that_does_not_answer_is_told_in_kubectls_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kubectl = script(tmp_path / "own", tmp_path / "log", "connection refused", 1)
+    monkeypatch.setenv("KUBECONFIG", "/my/config")
+    monkeypatch.setenv("TUNESMITH_KUBECTL", str(kubectl))
+    with pytest.raises(ClusterError, match=r"KUBECONFIG \(/my/config\) cannot be used.* connection refused"):
+        target.Given(Cluster(), QUIET).start()
+
+
 def test_no_operator_folder_shadows_the_standard_library() -> None:
     assert not (ROOT / "operator" / "__init__.py").exists()

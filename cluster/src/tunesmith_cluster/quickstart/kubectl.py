@@ -28,10 +28,6 @@ class Kubectl:
             raise ClusterError(f"`kubectl {' '.join(arguments)}` failed: {done.stderr.strip()}")
         return done.stdout
 
-    def succeeds(self, *arguments: str) -> bool:
-        """Whether the command ends with 0."""
-        return self._run(arguments, None).returncode == 0
-
     def objects(self, namespace: str, *kinds: str) -> list[Object]:
         """All objects of the given kinds in a namespace."""
         text = self("get", ",".join(kinds), f"--namespace={namespace}", "--output=json")

@@ -100,6 +100,7 @@ class Kind(Target):
         return self.cluster.paths.cache / "kind.kubeconfig"
 
     def start(self) -> None:
+        kubectl = Kubectl(_kubectl(), self.kubeconfig)  # before minutes are spent
         self.kubeconfig.parent.mkdir(parents=True, exist_ok=True)
         if KIND_CLUSTER in _run("kind", "get", "clusters").split():
             _run("kind", "export", "kubeconfig", f"--name={KIND_CLUSTER}", f"--kubeconfig={self.kubeconfig}")
@@ -110,7 +111,7 @@ class Kind(Target):
                     *(f"--kubeconfig={self.kubeconfig}", "--wait=180s"),
                 )
         with self.reporter.step("let volumes be shared"):
-            self._share_volumes()
+            _share_volumes(kubectl)
 
     def load_images(self) -> Mapping[str, str]:
         with self.reporter.step("build the operator's image", usual_seconds=60):
@@ -129,16 +130,6 @@ class Kind(Target):
         _run("kind", "delete", "cluster", f"--name={KIND_CLUSTER}", f"--kubeconfig={self.kubeconfig}")
         self.kubeconfig.unlink(missing_ok=True)
         return True
-
-    def _share_volumes(self) -> None:
-        kubectl = Kubectl(_kubectl(), self.kubeconfig)
-        storage = "--namespace=local-path-storage"
-        patch = f"--patch-file={KIND_STORAGE_PATCH}"
-        said = kubectl("patch", "configmap", "local-path-config", storage, "--type=merge", patch)
-        if "no change" not in said:
-            # It would see the change by itself, but only a minute later.
-            kubectl("rollout", "restart", "deployment/local-path-provisioner", storage)
-            kubectl("rollout", "status", "deployment/local-path-provisioner", storage, "--timeout=120s")
 
     @staticmethod
     def _build(name: str, dockerfile: Path, **arguments: str) -> str:
@@ -163,10 +154,13 @@ class Given(Target):
         return Path(os.environ["KUBECONFIG"])
 
     def start(self) -> None:
-        if not Kubectl(_kubectl(), self.kubeconfig).succeeds("version", "--request-timeout=10s"):
+        try:
+            Kubectl(_kubectl(), self.kubeconfig)("version", "--request-timeout=10s")
+        except ClusterError as error:
             raise ClusterError(
-                f"the cluster of KUBECONFIG ({self.kubeconfig}) does not answer; unset it to use another"
-            )
+                f"the cluster of KUBECONFIG ({self.kubeconfig}) cannot be used: mend that, or unset KUBECONFIG to use "
+                f"another cluster. {error}"
+            ) from error
 
     def load_images(self) -> Mapping[str, str]:
         self.trainer_image = os.environ.get("TUNESMITH_TRAINER_IMAGE")
@@ -198,16 +192,26 @@ def choose(reporter: Reporter, environ: Mapping[str, str] = os.environ) -> Targe
     return Local(cluster, reporter)
 
 
+def _share_volumes(kubectl: Kubectl) -> None:
+    storage = "--namespace=local-path-storage"
+    patch = f"--patch-file={KIND_STORAGE_PATCH}"
+    said = kubectl("patch", "configmap", "local-path-config", storage, "--type=merge", patch)
+    if "no change" not in said:
+        # It would see the change by itself, but only a minute later.
+        kubectl("rollout", "restart", "deployment/local-path-provisioner", storage)
+        kubectl("rollout", "status", "deployment/local-path-provisioner", storage, "--timeout=120s")
+
+
 def _docker_answers() -> bool:
     docker = shutil.which("docker")
     return docker is not None and subprocess.run([docker, "info"], capture_output=True, check=False).returncode == 0
 
 
 def _kubectl() -> Path:
-    found = shutil.which("kubectl")
+    found = tools.own("kubectl")
     if found is None:
-        raise ClusterError("kubectl is not on PATH: install it to use this cluster")
-    return Path(found)
+        raise ClusterError("kubectl is not on PATH: install it, or set TUNESMITH_KUBECTL to it, to use this cluster")
+    return found
 
 
 def _run(*command: str) -> str:
