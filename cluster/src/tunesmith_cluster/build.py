@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunesmith_cluster import golang, partials
+from tunesmith_cluster import golang, partials, reasons
 from tunesmith_cluster.errors import ClusterError
 from tunesmith_cluster.paths import GO_MODULES, Paths
 from tunesmith_cluster.progress import Reporter
@@ -167,10 +167,8 @@ def build(cache: Path, module: Module, go: Path) -> None:
         )
         absent = [name for name in module.commands if not (output / name).is_file()]
         if done.returncode or absent:
-            raise ClusterError(
-                f"building {module.name} failed (see whether the Go module proxy can be reached, and "
-                f"that there are 6 GB of free disk), the end of the output was:\n{done.stdout[-3000:]}"
-            )
+            why = reasons.of(done.stdout, output, "the Go module proxy")
+            raise ClusterError(f"building {module.name} failed: {why}\n{done.stdout[-3000:]}")
         if module.kept is not None:
             name, folder = module.kept
             shutil.copytree(_source(module, name, go) / folder, output / folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from tunesmith_cluster import messages
 from tunesmith_cluster.cluster import Cluster, Status, require_root
 from tunesmith_cluster.errors import ClusterError
 from tunesmith_cluster.progress import Reporter
@@ -84,12 +84,9 @@ def image(
 
 
 def main() -> None:
-    """Run the command line; an error that the user can act on is shown without a traceback."""
-    try:
+    """Run the command line."""
+    with messages.shown():
         app()
-    except ClusterError as error:
-        Console(stderr=True, highlight=False).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-        sys.exit(1)
 
 
 def _table(result: Status) -> Table:

@@ -18,6 +18,7 @@ from tunesmith_cluster import (
     components,
     controlplane,
     credentials,
+    files,
     images,
     kueue,
     network,
@@ -201,12 +202,12 @@ class Cluster:
             build.link_all(self.paths.cache, self.paths.bin)
             credentials.ensure_all(self.paths, wanted)
             spec = node.base_runtime_spec(node.default_runtime_spec(), node.shown_in_containers(self.paths.envs))
-            files = {**controlplane.files(self.paths), self.paths.base_spec: json.dumps(spec, indent=2)}
+            wanted_files = {**controlplane.files(self.paths), self.paths.base_spec: json.dumps(spec, indent=2)}
             for each in wanted:
-                files |= node.files(each)
-            for path, text in files.items():
+                wanted_files |= node.files(each)
+            for path, text in wanted_files.items():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text, encoding="utf-8")
+                files.write(path, text.encode())
             for each in wanted:
                 each.containerd_socket.parent.mkdir(parents=True, exist_ok=True)
                 if each.cgroup is not None:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tunesmith_cluster import nodejs, partials
+from tunesmith_cluster import messages, nodejs, partials
 from tunesmith_cluster.environments import ROOT
 from tunesmith_cluster.errors import ClusterError
 from tunesmith_cluster.nodejs import Node
@@ -133,7 +133,5 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with messages.shown():
         main(sys.argv[1:])
-    except ClusterError as error:
-        sys.exit(f"error: {error}")

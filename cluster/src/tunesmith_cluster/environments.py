@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunesmith_cluster import partials
+from tunesmith_cluster import messages, partials, reasons
 from tunesmith_cluster.errors import ClusterError
 from tunesmith_cluster.paths import Paths
 from tunesmith_cluster.progress import Reporter, Silent
@@ -85,9 +85,9 @@ def find_uv(paths: Paths) -> Path:
     target = paths.cache / f"uv-{UV_VERSION}"
     if not (target / "bin" / "uv").exists():
         with partials.made(target) as draft:
-            _run([str(interpreter()), "-m", "venv", str(draft)], "making a virtual environment")
+            _run([str(interpreter()), "-m", "venv", str(draft)], "making a virtual environment", draft)
             pip = [str(draft / "bin" / "python"), "-m", "pip", "install", "--quiet"]
-            _run([*pip, f"uv=={UV_VERSION}"], f"installing uv {UV_VERSION}")
+            _run([*pip, f"uv=={UV_VERSION}"], f"installing uv {UV_VERSION}", draft)
     return target / "bin" / "uv"
 
 
@@ -111,11 +111,12 @@ def _build(target: Path, environment: Environment, uv: Path, lock: int) -> None:
     command = [str(uv), "sync", "--quiet", f"--project={ROOT}", f"--python={interpreter()}"]
     # Containers see the environment read-only: what is not compiled now would be compiled at every start.
     command += ["--frozen", "--no-install-workspace", "--compile-bytecode", *environment.selection]
-    _run(command, f"installing the {environment.name}'s packages", (lock,), UV_PROJECT_ENVIRONMENT=str(target))
+    what = f"installing the {environment.name}'s packages"
+    _run(command, what, target, (lock,), UV_PROJECT_ENVIRONMENT=str(target))
     (target / DONE).touch()
 
 
-def _run(command: Sequence[str], what: str, kept_open: Sequence[int] = (), **variables: str) -> None:
+def _run(command: Sequence[str], what: str, into: Path, kept_open: Sequence[int] = (), **variables: str) -> None:
     done = subprocess.run(
         command,
         pass_fds=kept_open,  # a lock is held until the last of its holders ends: uv may outlive us
@@ -126,10 +127,8 @@ def _run(command: Sequence[str], what: str, kept_open: Sequence[int] = (), **var
         check=False,
     )
     if done.returncode:
-        raise ClusterError(
-            f"{what} failed (see whether the package index can be reached, and that there is enough free "
-            f"disk: the trainer's packages take 7 GB), the end of the output was:\n{done.stdout[-3000:]}"
-        )
+        why = reasons.of(done.stdout, into, "the package index")
+        raise ClusterError(f"{what} failed: {why}\n{done.stdout[-3000:]}")
 
 
 def _output(*command: str) -> str:
@@ -164,7 +163,5 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with messages.shown():
         main(sys.argv[1:])
-    except ClusterError as error:
-        sys.exit(f"error: {error}")

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from tunesmith_cluster import build, node, nodes, oci, partials
+from tunesmith_cluster import build, disk, node, nodes, oci, partials
 from tunesmith_cluster.errors import ClusterError
 from tunesmith_cluster.nodes import Node
 from tunesmith_cluster.paths import Paths
@@ -133,5 +133,6 @@ def _ctr(node: Node, *arguments: str) -> str:
     command = ["ctr", "--address", str(node.containerd_socket), "--namespace", "k8s.io", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ClusterError(f"`ctr {' '.join(arguments)}` failed: {done.stderr.strip()}")
+        why = f"{disk.full([node.state])}\n" if disk.is_blamed(done.stderr) else ""
+        raise ClusterError(f"`ctr {' '.join(arguments)}` failed: {why}{done.stderr.strip()}")
     return done.stdout

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from tunesmith_cluster import addons, build, credentials
+from tunesmith_cluster import addons, build, credentials, files
 from tunesmith_cluster.certificates import KeyPair, Subject, ensure_signed
 from tunesmith_cluster.errors import ClusterError
 from tunesmith_cluster.paths import Paths
@@ -72,10 +72,10 @@ def configure(paths: Paths) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     pair = KeyPair(folder / "tls.key", folder / "tls.crt")
     ensure_signed(pair, Subject(NAME, alternative_names=[_LOOPBACK]), credentials.authority(paths))
-    _config(paths).write_text(configuration(paths), encoding="utf-8")
+    files.write(_config(paths), configuration(paths).encode())
     ca = base64.b64encode(credentials.authority(paths).certificate.read_bytes()).decode()
     objects = adapted(_render(paths), f"https://{_LOOPBACK}:{_WEBHOOK_PORT}", ca)
-    _objects(paths).write_text(json.dumps(objects), encoding="utf-8")
+    files.write(_objects(paths), json.dumps(objects).encode())
 
 
 def install(paths: Paths) -> None:

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from tunesmith_cluster import partials
+from tunesmith_cluster import partials, reasons
 from tunesmith_cluster.errors import ClusterError
 
 CNI_PLUGINS = Path("/usr/lib/cni")
@@ -47,8 +47,9 @@ def install(packages: list[str]) -> None:
     if shutil.which("apt-get") is None:
         raise ClusterError(f"this machine has no apt-get: install {' '.join(packages)} yourself, then try again")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    _run(["apt-get", "update", "-q"], environment=environment)
-    _run(["apt-get", "install", "-qy", "--no-install-recommends", *packages], environment=environment)
+    # Where it reaches nothing, it warns and succeeds; but what is in older lists can still be installed.
+    warned = _run(["apt-get", "update", "-q"], environment=environment)
+    _run(["apt-get", "install", "-qy", "--no-install-recommends", *packages], environment=environment, before=warned)
 
 
 def unpacked(cache: Path, packages: Sequence[str]) -> Path:
@@ -65,9 +66,14 @@ def unpacked(cache: Path, packages: Sequence[str]) -> Path:
     return folder
 
 
-def _run(command: Sequence[str], folder: Path | None = None, environment: dict[str, str] | None = None) -> None:
+def _run(
+    command: Sequence[str], folder: Path | None = None, environment: dict[str, str] | None = None, before: str = ""
+) -> str:
     done = subprocess.run(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
+    said = before + done.stdout
     if done.returncode:
-        raise ClusterError(f"`{' '.join(command)}` failed:\n{done.stdout[-2000:]}")
+        why = reasons.of(said, folder or Path("/usr"), "Debian's package mirror")
+        raise ClusterError(f"`{' '.join(command)}` failed: {why}\n{said[-2000:]}")
+    return said

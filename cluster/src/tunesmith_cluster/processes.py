@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from tunesmith_cluster import files
+from tunesmith_cluster import disk, files
 from tunesmith_cluster.errors import ClusterError
 
 _PROC = Path("/proc")
@@ -142,7 +142,9 @@ class Supervisor:
     def check_alive(self, name: str) -> None:
         """Raise, with the end of its log, if the service's process does not run."""
         if not self.is_alive(name):
-            raise ClusterError(f"{name} died; {self.tail(name)}")
+            tail = self.tail(name)
+            why = f": {disk.full([self.logs])}" if disk.is_blamed(tail) else ""
+            raise ClusterError(f"{name} died{why}; {tail}")
 
     def stop(self, name: str, grace: float = 10) -> None:
         """End a service's process, politely first; does nothing if it does not run."""

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunesmith_cluster import tools, workloads
+from tunesmith_cluster import messages, tools, workloads
 from tunesmith_cluster.cluster import Cluster
 from tunesmith_cluster.environments import ROOT
 from tunesmith_cluster.errors import ClusterError
@@ -120,7 +120,5 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with messages.shown():
         main(sys.argv[1:])
-    except ClusterError as error:
-        sys.exit(f"error: {error}")

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tunesmith_cluster import environments, partials
+from tunesmith_cluster import environments, partials, reasons
 from tunesmith_cluster.errors import ClusterError
 from tunesmith_cluster.paths import Paths
 
@@ -29,5 +29,7 @@ def install(paths: Paths, requirement: str, instead: str) -> None:
             check=False,
         )
         if done.returncode:
-            said = done.stdout[-2000:]
-            raise ClusterError(f"could not install {requirement} from PyPI; {instead}, then try again:\n{said}")
+            why = reasons.of(done.stdout, draft, "the package index")
+            raise ClusterError(
+                f"could not install {requirement} from PyPI: {why}; or {instead}:\n{done.stdout[-2000:]}"
+            )

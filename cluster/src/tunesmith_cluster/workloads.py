@@ -7,12 +7,11 @@ A tag is the image's own digest, so that new source is a new name: Helm sees a c
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunesmith_cluster import environments
+from tunesmith_cluster import environments, messages
 from tunesmith_cluster.cluster import Cluster
 from tunesmith_cluster.environments import OPERATOR, ROOT, TRAINER
 from tunesmith_cluster.errors import ClusterError
@@ -124,10 +123,8 @@ def _load(cluster: Cluster, name: str, copies: Sequence[tuple[Path, str]], envir
 
 def main() -> None:
     """Load, and print --set-string arguments."""
-    try:
+    with messages.shown():
         images = load(Cluster(reporter=Reporter()), reporter=Reporter())
-    except ClusterError as error:
-        sys.exit(f"error: {error}")
     print(" ".join(f"--set-string {key}={value}" for key, value in images.helm_values().items()))
 
 

@@ -15,6 +15,7 @@ import typer
 import yaml
 from rich.console import Console
 
+from tunesmith_cluster import messages
 from tunesmith_cluster.environments import ROOT
 from tunesmith_cluster.errors import ClusterError
 from tunesmith_cluster.progress import Reporter
@@ -225,11 +226,9 @@ def _shown(path: Path) -> str:
 
 
 def main() -> None:
-    """Run the command line; an error that the user can act on is shown without a traceback."""
+    """Run the command line."""
     try:
-        app()
-    except ClusterError as error:
-        Console(stderr=True, highlight=False).print(f"\nerror: {error}", style="red", markup=False, soft_wrap=True)
-        sys.exit(1)
+        with messages.shown():
+            app()
     except KeyboardInterrupt:
         sys.exit("\nStopped. What was started runs on; `make quickstart` goes on from there, `make down` removes it.")
