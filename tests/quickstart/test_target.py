@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import yaml
 from rich.console import Console
-from tunesmith_cluster import Cluster, release
+from tunesmith_cluster import Cluster, Paths, environments, release
 from tunesmith_cluster.environments import ROOT
 from tunesmith_cluster.errors import ClusterError
+from tunesmith_cluster.processes import Identity
 from tunesmith_cluster.progress import Reporter
 from tunesmith_cluster.quickstart import main, target
 from tunesmith_cluster.quickstart.kubectl import Kubectl
@@ -23,6 +26,15 @@ from tunesmith_cluster.release import Release
 from tunesmith_cluster.workloads import Images, split_tag
 
 QUIET = Reporter(Console(file=io.StringIO()))
+
+
+@pytest.fixture(autouse=True)
+def _no_cluster_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is broken: no test here may start or stop the cluster that somebody uses."""
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TUNESMITH_CLUSTER_STATE", str(tmp_path / "state"))
+    for name in ("up", "down"):
+        monkeypatch.setattr(Cluster, name, lambda *_, **__: pytest.fail("a test would change this machine's cluster"))
 
 
 @pytest.fixture
@@ -280,6 +292,95 @@ def test_a_given_cluster_that_does_not_answer_is_told_in_kubectls_words(
     monkeypatch.setenv("TUNESMITH_KUBECTL", str(kubectl))
     with pytest.raises(ClusterError, match=r"KUBECONFIG \(/my/config\) cannot be used.* connection refused"):
         target.Given(Cluster(), QUIET).start()
+
+
+UV = """#!/bin/sh
+[ "$1" = --version ] && echo uv 0.13.9 && exit
+case "$*" in *trainer*) {trainer} ;; esac
+mkdir -p "$UV_PROJECT_ENVIRONMENT"
+"""
+
+
+@pytest.fixture
+def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], target.Local]:
+    """The local cluster of a machine that has all it needs, where uv does what is given for the trainer's packages."""
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(target.requirements, "require", lambda *_, **__: None)
+    monkeypatch.setattr(Cluster, "require_ports", lambda _: None)
+
+    def make(trainer: str) -> target.Local:
+        (tmp_path / "uv").write_text(UV.format(trainer=trainer))
+        (tmp_path / "uv").chmod(0o755)
+        return target.Local(Cluster(Paths(tmp_path / "cache", tmp_path / "state")), QUIET)
+
+    return make
+
+
+def test_cluster_and_packages_are_made_at_the_same_time(
+    local: Callable[[str], target.Local], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    up = tmp_path / "up"
+    monkeypatch.setattr(Cluster, "up", lambda _: up.touch())
+    one = local(f"while ! [ -e {up} ]; do sleep 0.05; done")
+    one.start()
+    for environment in environments.ENVIRONMENTS.values():
+        assert (environments.folder(one.cluster.paths, environment) / environments.DONE).exists()
+
+
+def test_a_cluster_that_does_not_start_is_told_at_once_and_ends_the_download(
+    local: Callable[[str], target.Local], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = tmp_path / "began"
+
+    def up(_: Cluster) -> None:
+        while not began.exists():
+            time.sleep(0.02)
+        raise ClusterError("etcd died")
+
+    monkeypatch.setattr(Cluster, "up", up)
+    one = local(f"echo $$ > {began}.pid; mv {began}.pid {began}; exec sleep 100")
+    started = time.monotonic()
+    with pytest.raises(ClusterError, match="etcd died"):
+        one.start()
+    assert time.monotonic() - started < 60
+    assert Identity.of(int(began.read_text())) is None
+
+
+def test_packages_that_cannot_be_installed_are_told_with_the_reason(
+    local: Callable[[str], target.Local], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Cluster, "up", lambda _: None)
+    one = local("echo 'error: Failed to download torch'; echo '  cause: dns error'; exit 2")
+    with pytest.raises(ClusterError) as told:
+        one.start()
+    said = str(told.value).splitlines()
+    assert said[0].startswith("installing the trainer's packages failed: the package index cannot be reached: see that")
+    assert said[1] == "error: Failed to download torch"
+
+
+def test_without_a_network_nothing_long_begins(
+    local: Callable[[str], target.Local], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+    monkeypatch.setattr(Cluster, "up", lambda _: begun.append("up"))
+    one = local("")
+    (tmp_path / "uv").write_text('#!/bin/sh\n[ "$1" = --version ] && echo uv 0.13.9 && exit\necho dns error\nexit 2\n')
+    with pytest.raises(ClusterError, match="the operator's packages failed: the package index cannot be reached"):
+        one.start()
+    assert begun == []
+
+
+def test_what_the_machine_lacks_is_told_before_anything_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed: list[object] = []
+    monkeypatch.setattr(target.environments, "ensure", lambda *given: installed.append(given))
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(Cluster, "require_ports", lambda _: None)
+    monkeypatch.setattr(Cluster, "is_started", lambda _: False)
+    monkeypatch.setattr(target.requirements, "available_memory", lambda: 1e9)
+    with pytest.raises(ClusterError, match=r"memory: 1\.0 GB are available"):
+        target.Local(Cluster(), QUIET).start()
+    assert installed == []
 
 
 def test_no_operator_folder_shadows_the_standard_library() -> None:

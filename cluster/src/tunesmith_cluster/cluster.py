@@ -88,9 +88,10 @@ class Cluster:
                 partials.sweep(folder)
             wanted = at_least(self.paths, nodes)
             with_kueue = with_kueue or kueue.is_added(self.paths)
-            self._build(with_kueue)
             services = components.services(self.paths, wanted, with_kueue=with_kueue)
             to_start = [service for service in services if not self._supervisor.is_alive(service.name)]
+            self._require_startable(to_start)  # before minutes are spent
+            self._build(with_kueue)
             if not to_start and self._are_ready(wanted):
                 self._reporter.say("the cluster is up already")
                 return
@@ -98,6 +99,15 @@ class Cluster:
             self._clear_lost_nodes()
             self._configure(wanted, with_kueue)
             self._start(services, to_start, wanted)
+
+    def is_started(self) -> bool:
+        """Whether an API server runs here; it may not be ready."""
+        return self._supervisor.is_alive(controlplane.APISERVER)
+
+    def require_ports(self) -> None:
+        """Raise ClusterError if something else holds a port that `up` would need."""
+        services = components.services(self.paths, at_least(self.paths, 1), with_kueue=kueue.is_added(self.paths))
+        self._require_startable([service for service in services if not self._supervisor.is_alive(service.name)])
 
     def add_kueue(self) -> None:
         """Start Kueue, and whatever else of the cluster does not run; does nothing if all of it does."""
@@ -229,7 +239,7 @@ class Cluster:
                 who = f"process {holder.pid} ({holder.command})" if holder.pid else "another process"
                 raise ClusterError(
                     f"{service.name} needs port {holder.port}, which {who} holds: end it, or, if it is left "
-                    "from an earlier cluster, run `down` first"
+                    "from an earlier cluster, run `make down` first"
                 )
 
     def _start(self, services: Sequence[Service], to_start: Sequence[Service], wanted: Sequence[Node]) -> None:
@@ -272,7 +282,7 @@ class Cluster:
 
     def _ready_nodes(self) -> set[str]:
         """The names of the nodes that the API server calls ready."""
-        if not self._supervisor.is_alive(controlplane.APISERVER):
+        if not self.is_started():
             return set()
         ready = '{.metadata.name}={.status.conditions[?(@.type=="Ready")].status}'
         answer = self._kubectl("get", "nodes", f"--output=jsonpath={{range .items[*]}}{ready} {{end}}")

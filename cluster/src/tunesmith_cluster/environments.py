@@ -14,6 +14,7 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -75,6 +76,37 @@ def ensure(paths: Paths, environment: Environment, reporter: Reporter | None = N
             with reporter.step(title, environment.usual_seconds):
                 _build(target, environment, find_uv(paths), lock)
     return target
+
+
+class Installation:
+    """An environment that another process makes: unlike a thread, it can be ended, with the uv that it started."""
+
+    def __init__(self, paths: Paths, environment: Environment) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tunesmith_cluster.environments", "path", environment.name],
+            env={**os.environ, "TUNESMITH_CACHE": str(paths.cache)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def is_done(self) -> bool:
+        """Whether it has ended."""
+        return self._process.poll() is not None
+
+    def wait(self) -> None:
+        """Until it has ended. Raises ClusterError with its message if it failed."""
+        _, said = self._process.communicate()
+        if self._process.returncode:
+            raise ClusterError((said.partition("error: ")[2] or said).strip())
+
+    def stop(self) -> None:
+        """End it; does nothing if it has ended."""
+        with self._process:  # waits, and closes the pipe
+            if not self.is_done():
+                os.killpg(self._process.pid, signal.SIGTERM)
 
 
 def find_uv(paths: Paths) -> Path:

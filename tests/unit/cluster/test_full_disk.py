@@ -17,10 +17,10 @@ _MOUNTED = 'mount -t tmpfs -o "$0" tmpfs "$1" && shift && exec "$@"'
 
 
 def on_a_disk(options: str, folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    """Run a command which alone sees `folder` as a disk with the given options."""
+    """Run a command which alone sees `folder` as a disk with the given options. It has no network to change, either."""
     variables = {"TUNESMITH_CACHE": str(folder), "TUNESMITH_CLUSTER_STATE": str(folder / "state")}
     return subprocess.run(
-        ["unshare", "--mount", "--propagation=private", "sh", "-c", _MOUNTED, options, str(folder), *command],
+        ["unshare", "--net", "--mount", "--propagation=private", "sh", "-c", _MOUNTED, options, str(folder), *command],
         env={**os.environ, **variables},
         capture_output=True,
         text=True,

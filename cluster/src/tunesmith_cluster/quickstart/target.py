@@ -7,12 +7,12 @@ import shutil
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
-from tunesmith_cluster import environments, tools, workloads
+from tunesmith_cluster import environments, requirements, tools, workloads
 from tunesmith_cluster.cluster import Cluster, require_root
-from tunesmith_cluster.environments import ROOT, TRAINER
+from tunesmith_cluster.environments import OPERATOR, ROOT, TRAINER, Installation
 from tunesmith_cluster.errors import ClusterError
 from tunesmith_cluster.progress import Reporter
 from tunesmith_cluster.quickstart.kubectl import Kubectl
@@ -69,15 +69,21 @@ class Local(Target):
         return self.cluster.kubeconfig
 
     def start(self) -> None:
-        require_root()  # before minutes are spent
+        # Before minutes are spent. The operator's packages are few: that they can be had shows that the others can.
+        require_root()
+        self.cluster.require_ports()
+        requirements.require(self.cluster.paths, memory=not self.cluster.is_started())
+        environments.ensure(self.cluster.paths, OPERATOR, self.reporter)
         # The one compiles, the other downloads: the first time, they take minutes each.
-        with ThreadPoolExecutor(1) as pool:
-            packages = pool.submit(environments.ensure, self.cluster.paths, TRAINER)
+        packages = Installation(self.cluster.paths, TRAINER)
+        try:
             self.cluster.up()
-            if not packages.done():
-                with self.reporter.step("install the trainer's Python packages", TRAINER.usual_seconds):
-                    packages.result()
-            packages.result()
+            step = self.reporter.step("install the trainer's Python packages", TRAINER.usual_seconds)
+            with nullcontext() if packages.is_done() else step:
+                packages.wait()
+        except BaseException:  # else it would have to be waited for before the error is told
+            packages.stop()
+            raise
 
     def load_images(self) -> Mapping[str, str]:
         return workloads.load(self.cluster, reporter=self.reporter).helm_values()
