@@ -260,10 +260,25 @@ def test_the_kubectl_of_the_variable_is_used_with_kind(tmp_path: Path, monkeypat
     programs.mkdir()
     script(programs / "kind", log)
     monkeypatch.setenv("PATH", str(programs))
-    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path))
+    monkeypatch.setattr(target, "_docker_memory", lambda: 16e9)
     monkeypatch.setenv("TUNESMITH_KUBECTL", str(script(tmp_path / "own", log)))
     target.Kind(Cluster(), QUIET).start()
     assert "own --kubeconfig=" in log.read_text()
+
+
+def test_too_little_memory_for_kind_is_told_before_a_cluster_is_created(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, programs = tmp_path / "log", tmp_path / "bin"
+    programs.mkdir()
+    script(programs / "kind", log)
+    (programs / "docker").write_text("#!/bin/sh\necho 2000000000\n")
+    (programs / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs))
+    monkeypatch.setenv("TUNESMITH_KUBECTL", str(script(tmp_path / "own", log)))
+    with pytest.raises(ClusterError, match=r"memory: 2\.0 GB are available"):
+        target.Kind(Cluster(), QUIET).start()
+    assert "create" not in log.read_text()
 
 
 def test_without_a_kubectl_no_kind_cluster_is_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,7 +286,6 @@ def test_without_a_kubectl_no_kind_cluster_is_created(tmp_path: Path, monkeypatc
     programs.mkdir()
     script(programs / "kind", log)
     monkeypatch.setenv("PATH", str(programs))
-    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path))
     monkeypatch.delenv("TUNESMITH_KUBECTL", raising=False)
     with pytest.raises(ClusterError, match="install it, or set TUNESMITH_KUBECTL"):
         target.Kind(Cluster(), QUIET).start()

@@ -31,11 +31,15 @@ class Need:
 
 def require(paths: Paths, *, memory: bool) -> None:
     """Raise ClusterError with all that is lacking. `memory`: whether that is looked at, too."""
-    lacking = [
+    refuse(
         *lacking_rights(Path("/proc/self/status").read_text(encoding="utf-8")),
         *(lacking_memory(available_memory()) if memory else []),
         *lacking_room(needs(paths, os.environ), disk.free, lambda path: os.stat(disk.existing(path)).st_dev),
-    ]
+    )
+
+
+def refuse(*lacking: str) -> None:
+    """Raise ClusterError with all of these sentences, if there are any."""
     if lacking:
         raise ClusterError("this machine lacks what is needed:\n" + "\n".join(f"- {each}" for each in lacking))
 

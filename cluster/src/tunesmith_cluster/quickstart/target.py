@@ -111,6 +111,7 @@ class Kind(Target):
         if KIND_CLUSTER in _run("kind", "get", "clusters").split():
             _run("kind", "export", "kubeconfig", f"--name={KIND_CLUSTER}", f"--kubeconfig={self.kubeconfig}")
         else:
+            requirements.refuse(*requirements.lacking_memory(_docker_memory()))
             with self.reporter.step("create the kind cluster", usual_seconds=60):
                 _run(
                     *("kind", "create", "cluster", f"--name={KIND_CLUSTER}", f"--config={KIND_CONFIG}"),
@@ -211,6 +212,11 @@ def _share_volumes(kubectl: Kubectl) -> None:
 def _docker_answers() -> bool:
     docker = shutil.which("docker")
     return docker is not None and subprocess.run([docker, "info"], capture_output=True, check=False).returncode == 0
+
+
+def _docker_memory() -> float:
+    """All that containers can have, in bytes: on a Mac, for example, that of a virtual machine."""
+    return float(_run("docker", "info", "--format={{.MemTotal}}"))
 
 
 def _kubectl() -> Path:
