@@ -95,7 +95,7 @@ def test_a_failed_installation_says_what_to_do(tmp_path: Path, monkeypatch: pyte
     uv.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     paths = Paths(cache=tmp_path, state=tmp_path / "state")
-    with pytest.raises(ClusterError, match=r"package index can be reached(.|\n)*no route to host"):
+    with pytest.raises(ClusterError, match=r"package index cannot be reached(.|\n)*no route to host"):
         environments.ensure(paths, OPERATOR)
     assert not (environments.folder(paths, OPERATOR) / DONE).exists()
 
