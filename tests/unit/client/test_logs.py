@@ -61,3 +61,54 @@ async def test_a_stream_that_breaks_off_goes_on_where_it_was(aborts: bool, monke
         async with connection:
             assert [f"{one.time} {one.text}" async for one in following] == LINES
     assert kubernetes.since[:4] == ["", LINES[1].split()[0], LINES[1].split()[0], LINES[3].split()[0]]
+
+
+class Endless:
+    """One pod that writes without end, as fast as it is read."""
+
+    def __init__(self) -> None:
+        self.written = 0
+        self.closed = asyncio.Event()
+
+    async def pods(self, _: web.Request) -> web.Response:
+        meta = {"name": "p", "uid": "u", "labels": {}}
+        status = {"containerStatuses": [{"name": "trainer", "state": {"running": {}}}]}
+        return web.json_response({"items": [{"metadata": meta, "status": status}]})
+
+    async def log(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        try:
+            while True:
+                lines = range(self.written, self.written + 1000)
+                await response.write("".join(f"{STAMP.format(n)} {'x' * 1000}\n" for n in lines).encode())
+                self.written += 1000
+        finally:
+            self.closed.set()
+
+
+STAMP = "2026-01-01T00:00:00.{:09}Z"
+
+
+async def test_who_reads_slowly_holds_up_the_log_and_who_stops_reading_ends_it() -> None:
+    kubernetes, app = Endless(), web.Application()
+    app.router.add_get("/api/v1/namespaces/ns/pods", kubernetes.pods)
+    app.router.add_get("/api/v1/namespaces/ns/pods/p/log", kubernetes.log)
+
+    async def over() -> bool:
+        return False
+
+    async with asyncio.timeout(30), TestServer(app, handler_cancellation=True) as server:
+        connection = Connection.of_token(str(server.make_url("")).rstrip("/"), "", "t")
+        following = logs.follow(connection, Owner("FineTuneJob", "ns", "x", ""), logs.Which(), over, None)
+        async with connection:
+            assert (await anext(following)).time == STAMP.format(0)
+            before = -1
+            while before < kubernetes.written:  # until nothing moves any more
+                before = kubernetes.written
+                await asyncio.sleep(0.5)
+                assert before < 50_000, "what nobody has read is kept without bound"
+            times = [(await anext(following)).time for _ in range(before)]
+            assert times == [STAMP.format(number) for number in range(1, before + 1)], "a line was lost"
+            await following.aclose()
+            await kubernetes.closed.wait()

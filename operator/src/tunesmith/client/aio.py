@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import builtins
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any, Self, TypeVar, overload
 
 from tunesmith.api.base import API_VERSION
@@ -228,7 +228,7 @@ class AsyncClient:
         rank: int | None = None,
         follow: bool = False,
         tail: int | None = None,
-    ) -> AsyncIterator[LogEntry]:
+    ) -> AsyncGenerator[LogEntry, None]:
         """The lines of all ranks by time; by default of the newest attempt. `follow`: as they come, also of attempts
         that begin, until the job is over.
         """
@@ -242,10 +242,11 @@ class AsyncClient:
             async def over() -> bool:
                 return (await self.refresh(resource)).over
 
-            async for entry in logs.follow(self.connection, owner, which, over, tail):
-                yield entry
+            async with aclosing(logs.follow(self.connection, owner, which, over, tail)) as entries:
+                async for entry in entries:
+                    yield entry
 
-    async def stream_metrics(self, job: FineTuneJob, *, follow: bool = True) -> AsyncIterator[LogLine]:
+    async def stream_metrics(self, job: FineTuneJob, *, follow: bool = True) -> AsyncGenerator[LogLine, None]:
         """The lines of the training's log as they come: step, loss, learning rate, speed, and what the method
         measures. From the logs of rank 0 of all attempts that are still there; where they cannot be read, from the
         status, every ten seconds. `follow` False: those that are there.
@@ -259,9 +260,10 @@ class AsyncClient:
                     async def over() -> bool:
                         return (await self.refresh(job)).over
 
-                    async for entry in logs.follow(self.connection, owner, which, over, None):
-                        if (line := parse(entry.text)) and curve.add(line):
-                            yield line
+                    async with aclosing(logs.follow(self.connection, owner, which, over, None)) as entries:
+                        async for entry in entries:
+                            if (line := parse(entry.text)) and curve.add(line):
+                                yield line
                 else:
                     for entry in await logs.merged(self.connection, owner, which, None):
                         if (line := parse(entry.text)) and curve.add(line):

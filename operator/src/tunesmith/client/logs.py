@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from tunesmith.kube.client import path_of
 from tunesmith.kube.connection import ApiError, Connection, Object
 
 LOOK_SECONDS = 1.0
+AHEAD = 100
+"""Lines that are read before somebody wants them: a line may have a megabyte."""
 END = None
 STAMP = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+\S+$")
 
@@ -124,11 +126,11 @@ async def merged(connection: Connection, owner: Owner, which: Which, tail: int |
 
 async def follow(
     connection: Connection, owner: Owner, which: Which, over: Callable[[], Any], tail: int | None
-) -> AsyncIterator[LogEntry]:
+) -> AsyncGenerator[LogEntry, None]:
     """Lines as they come, of every container that begins, until `await over()` is true and all of them are read. A
-    stream that breaks off, as when an API server restarts, goes on where it was.
+    stream that breaks off, as when an API server restarts, goes on where it was. Who reads slowly holds the streams up.
     """
-    queue: asyncio.Queue[LogEntry | Exception | None] = asyncio.Queue()
+    queue: asyncio.Queue[LogEntry | Exception | None] = asyncio.Queue(AHEAD)
     tasks: dict[Stream, asyncio.Task[None]] = {}
     last: dict[Stream, str] = {}
 
@@ -144,36 +146,39 @@ async def follow(
             async for line in connection.lines(path, query=query):
                 entry = stream.entry(line)
                 if entry.time > known:
-                    queue.put_nowait(entry)
+                    await queue.put(entry)
                     if STAMP.match(entry.time):  # the rest of a line that is too long has none
                         last[stream] = entry.time
         except ApiError as error:
             if error.status not in {400, 404}:
-                queue.put_nowait(error)
+                await queue.put(error)
         except aiohttp.ClientError:
             return
 
     async def look() -> None:
         unread: set[Stream] = set()
-        try:
-            while True:
-                ended = await over()
-                found = await pods(connection, owner)
-                for stream in streams(found, which):
-                    if stream not in tasks or (stream in unread and tasks[stream].done()):
-                        tasks[stream] = asyncio.create_task(pump(stream))
-                # What ran at this look may have written more than was read, whatever it does at the next one.
-                unread = {stream for stream in streams(found, which) if stream in tasks and runs(found, stream)}
-                if ended:
-                    await asyncio.gather(*tasks.values())
-                    return
-                await asyncio.sleep(LOOK_SECONDS)
-        except Exception as error:
-            queue.put_nowait(error)
-        finally:
-            queue.put_nowait(END)
+        while True:
+            ended = await over()
+            found = await pods(connection, owner)
+            for stream in streams(found, which):
+                if stream not in tasks or (stream in unread and tasks[stream].done()):
+                    tasks[stream] = asyncio.create_task(pump(stream))
+            # What ran at this look may have written more than was read, whatever it does at the next one.
+            unread = {stream for stream in streams(found, which) if stream in tasks and runs(found, stream)}
+            if ended:
+                await asyncio.gather(*tasks.values())
+                return
+            await asyncio.sleep(LOOK_SECONDS)
 
-    looking = asyncio.create_task(look())
+    async def look_until_over() -> None:
+        try:
+            await look()
+        except Exception as error:
+            await queue.put(error)
+        else:
+            await queue.put(END)
+
+    looking = asyncio.create_task(look_until_over())
     try:
         while (one := await queue.get()) is not END:
             if isinstance(one, Exception):

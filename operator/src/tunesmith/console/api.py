@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Collection
-from contextlib import AbstractAsyncContextManager
-from typing import Any
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from contextlib import AbstractAsyncContextManager, aclosing
+from typing import Any, TypeVar
 
 from aiohttp import web
 
@@ -22,6 +22,7 @@ from tunesmith.kube.client import path_of
 from tunesmith.schema.walk import schema_of
 from tunesmith.settings import Settings
 
+from tunesmith.training.logline import LogLine
 MANAGER = "tunesmith-console"
 NAME = "[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?"
 SPACE = f"/api/namespaces/{{namespace:{NAME}}}"
@@ -36,6 +37,7 @@ INFERENCE = "models|chat/completions|completions"
 MOST_LINES = 10_000
 Object = dict[str, Any]
 
+Item = TypeVar("Item")
 
 class Api:
     """The routes. `settings`: of the operator, for what a resource would become."""
@@ -233,7 +235,7 @@ class Api:
         async with self._client(request) as client:
             resource = await self._resource(client, request)
             entries = client.logs(resource, attempt=attempt, rank=rank, follow=follow, tail=tail or MOST_LINES)
-            return await _streamed(request, (vars(one) async for one in entries))
+            return await _streamed(request, entries, vars)
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:
         """Steps of a training as they come, each as JSON on a line of its own."""
@@ -242,7 +244,7 @@ class Api:
             if not isinstance(job, FineTuneJob):
                 raise NotFound(f"a {job.kind} has no curve")
             lines = client.stream_metrics(job, follow=request.query.get("follow") == "true")
-            return await _streamed(request, (one.body() async for one in lines))
+            return await _streamed(request, lines, LogLine.body)
 
     async def infer(self, request: web.Request) -> web.StreamResponse:
         """A deployment's OpenAI API, through the API server: who may not use its Service's proxy is refused."""
@@ -323,16 +325,21 @@ async def _events(client: AsyncClient, owner: Owner) -> list[Object] | None:
     return sorted(map(views.event, found["items"]), key=lambda one: one["time"] or "", reverse=True)
 
 
-async def _streamed(request: web.Request, items: AsyncIterator[Object]) -> web.StreamResponse:
-    """Items as lines of JSON. What goes wrong after the first is a line with `error`."""
+async def _streamed(
+    request: web.Request, items: AsyncGenerator[Item, None], shown: Callable[[Item], Object]
+) -> web.StreamResponse:
+    """Items as lines of JSON. What goes wrong after the first is a line with `error`. Nothing is read any more when it
+    returns.
+    """
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "X-Accel-Buffering": "no"})
     first = True
     try:
-        async for one in items:
-            if first:
-                await response.prepare(request)
-                first = False
-            await response.write(json.dumps(one, ensure_ascii=False).encode() + b"\n")
+        async with aclosing(items):
+            async for one in items:
+                if first:
+                    await response.prepare(request)
+                    first = False
+                await response.write(json.dumps(shown(one), ensure_ascii=False).encode() + b"\n")
     except (ConnectionResetError, asyncio.CancelledError):
         raise
     except Exception as error:
