@@ -16,7 +16,7 @@ CLIENT = frozenset(
     {
         "AsyncClient", "Client", "Conflict", "Curve", "FineTuneJob", "Forbidden", "Invalid", "JobFailed", "LogEntry",
         "InferenceJob", "MergeJob", "ModelDeployment", "NoCluster", "NotFound", "NotInstalled", "NotServed", "Refused",
-        "TunesmithError", "WaitTimeout",
+        "TunesmithError", "Unreadable", "WaitTimeout",
     }
 )  # fmt: skip
 """Names of tunesmith.client."""

@@ -88,7 +88,7 @@ class Kubernetes:
                 return web.json_response(answer, status=422)
             return web.json_response({**self.bodies[-1], "metadata": self.job["metadata"]})
         if not name:
-            found = [self.job] if kind == "finetunejobs" else []
+            found = [self.job, *self.others.values()] if kind == "finetunejobs" else []
             return web.json_response({"items": found, "metadata": {"resourceVersion": "1"}})
         if (kind, name) == ("finetunejobs", "x"):
             return web.json_response(self.job)
@@ -102,6 +102,10 @@ def kubernetes() -> Kubernetes:
 
 @pytest.fixture
 def pages(tmp_path: Path) -> Path:
+        if kind == "finetunejobs" and name in self.others:
+            return web.json_response(self.others[name])
+        if name.endswith("/log"):
+            return web.Response(text="2026-01-01T00:00:00Z a line\n")
     (tmp_path / "assets").mkdir()
     (tmp_path / "assets" / "a.js").write_text("1")
     (tmp_path / "index.html").write_text('<meta name="style-nonce" content="NONCE-OF-THIS-ANSWER">')
@@ -181,6 +185,63 @@ async def test_a_check_makes_nothing_and_names_fields(
         return await answer.json()
 
     found = await check()
+NEWER = {**JOB["spec"], "method": {"type": "Telepathy"}}  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(
+    ("spec", "why"),
+    [
+        (NEWER, "spec.method.type: input should be "),
+        ({**NEWER, "method": {"type": "SFT"}, "nodes": "many"}, "spec.nodes: input should be a valid integer"),
+        ({}, "spec.model: required"),
+        (None, "spec: input should be a valid dictionary"),
+    ],
+)
+async def test_a_stored_resource_that_cannot_be_read_is_shown_with_why_and_harms_no_other(
+    console: TestClient[web.Request, web.Application], kubernetes: Kubernetes, spec: Any, why: str
+) -> None:
+    kubernetes.add("odd", spec)
+    answer = await console.get(f"{SPACE}/resources", headers=bearer("user"))
+    assert answer.status == 200
+    found = {one["name"]: one for one in await answer.json()}
+    assert (found["x"]["state"], found["x"]["method"]) == ("waiting", "SFT")
+    assert (found["odd"]["kind"], found["odd"]["reason"], found["odd"]["state"]) == (
+        "FineTuneJob",
+        "Unreadable",
+        "unknown",
+    )
+    assert f"FineTuneJob odd is not as this version knows it: {why}" in found["odd"]["message"]
+    page = await console.get(f"{SPACE}/finetunejobs/odd", headers=bearer("user"))
+    assert page.status == 200
+    shown = await page.json()
+    assert shown["summary"] == found["odd"]
+    assert shown["resource"]["spec"] == spec
+    # Its logs can be read, and it can be deleted: that needs no more than its name.
+    assert (await console.get(f"{SPACE}/finetunejobs/odd/logs", headers=bearer("user"))).status == 200
+    assert (await console.delete(f"{SPACE}/finetunejobs/odd", headers=bearer("user"))).status == 200
+    assert kubernetes.asked[-1][1:] == ("DELETE", "/apis/tunesmith.io/v1alpha1/namespaces/team/finetunejobs/odd")
+    for method, part in (("GET", "metrics"), ("POST", "retry"), ("POST", "suspend")):
+        answer = await console.request(method, f"{SPACE}/finetunejobs/odd/{part}", headers=bearer("user"))
+        assert answer.status == 409, part
+        assert why in (await error(answer))["message"]
+
+
+async def test_a_field_of_a_newer_version_is_named_and_not_lost_by_a_retry(
+    console: TestClient[web.Request, web.Application], kubernetes: Kubernetes
+) -> None:
+    kubernetes.add("newer", {**JOB["spec"], "telepathy": True})  # type: ignore[dict-item]
+    ended = {"type": "Succeeded", "status": "True", "reason": "Completed", "message": ""}
+    ended |= {"lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": 1}
+    kubernetes.others["newer"]["status"] = {"conditions": [ended]}
+    found = await (await console.get(f"{SPACE}/finetunejobs/newer", headers=bearer("user"))).json()
+    assert found["summary"]["reason"] == "Completed"
+    assert [one.partition(";")[0] for one in found["unknown"]] == ["spec.telepathy: unknown field"]
+    answer = await console.post(f"{SPACE}/finetunejobs/newer/retry", headers=bearer("user"))
+    assert answer.status == 422
+    assert [one["path"] for one in (await error(answer))["problems"]] == ["spec.telepathy"]
+    assert {method for _, method, _ in kubernetes.asked} == {"GET"}
+
+
     assert found["problems"] == []
     assert [one["kind"] for one in found["objects"]][-1] == "Job"
     assert any("config.json" in note for note in found["notes"])

@@ -13,6 +13,7 @@ from tunesmith.client.errors import (
     NotServed,
     Refused,
     TunesmithError,
+    Unreadable,
     WaitTimeout,
 )
 from tunesmith.client.logs import LogEntry
@@ -38,5 +39,6 @@ __all__ = [
     "NotServed",
     "Refused",
     "TunesmithError",
+    "Unreadable",
     "WaitTimeout",
 ]

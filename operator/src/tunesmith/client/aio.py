@@ -11,9 +11,9 @@ from typing import Any, Self, TypeVar, overload
 
 from tunesmith.api.base import API_VERSION
 from tunesmith.children.meta import Owner
-from tunesmith.client import answers, logs
+from tunesmith.client import answers, checking, logs
 from tunesmith.client.curves import Curve
-from tunesmith.client.errors import Conflict, Forbidden, JobFailed, NotFound, NotServed, WaitTimeout
+from tunesmith.client.errors import Conflict, Forbidden, JobFailed, NotFound, NotServed, Unreadable, WaitTimeout
 from tunesmith.client.logs import LogEntry, Which
 from tunesmith.client.relay import relay
 from tunesmith.client.resources import (
@@ -85,7 +85,7 @@ class AsyncClient:
         """
         body = (resource if isinstance(resource, Resource) else read(resource)).manifest()
         live = await self.apply(body, force=force, dry_run=dry_run)
-        return RESOURCES[body["kind"]].model_validate(live)
+        return RESOURCES[body["kind"]].stored(live)
 
     async def apply(self, body: Object, *, force: bool = False, dry_run: bool = False) -> Object:
         """The same for an object as it is, also one that jobs use: a ConfigMap, a claim, a Secret."""
@@ -99,8 +99,8 @@ class AsyncClient:
             return await self.connection.call("PATCH", path, body, query=query, content="application/apply-patch+yaml")
 
     async def get(self, kind: type[R], name: str, namespace: str | None = None) -> R:
-        """One resource. Raises NotFound, which says where else there is one of its name."""
-        return kind.model_validate(await self.raw(kind.kind_name(), name, namespace))
+        """One resource. Raises NotFound, which says where else there is one of its name, and Unreadable."""
+        return kind.stored(await self.raw(kind.kind_name(), name, namespace))
 
     async def raw(self, kind: str, name: str, namespace: str | None = None) -> Object:
         """One resource as the API server has it."""
@@ -114,12 +114,16 @@ class AsyncClient:
     async def refresh(self, resource: Resource) -> AnyResource:
         """The resource as it is now."""
         body = await self.raw(resource.kind, resource.name, resource.metadata.namespace)
-        return RESOURCES[resource.kind].model_validate(body)
+        return RESOURCES[resource.kind].stored(body)
 
     async def list(self, kind: type[R], namespace: str | None = None, *, everywhere: bool = False) -> builtins.list[R]:
-        """All resources of a kind, in the namespace or everywhere, by age."""
+        """All resources of a kind, in the namespace or everywhere, by age. Raises Unreadable."""
         items = await self._items(kind.kind_name(), None if everywhere else namespace or self.namespace)
-        return [kind.model_validate({"kind": kind.kind_name(), **one}) for one in items]
+        return [kind.stored(one) for one in items]
+
+    async def listed(self, kind: str) -> builtins.list[Object]:
+        """All resources of a kind in the namespace as the API server has them, by age."""
+        return await self._items(kind, self.namespace)
 
     async def find(self, name: str, namespace: str | None = None) -> AnyResource:
         """The resource of this name, of whichever kind: `x`, or `ftj/x`. Raises NotFound; Conflict where several
@@ -188,11 +192,13 @@ class AsyncClient:
 
     async def retry(self, job: AnyJob, name: str | None = None) -> AnyResource:
         """Run a job that is over once more, from its beginning: under its own name, which removes the record of the
-        run before, or under another `name`.
+        run before, or under another `name`. Raises Invalid where it has a field that this version does not know.
         """
-        current = await self.refresh(job)
+        body = await self.raw(job.kind, job.name, job.metadata.namespace)
+        current = RESOURCES[job.kind].stored(body)
         if not current.over:
             raise Conflict(f"{job.kind} {job.name} is not over: {current.reason}", "suspend it, or delete it first")
+        checking.check(body)  # a field that this version does not know would be lost
         manifest = current.manifest()
         manifest["spec"].pop("suspend", None)
         if name:
@@ -240,7 +246,10 @@ class AsyncClient:
                 return
 
             async def over() -> bool:
-                return (await self.refresh(resource)).over
+                try:
+                    return (await self.refresh(resource)).over
+                except Unreadable:  # also such a resource has pods
+                    return False
 
             async with aclosing(logs.follow(self.connection, owner, which, over, tail)) as entries:
                 async for entry in entries:

@@ -67,8 +67,13 @@ def wrong(body: Mapping[str, Any]) -> list[str]:
     try:
         MODELS[body["kind"]].model_validate({"spec": body.get("spec")})
     except ValidationError as error:
-        return [_problem(one) for one in error.errors()]
+        return told(error)
     return []
+
+
+def told(error: ValidationError) -> list[str]:
+    """What the models found, each with its field."""
+    return [_problem(one) for one in error.errors()]
 
 
 def _problem(error: Any) -> str:

@@ -8,6 +8,7 @@ TunesmithError
 │   ├── Forbidden
 │   ├── Invalid        a field is wrong; also found before anything is sent
 │   └── Conflict       somebody else owns the field, or it exists already
+├── Unreadable         what is stored is of another version
 ├── JobFailed          the job ended with Succeeded=False
 ├── WaitTimeout        it has not ended in time
 └── NotServed          a ModelDeployment does not answer
@@ -76,6 +77,18 @@ class Invalid(Refused):
 
 class Conflict(Refused):
     """It exists already, or another one owns what is to be changed."""
+
+
+class Unreadable(TunesmithError):
+    """What is stored is not as this version knows the kind."""
+
+    @classmethod
+    def fields(cls, what: str, problems: Sequence[str]) -> Unreadable:
+        """One message about all of the problems."""
+        listed = "; ".join(problems)
+        return cls(
+            f"{what} is not as this version knows it: {listed}", "use the version that its CRD is of, or mend it"
+        )
 
 
 class JobFailed(TunesmithError):

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
+from pydantic import ValidationError
+
 from tunesmith.api import finetunejob, inferencejob, mergejob, modeldeployment
 from tunesmith.api.base import API_VERSION, Condition, Model
 from tunesmith.api.job import JobStatus
 from tunesmith.api.modeldeployment import ModelDeploymentStatus
 from tunesmith.client import display
-from tunesmith.client.checking import check, spelled
+from tunesmith.client.checking import check, spelled, told
+from tunesmith.client.errors import Unreadable
 
 
 class Metadata(Model):
@@ -58,6 +61,14 @@ class Resource(Model):
         """From a manifest. Raises Invalid for what cannot be right."""
         check(body)
         return cls.model_validate(body)
+
+    @classmethod
+    def stored(cls, body: Mapping[str, Any]) -> Self:
+        """From the API server, whose CRD may be of another version. Raises Unreadable."""
+        try:
+            return cls.model_validate({"kind": cls.kind_name(), **body})
+        except ValidationError as error:
+            raise Unreadable.fields(f"{cls.kind_name()} {body['metadata']['name']}", told(error)) from error
 
     @classmethod
     def kind_name(cls) -> str:

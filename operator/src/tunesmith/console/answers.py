@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from tunesmith.client import Conflict, Forbidden, Invalid, NoCluster, NotFound, NotInstalled, TunesmithError
+from tunesmith.client import Conflict, Forbidden, Invalid, NoCluster, NotFound, NotInstalled, TunesmithError, Unreadable
 from tunesmith.console.access import Unknown
 from tunesmith.kube.connection import ApiError
 
@@ -22,6 +22,7 @@ STATUSES: dict[type[TunesmithError], int] = {
     Invalid: 422,
     Conflict: 409,
     NotFound: 404,
+    Unreadable: 409,
     NotInstalled: 503,
     NoCluster: 503,
 }

@@ -12,17 +12,18 @@ from aiohttp import web
 
 from tunesmith.children.meta import Owner
 from tunesmith.client import AsyncClient, Conflict, FineTuneJob, Forbidden, Invalid, NotFound, answers, logs, starters
+from tunesmith.client.checking import unknown_fields
 from tunesmith.client.preview import FETCHED, Preview, preview
 from tunesmith.client.relay import forward
-from tunesmith.client.resources import RESOURCES, AnyResource, ModelDeployment, read
+from tunesmith.client.resources import RESOURCES, AnyResource, ModelDeployment, Resource, read
 from tunesmith.console import data, views
 from tunesmith.console.access import Access
 from tunesmith.console.answers import problems as found_in
 from tunesmith.kube.client import path_of
 from tunesmith.schema.walk import schema_of
 from tunesmith.settings import Settings
-
 from tunesmith.training.logline import LogLine
+
 MANAGER = "tunesmith-console"
 NAME = "[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?"
 SPACE = f"/api/namespaces/{{namespace:{NAME}}}"
@@ -36,8 +37,8 @@ HUB_SECONDS = 5.0
 INFERENCE = "models|chat/completions|completions"
 MOST_LINES = 10_000
 Object = dict[str, Any]
-
 Item = TypeVar("Item")
+
 
 class Api:
     """The routes. `settings`: of the operator, for what a resource would become."""
@@ -112,24 +113,27 @@ class Api:
     async def resources(self, request: web.Request) -> web.Response:
         """All kinds of a namespace, as lines, the newest first."""
         async with self._client(request) as client:
-            lists = await asyncio.gather(*(client.list(kind) for kind in RESOURCES.values()))  # type: ignore[type-var]
-        found: list[AnyResource] = [one for kind in lists for one in kind]
-        found.sort(key=lambda one: one.metadata.creation_timestamp or "", reverse=True)
-        return web.json_response([views.summary(one) for one in found])
+            lists = await asyncio.gather(*map(client.listed, RESOURCES))
+        found = [views.line(kind, body) for kind, listed in zip(RESOURCES, lists, strict=True) for body in listed]
+        found.sort(key=lambda one: str(one["created"]), reverse=True)
+        return web.json_response(found)
 
     async def one(self, request: web.Request) -> web.Response:
-        """A resource with its pods and events; these are null where the user may not read them."""
+        """A resource with its pods and events; these are null where the user may not read them. `unknown`: fields that
+        this version does not know, and goes without.
+        """
         async with self._client(request) as client:
             kind, name = _kind(request), request.match_info["name"]
             body = await client.raw(kind, name)
             owner = Owner(kind, client.namespace, name, body["metadata"]["uid"])
             pods, events = await asyncio.gather(_pods(client, owner), _events(client, owner))
-        model = RESOURCES[kind].model_validate(body)
+        line = views.line(kind, body)
         return web.json_response(
             {
                 "resource": views.resource(body),
-                "summary": views.summary(model),
-                "explained": views.explained(model.reason),
+                "summary": line,
+                "unknown": list(unknown_fields(body)),
+                "explained": views.explained(line["reason"]),
                 "pods": pods,
                 "events": events,
             }
@@ -222,7 +226,7 @@ class Api:
     async def delete(self, request: web.Request) -> web.Response:
         """Delete a resource."""
         async with self._client(request) as client:
-            await client.delete(await self._resource(client, request))
+            await client.delete(await self._head(client, request))
         return web.json_response({})
 
     # -- streams ----------------------------------------------------------------------------------------------
@@ -233,7 +237,7 @@ class Api:
         attempt, rank, tail = (_number(query, key) for key in ("attempt", "rank", "tail"))
         follow = query.get("follow") == "true"
         async with self._client(request) as client:
-            resource = await self._resource(client, request)
+            resource = await self._head(client, request)
             entries = client.logs(resource, attempt=attempt, rank=rank, follow=follow, tail=tail or MOST_LINES)
             return await _streamed(request, entries, vars)
 
@@ -274,6 +278,11 @@ class Api:
 
     async def _resource(self, client: AsyncClient, request: web.Request) -> AnyResource:
         return await client.get(RESOURCES[_kind(request)], request.match_info["name"])  # type: ignore[type-var]
+
+    async def _head(self, client: AsyncClient, request: web.Request) -> Resource:
+        """Who a resource is: known also of one that this version cannot read."""
+        body = await client.raw(_kind(request), request.match_info["name"])
+        return Resource.model_validate({"kind": _kind(request), "metadata": body["metadata"]})
 
 
 def _kind(request: web.Request) -> str:

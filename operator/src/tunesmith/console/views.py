@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from tunesmith.children.meta import ATTEMPT_LABEL
+from tunesmith.client import Unreadable
 from tunesmith.client.logs import begun
-from tunesmith.client.resources import AnyResource, FineTuneJob, InferenceJob, MergeJob, ModelDeployment
+from tunesmith.client.resources import RESOURCES, AnyResource, FineTuneJob, InferenceJob, MergeJob, ModelDeployment
 from tunesmith.decide import reasons
 from tunesmith.decide.pods import problem
 from tunesmith.decide.pods import rank as rank_of
@@ -16,8 +17,26 @@ Object = dict[str, Any]
 LEFT_OUT = ("managedFields",)
 
 
+def line(kind: str, body: Mapping[str, Any]) -> Object:
+    """A line of a list. Of what this version cannot read it has the name and why; its state is `unknown`."""
+    try:
+        return summary(RESOURCES[kind].stored(body))
+    except Unreadable as error:
+        meta = body["metadata"]
+        return {
+            "kind": kind,
+            "name": meta["name"],
+            "namespace": meta["namespace"],
+            "created": meta["creationTimestamp"],
+            "model": "",
+            "reason": "Unreadable",
+            "message": error.message,
+            "state": "unknown",
+        }
+
+
 def summary(one: AnyResource) -> Object:
-    """A line of a list."""
+    """A line of a resource that this version knows."""
     found: Object = {
         "kind": one.kind,
         "name": one.name,
