@@ -54,6 +54,14 @@ class Kubernetes:
         live = {"uid": "u", "namespace": "team", "resourceVersion": "7", "creationTimestamp": "2026-01-01T00:00:00Z"}
         managed = {"managedFields": [{"manager": "kubectl"}]}
         self.job: dict[str, Any] = {**JOB, "metadata": {**JOB["metadata"], **live, **managed}}  # type: ignore[dict-item]
+        self.others: dict[str, dict[str, Any]] = {}
+        """Jobs by name."""
+        self.leads = ""
+        """Where a deployment's answer leads to. An API server passes that on."""
+
+    def add(self, name: str, spec: Any) -> None:
+        """A job whose spec is stored as it is."""
+        self.others[name] = {**self.job, "metadata": {**self.job["metadata"], "name": name}, "spec": spec}
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -65,6 +73,8 @@ class Kubernetes:
             self.bodies.append(json.loads(body))
         if path.endswith("/selfsubjectreviews"):
             return web.json_response({"status": {"userInfo": {"username": token}}})
+        if path.endswith("/proxy/v1/models") and self.leads:
+            return web.Response(status=307, headers={"Location": self.leads})
         if path.endswith("/proxy/v1/chat/completions"):
             response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Set-Cookie": "a=b"})
             await response.prepare(request)
@@ -92,6 +102,10 @@ class Kubernetes:
             return web.json_response({"items": found, "metadata": {"resourceVersion": "1"}})
         if (kind, name) == ("finetunejobs", "x"):
             return web.json_response(self.job)
+        if kind == "finetunejobs" and name in self.others:
+            return web.json_response(self.others[name])
+        if name.endswith("/log"):
+            return web.Response(text="2026-01-01T00:00:00Z a line\n")
         return web.json_response({"message": "not found"}, status=404)
 
 
@@ -102,10 +116,6 @@ def kubernetes() -> Kubernetes:
 
 @pytest.fixture
 def pages(tmp_path: Path) -> Path:
-        if kind == "finetunejobs" and name in self.others:
-            return web.json_response(self.others[name])
-        if name.endswith("/log"):
-            return web.Response(text="2026-01-01T00:00:00Z a line\n")
     (tmp_path / "assets").mkdir()
     (tmp_path / "assets" / "a.js").write_text("1")
     (tmp_path / "index.html").write_text('<meta name="style-nonce" content="NONCE-OF-THIS-ANSWER">')
@@ -175,16 +185,6 @@ async def test_who_may_not_is_refused_by_the_api_server_and_told_so(
     assert "managedFields" not in found["resource"]["metadata"]
 
 
-async def test_a_check_makes_nothing_and_names_fields(
-    console: TestClient[web.Request, web.Application], kubernetes: Kubernetes
-) -> None:
-    async def check(**spec: Any) -> Any:
-        body = {"resource": {**JOB, "spec": {**JOB["spec"], **spec}}}  # type: ignore[dict-item]
-        answer = await console.post(f"{SPACE}/check", json=body, headers=bearer("user"))
-        assert answer.status == 200
-        return await answer.json()
-
-    found = await check()
 NEWER = {**JOB["spec"], "method": {"type": "Telepathy"}}  # type: ignore[dict-item]
 
 
@@ -242,6 +242,16 @@ async def test_a_field_of_a_newer_version_is_named_and_not_lost_by_a_retry(
     assert {method for _, method, _ in kubernetes.asked} == {"GET"}
 
 
+async def test_a_check_makes_nothing_and_names_fields(
+    console: TestClient[web.Request, web.Application], kubernetes: Kubernetes
+) -> None:
+    async def check(**spec: Any) -> Any:
+        body = {"resource": {**JOB, "spec": {**JOB["spec"], **spec}}}  # type: ignore[dict-item]
+        answer = await console.post(f"{SPACE}/check", json=body, headers=bearer("user"))
+        assert answer.status == 200
+        return await answer.json()
+
+    found = await check()
     assert found["problems"] == []
     assert [one["kind"] for one in found["objects"]][-1] == "Job"
     assert any("config.json" in note for note in found["notes"])
@@ -458,6 +468,28 @@ async def test_a_models_answer_streams_through_without_its_cookies(
     token, method, path = kubernetes.asked[-1]
     assert (token, method) == ("user", "POST")
     assert path == "/api/v1/namespaces/team/services/chat:http/proxy/v1/chat/completions"
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_deployment_leads_the_console_nowhere(
+    console: TestClient[web.Request, web.Application], kubernetes: Kubernetes, method: str
+) -> None:
+    """It reaches more than its users do."""
+    reached: list[str] = []
+
+    async def inside(request: web.Request) -> web.Response:
+        reached.append(f"{request.method} {request.path}")
+        return web.Response(text="credentials")
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", inside)
+    async with TestServer(app) as metadata:
+        kubernetes.leads = str(metadata.make_url("/latest/meta-data"))
+        path = f"{SPACE}/modeldeployments/chat/v1/models"
+        answer = await console.request(method, path, headers=bearer("user"), allow_redirects=False)
+    assert reached == []
+    assert answer.status == 502
+    assert "leads to another address" in (await error(answer))["message"]
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ class Connection:
         configuration = Configuration(host=server, ssl_ca_cert=authority)
         configuration.api_key["BearerToken"] = f"Bearer {token}"
         connection = cls()
-        connection._api = ApiClient(configuration)
+        connection._api = _client_of(configuration)
         return connection
 
     async def __aenter__(self) -> Self:
@@ -80,7 +80,7 @@ class Connection:
         else:
             load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
             self.namespace = _own_namespace() or self.namespace
-        self._api = ApiClient(configuration)
+        self._api = _client_of(configuration)
 
     async def close(self) -> None:
         """Close what is open."""
@@ -166,6 +166,22 @@ class Connection:
         if self._api is None:
             raise RuntimeError("the connection is used outside of its `async with`")
         return self._api
+
+
+def _client_of(configuration: Configuration) -> ApiClient:
+    configuration.client_session_kwargs = {"middlewares": (_stay,)}
+    return ApiClient(configuration)
+
+
+async def _stay(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Follow no redirect. The API server makes none, but passes on those of the Services that it is a proxy of: they
+    would lead to where this process may go, and whoever asks may not.
+    """
+    response = await handler(request)
+    if 300 <= response.status <= 399:
+        response.close()
+        raise ApiError(502, f"the answer leads to another address (HTTP {response.status}), which is not followed")
+    return response
 
 
 def _find(paths: str) -> None:
