@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import re
+import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from tunesmith.api.base import URI_PATTERN
 from tunesmith.client import AsyncClient
+from tunesmith.console import data
 from tunesmith.console import settings as console_settings
 from tunesmith.console.access import OwnKubeconfig, OwnToken, Unknown
 from tunesmith.console.server import application
@@ -550,6 +552,42 @@ async def test_no_body_is_a_fault_of_the_console(
     for path in ("check", "resources"):
         answer = await console.post(f"{SPACE}/{path}", data=body, headers=bearer("user"))
         assert answer.status == 422, (path, await answer.text())
+
+
+@pytest.mark.parametrize("path", ["check", "resources"])
+async def test_no_depth_of_a_body_is_a_fault_of_the_console(
+    console: TestClient[web.Request, web.Application], path: str
+) -> None:
+    head, tail = json.dumps({**JOB, "spec": 0}).rsplit("0", 1)
+    for depth in range(850, 1000, 5):
+        resource = head + '{"a":' * depth + "1" + "}" * depth + tail
+        body = f'{{"resource": {resource}}}' if path == "check" else resource
+        answer = await console.post(f"{SPACE}/{path}", data=body.encode(), headers=bearer("user"))
+        assert answer.status in {200, 422}, (depth, await answer.text())
+
+
+async def test_a_body_of_unknown_fields_costs_little_to_refuse(
+    console: TestClient[web.Request, web.Application],
+) -> None:
+    """One process answers everybody."""
+    body = {**JOB, "spec": {**JOB["spec"], **{f"m{number}": 0 for number in range(80_000)}}}  # type: ignore[dict-item]
+    answer = await console.post(f"{SPACE}/resources", json=body, headers=bearer("user"))
+    assert answer.status == 422
+    found = await error(answer)
+    assert found["problems"][0]["path"] == "spec.m0"
+    assert len(await answer.read()) < 100_000
+
+
+def test_a_table_with_many_columns_and_rows_is_counted_without_keeping_them() -> None:
+    header = ",".join(f"c{number}" for number in range(2000))
+    tracemalloc.start()
+    try:
+        found = data.look("a.csv", f"{header}\n".encode() + b"a\n\n" * 2000)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (found.rows, len(found.columns)) == (2000, 2000)
+    assert most < 20_000_000
 
 
 async def test_on_the_users_machine_the_secret_of_the_address_is_asked_for(server: str, pages: Path) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
+from itertools import chain, islice
+from reprlib import Repr
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,6 +19,10 @@ from tunesmith.client.errors import Invalid
 from tunesmith.schema.crd import KINDS
 from tunesmith.schema.walk import schema_of, unknown
 
+MOST = 20
+"""Problems that are told at once."""
+LONG = Repr()
+LONG.maxstring = LONG.maxother = LONG.maxlong = 200
 MODELS = {kind.name: kind.model for kind in KINDS}
 
 
@@ -29,9 +35,10 @@ def check(body: Mapping[str, Any]) -> None:
         raise Invalid(f"{version} {kind} is no kind of tunesmith", f"{API_VERSION} has {', '.join(MODELS)}")
     if not name:
         raise Invalid(f"a {kind} has no name", "set metadata.name")
-    found = [*unknown_fields(body), *wrong(body)]
+    found = list(islice(chain(unknown_fields(body), wrong(body)), MOST + 1))
     if found:
-        raise Invalid.fields(what, found)
+        more = ["and more: mend these first"] if len(found) > MOST else []
+        raise Invalid.fields(what, [*found[:MOST], *more])
 
 
 def unknown_fields(body: Mapping[str, Any]) -> Iterator[str]:
@@ -81,5 +88,5 @@ def _problem(error: Any) -> str:
     if error["type"] == "missing":
         return f"{path}: required"
     found = error["input"]
-    shown = repr(found) if not isinstance(found, dict | list) else type(found).__name__
+    shown = LONG.repr(found) if not isinstance(found, dict | list) else type(found).__name__
     return f"{path}: {error['msg'][:1].lower()}{error['msg'][1:]}, found {shown}"

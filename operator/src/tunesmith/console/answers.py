@@ -70,6 +70,8 @@ def of(error: Exception) -> web.Response:
                 )
             more = {"problems": problems(error)} if isinstance(error, Invalid) else {}
             return refusal(status, error.message, error.hint, **more)
+        case RecursionError():
+            return refusal(422, "the request is nested too deeply")
         case web.HTTPException():
             return refusal(error.status, error.text or error.reason)
         case aiohttp.ClientError() | TimeoutError():

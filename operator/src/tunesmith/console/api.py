@@ -6,13 +6,14 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager, aclosing
+from itertools import islice
 from typing import Any, TypeVar
 
 from aiohttp import web
 
 from tunesmith.children.meta import Owner
 from tunesmith.client import AsyncClient, Conflict, FineTuneJob, Forbidden, Invalid, NotFound, answers, logs, starters
-from tunesmith.client.checking import unknown_fields
+from tunesmith.client.checking import MOST, unknown_fields
 from tunesmith.client.preview import FETCHED, Preview, preview
 from tunesmith.client.relay import forward
 from tunesmith.client.resources import RESOURCES, AnyResource, ModelDeployment, Resource, read
@@ -132,7 +133,7 @@ class Api:
             {
                 "resource": views.resource(body),
                 "summary": line,
-                "unknown": list(unknown_fields(body)),
+                "unknown": list(islice(unknown_fields(body), MOST)),
                 "explained": views.explained(line["reason"]),
                 "pods": pods,
                 "events": events,

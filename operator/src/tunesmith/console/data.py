@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -18,6 +17,8 @@ from tunesmith.kube.client import path_of
 from tunesmith.kube.connection import Connection
 
 Object = dict[str, Any]
+Counted = tuple[int, tuple[str, ...]]
+"""Rows, and the columns of the first. No row is kept: those of a wide and long table are far more than its file."""
 MOST_BYTES = 1_000_000
 """What a ConfigMap holds, with room for its names."""
 LINES, TABLES = (".jsonl", ".ndjson"), {".csv": ",", ".tsv": "\t"}
@@ -76,11 +77,10 @@ def look(name: str, content: bytes) -> Upload:
         raise Invalid(f"{name} is empty", "choose a file with rows")
     if packed or ending not in (*LINES, *TABLES):
         return Upload(file, content)
-    rows = list(_objects(name, content) if ending in LINES else _table(name, content, TABLES[ending]))
+    rows, columns = _objects(name, content) if ending in LINES else _table(name, content, TABLES[ending])
     if not rows:
         raise Invalid(f"{name} has no rows", MEND)
-    # What a row of a table has beyond its header's columns has no name.
-    return Upload(file, content, len(rows), tuple(name for name in rows[0] if name is not None))
+    return Upload(file, content, rows, columns)
 
 
 async def keep(connection: Connection, namespace: str, upload: Upload) -> None:
@@ -108,7 +108,8 @@ def _text(name: str, content: bytes) -> str:
         raise Invalid(f"{name}, line {line}: this is no UTF-8", MEND) from None
 
 
-def _objects(name: str, content: bytes) -> Iterator[Object]:
+def _objects(name: str, content: bytes) -> Counted:
+    rows, columns = 0, tuple[str, ...]()
     for number, line in enumerate(_text(name, content).split("\n"), 1):
         if not line.strip():
             continue
@@ -121,9 +122,14 @@ def _objects(name: str, content: bytes) -> Iterator[Object]:
             found = None
         if not isinstance(found, dict):
             raise Invalid(f"{name}, line {number}: expected one row, a JSON object{why}", MEND)
-        yield found
+        if not rows:
+            columns = tuple(found)
+        rows += 1
+    return rows, columns
 
 
-def _table(name: str, content: bytes, separator: str) -> Iterator[Object]:
+def _table(name: str, content: bytes, separator: str) -> Counted:
     csv.field_size_limit(MOST_BYTES)
-    return csv.DictReader(io.StringIO(_text(name, content), newline=""), delimiter=separator)
+    lines = csv.reader(io.StringIO(_text(name, content), newline=""), delimiter=separator)
+    header = next(lines, [])
+    return sum(1 for line in lines if line), tuple(dict.fromkeys(header))
