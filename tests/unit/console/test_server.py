@@ -69,7 +69,9 @@ class Kubernetes:
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
         self.asked.append((token, request.method, request.path_qs))
         if token not in {"user", "reader"}:
-            return web.json_response({"message": "Unauthorized"}, status=401)
+            return web.json_response(
+                {"kind": "Status", "message": "Unauthorized", "reason": "Unauthorized"}, status=401
+            )
         path, body = request.path, await request.read()
         if body:
             self.bodies.append(json.loads(body))
@@ -77,6 +79,8 @@ class Kubernetes:
             return web.json_response({"status": {"userInfo": {"username": token}}})
         if path.endswith("/proxy/v1/models") and self.leads:
             return web.Response(status=307, headers={"Location": self.leads})
+        if path.endswith("/proxy/v1/models"):  # as vLLM with --api-key, which no API server passes on
+            return web.json_response({"error": "Unauthorized"}, status=401)
         if path.endswith("/proxy/v1/chat/completions"):
             response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Set-Cookie": "a=b"})
             await response.prepare(request)
@@ -470,6 +474,16 @@ async def test_a_models_answer_streams_through_without_its_cookies(
     token, method, path = kubernetes.asked[-1]
     assert (token, method) == ("user", "POST")
     assert path == "/api/v1/namespaces/team/services/chat:http/proxy/v1/chat/completions"
+
+
+async def test_a_deployment_that_asks_for_a_key_logs_nobody_out(
+    console: TestClient[web.Request, web.Application],
+) -> None:
+    path = f"{SPACE}/modeldeployments/chat/v1/models"
+    answer = await console.get(path, headers=bearer("user"))
+    assert answer.status == 502, "the page takes a 401 for the end of its own token"
+    assert "asks for an API key" in (await error(answer))["message"]
+    assert (await console.get(path, headers=bearer("nonsense"))).status == 401
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -20,8 +20,28 @@ PASSED = ("Content-Type", "Cache-Control")
 PATH = re.compile(r"[\w:@-][\w.:@-]*(/[\w:@-][\w.:@-]*)*", re.ASCII)
 
 
+def refusal(status: int, message: str) -> web.Response:
+    """An error in the shape of OpenAI's API."""
+    return web.json_response({"error": {"message": message, "code": status}}, status=status)
+
+
+def refused(error: ApiError) -> web.Response:
+    """What the deployment or the API server refused."""
+    return refusal(error.status, error.message)
+
+
+def asks_for_key(error: ApiError) -> bool:
+    """Whether a deployment wants a key of its own. The API server, which has its reasons, does not pass keys on."""
+    return error.status == 401 and error.reason != "Unauthorized"
+
+
 async def forward(
-    connection: Connection, request: web.Request, namespace: str, deployment: str, path: str
+    connection: Connection,
+    request: web.Request,
+    namespace: str,
+    deployment: str,
+    path: str,
+    refused: Callable[[ApiError], web.Response] = refused,
 ) -> web.StreamResponse:
     """The answer of a deployment's API to a request, streamed."""
     if not PATH.fullmatch(path):
@@ -43,18 +63,13 @@ async def forward(
             await response.write_eof()
             return response
     except ApiError as error:
-        return refusal(error.status, error.message)
+        return refused(error)
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         if response is None:
             return refusal(502, str(error))
         if request.transport is not None:  # cut short, and the client has to see that it is
             request.transport.abort()
         return response
-
-
-def refusal(status: int, message: str) -> web.Response:
-    """An error in the shape of OpenAI's API."""
-    return web.json_response({"error": {"message": message, "code": status}}, status=status)
 
 
 @asynccontextmanager

@@ -15,12 +15,13 @@ from tunesmith.children.meta import Owner
 from tunesmith.client import AsyncClient, Conflict, FineTuneJob, Forbidden, Invalid, NotFound, answers, logs, starters
 from tunesmith.client.checking import MOST, unknown_fields
 from tunesmith.client.preview import FETCHED, Preview, preview
-from tunesmith.client.relay import forward
+from tunesmith.client.relay import asks_for_key, forward, refusal, refused
 from tunesmith.client.resources import RESOURCES, AnyResource, ModelDeployment, Resource, read
 from tunesmith.console import data, views
 from tunesmith.console.access import Access
 from tunesmith.console.answers import problems as found_in
 from tunesmith.kube.client import path_of
+from tunesmith.kube.connection import ApiError
 from tunesmith.schema.walk import schema_of
 from tunesmith.settings import Settings
 from tunesmith.training.logline import LogLine
@@ -257,7 +258,8 @@ class Api:
             raise NotFound(f"a {_kind(request)} serves nothing")
         async with self._client(request) as client:
             found = request.match_info
-            return await forward(client.connection, request, client.namespace, found["name"], found["rest"])
+            connection, namespace = client.connection, client.namespace
+            return await forward(connection, request, namespace, found["name"], found["rest"], _unserved)
 
     # -- parts ------------------------------------------------------------------------------------------------
 
@@ -284,6 +286,14 @@ class Api:
         """Who a resource is: known also of one that this version cannot read."""
         body = await client.raw(_kind(request), request.match_info["name"])
         return Resource.model_validate({"kind": _kind(request), "metadata": body["metadata"]})
+
+
+def _unserved(error: ApiError) -> web.Response:
+    """What a deployment refused. A 401 of its own would end the user's session with the console."""
+    if asks_for_key(error):
+        hint = "the API server does not pass keys on; ask its Service, by `kubectl port-forward`"
+        return refusal(502, f"the deployment asks for an API key: {hint}")
+    return refused(error)
 
 
 def _kind(request: web.Request) -> str:
