@@ -79,6 +79,11 @@ class Kubernetes:
             return web.json_response({"status": {"userInfo": {"username": token}}})
         if path.endswith("/proxy/v1/models") and self.leads:
             return web.Response(status=307, headers={"Location": self.leads})
+        if path.endswith("/proxy/v1/completions"):
+            response = web.StreamResponse(status=500)
+            await response.prepare(request)
+            while True:
+                await response.write(b"x" * 100_000)
         if path.endswith("/proxy/v1/models"):  # as vLLM with --api-key, which no API server passes on
             return web.json_response({"error": "Unauthorized"}, status=401)
         if path.endswith("/proxy/v1/chat/completions"):
@@ -486,6 +491,23 @@ async def test_a_deployment_that_asks_for_a_key_logs_nobody_out(
     assert (await console.get(path, headers=bearer("nonsense"))).status == 401
 
 
+async def test_an_error_without_end_is_not_read_to_its_end(console: TestClient[web.Request, web.Application]) -> None:
+    async with asyncio.timeout(20):
+        path = f"{SPACE}/modeldeployments/chat/v1/completions"
+        answer = await console.post(path, json={}, headers=bearer("user"))
+        assert answer.status == 500
+        assert (await error(answer))["message"].startswith("xxx")
+
+
+async def test_other_methods_are_refused(
+    console: TestClient[web.Request, web.Application], kubernetes: Kubernetes
+) -> None:
+    for method in ("TRACE", "PROPFIND", "DELETE"):
+        path = f"{SPACE}/modeldeployments/chat/v1/models"
+        assert (await console.request(method, path, headers=bearer("user"))).status == 405, method
+    assert kubernetes.asked == []
+
+
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_a_deployment_leads_the_console_nowhere(
     console: TestClient[web.Request, web.Application], kubernetes: Kubernetes, method: str
@@ -557,6 +579,29 @@ async def test_a_retry_whose_browser_goes_away_makes_the_job_that_it_deleted(ser
             await asyncio.sleep(0.1)
             deleted.set()
             await asyncio.wait_for(made.wait(), 5)
+
+
+async def test_a_retry_under_way_is_finished_before_the_console_ends(server: str, pages: Path) -> None:
+    """A rollout of the console ends it between the deletion of a job and its making."""
+    begun, made = asyncio.Event(), asyncio.Event()
+
+    async def retry(_: AsyncClient, job: Any, name: str | None) -> None:
+        begun.set()
+        await asyncio.sleep(0.5)
+        made.set()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AsyncClient, "retry", retry)
+        runner = web.AppRunner(application(OwnToken(server, ""), pages, Settings()), shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        async with aiohttp.ClientSession() as browser:
+            url = f"http://127.0.0.1:{runner.addresses[0][1]}{SPACE}/finetunejobs/x/retry"
+            asking = asyncio.create_task(browser.post(url, headers=bearer("user")))
+            await begun.wait()
+            await runner.cleanup()
+            assert made.is_set()
+            asking.cancel()
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"nonsense", b'{"resource": 1}', b"[" * 100_000])

@@ -38,6 +38,8 @@ address is followed there.
 HUB_SECONDS = 5.0
 INFERENCE = "models|chat/completions|completions"
 MOST_LINES = 10_000
+FINISH_SECONDS = 20.0
+"""Less than a pod has to end."""
 Object = dict[str, Any]
 Item = TypeVar("Item")
 
@@ -67,8 +69,14 @@ class Api:
             web.post(f"{ONE}/{{verb:suspend|resume|retry}}", self.act),
             web.get(f"{ONE}/logs", self.logs),
             web.get(f"{ONE}/metrics", self.metrics),
-            web.route("*", f"{ONE}/v1/{{rest:{INFERENCE}}}", self.infer),
+            web.get(f"{ONE}/v1/{{rest:{INFERENCE}}}", self.infer, allow_head=False),
+            web.post(f"{ONE}/v1/{{rest:{INFERENCE}}}", self.infer),
         ]
+
+    async def finish(self, _: web.Application) -> None:
+        """Wait for what must not end half done."""
+        if self._acting:
+            await asyncio.wait(self._acting, timeout=FINISH_SECONDS)
 
     # -- who and what -----------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from kubernetes.aio.config import ConfigException, load_incluster_config, load_k
 
 Object = dict[str, Any]
 REQUEST_SECONDS = 30.0
+MOST_ERROR_BYTES = 2**20
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 DEFAULT_KUBECONFIG = "~/.kube/config"
 
@@ -134,7 +135,7 @@ class Connection:
         response: aiohttp.ClientResponse = answer.response
         try:
             if not 200 <= response.status <= 299:
-                raise _refused(response.status, await response.read())
+                raise _refused(response.status, await _beginning(response))
             yield response
         finally:
             response.release() if response.content.is_eof() else response.close()
@@ -196,6 +197,16 @@ def _own_namespace() -> str:
 
 def _texts(lines: Iterable[bytes]) -> list[str]:
     return [line.decode(errors="replace") for line in lines]
+
+
+async def _beginning(response: aiohttp.ClientResponse) -> bytes:
+    """What an error says; one that has no end may come from a Service behind the API server."""
+    data = b""
+    async for chunk in response.content.iter_any():
+        data += chunk
+        if len(data) > MOST_ERROR_BYTES:
+            break
+    return data
 
 
 def _refused(status: int, data: bytes) -> ApiError:
