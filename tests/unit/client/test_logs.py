@@ -112,3 +112,29 @@ async def test_who_reads_slowly_holds_up_the_log_and_who_stops_reading_ends_it()
             assert times == [STAMP.format(number) for number in range(1, before + 1)], "a line was lost"
             await following.aclose()
             await kubernetes.closed.wait()
+
+
+async def test_of_the_logs_of_many_ranks_the_newest_lines_of_all_are_kept() -> None:
+    """8 ranks write 500 lines each, in turn. The last one of each goes on without a time, as what is too long does."""
+
+    async def pods(_: web.Request) -> web.Response:
+        status = {"containerStatuses": [{"name": "trainer", "state": {"running": {}}}]}
+        metas = [{"name": f"p{rank}", "uid": f"u{rank}", "labels": {}} for rank in range(8)]
+        return web.json_response({"items": [{"metadata": meta, "status": status} for meta in metas]})
+
+    async def log(request: web.Request) -> web.Response:
+        rank = int(request.match_info["pod"][1:])
+        lines = "".join(f"{STAMP.format(number)} x\n" for number in range(rank, 4000, 8))
+        return web.Response(text=f"{lines}the rest\n")
+
+    app = web.Application()
+    app.router.add_get("/api/v1/namespaces/ns/pods", pods)
+    app.router.add_get("/api/v1/namespaces/ns/pods/{pod}/log", log)
+    async with TestServer(app) as server:
+        connection = Connection.of_token(str(server.make_url("")).rstrip("/"), "", "t")
+        async with connection:
+            owner = Owner("FineTuneJob", "ns", "x", "")
+            found = await logs.merged(connection, owner, logs.Which(), None, most=100)
+    times = [one.time for one in found]
+    assert [time for time in times if time != "the"] == [STAMP.format(number) for number in range(3908, 4000)]
+    assert [found[at - 1].pod for at, time in enumerate(times) if time == "the"] == [f"p{rank}" for rank in range(8)]

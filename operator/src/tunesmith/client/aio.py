@@ -234,14 +234,15 @@ class AsyncClient:
         rank: int | None = None,
         follow: bool = False,
         tail: int | None = None,
+        most: int | None = None,
     ) -> AsyncGenerator[LogEntry, None]:
-        """The lines of all ranks by time; by default of the newest attempt. `follow`: as they come, also of attempts
-        that begin, until the job is over.
+        """The lines of all ranks by time; by default of the newest attempt. `tail`: the last of each container;
+        `most`: the last of all. `follow`: as they come, also of attempts that begin, until the job is over.
         """
         which, owner = Which(attempt, rank), self._owner(resource)
         with answers.understood(resource.kind, resource.name, owner.namespace):
             if not follow:
-                for entry in await logs.merged(self.connection, owner, which, tail):
+                for entry in await logs.merged(self.connection, owner, which, tail, most):
                     yield entry
                 return
 

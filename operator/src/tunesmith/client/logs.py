@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import itertools
 import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -105,23 +106,37 @@ def runs(found: list[Object], stream: Stream) -> bool:
     return any(one["name"] == stream.container and "running" in one.get("state", {}) for one in statuses)
 
 
-async def read(connection: Connection, namespace: str, stream: Stream, tail: int | None = None) -> list[LogEntry]:
+async def read(
+    connection: Connection, namespace: str, stream: Stream, tail: int | None = None
+) -> AsyncGenerator[LogEntry, None]:
     """What is in a container's log now; nothing where it is gone."""
     query = {"container": stream.container, "timestamps": "true", **({"tailLines": str(tail)} if tail else {})}
     path = f"{path_of('Pod', namespace, stream.pod)}/log"
     try:
-        return [stream.entry(line) async for line in connection.lines(path, query=query)]
+        async for line in connection.lines(path, query=query):
+            yield stream.entry(line)
     except ApiError as error:
-        if error.status in {400, 404}:  # it does not run yet, or is gone
-            return []
-        raise
+        if error.status not in {400, 404}:  # it does not run yet, or is gone
+            raise
 
 
-async def merged(connection: Connection, owner: Owner, which: Which, tail: int | None) -> list[LogEntry]:
-    """What is in all of the logs now, by attempt and time."""
-    found = streams(await pods(connection, owner), which)
-    logs = await asyncio.gather(*(read(connection, owner.namespace, one, tail) for one in found))
-    return list(heapq.merge(*logs, key=lambda entry: (entry.attempt, entry.time)))
+async def merged(
+    connection: Connection, owner: Owner, which: Which, tail: int | None, most: int | None = None
+) -> list[LogEntry]:
+    """What is in all of the logs now, by attempt and time: the last `tail` lines of each, the last `most` of all."""
+    newest: list[tuple[int, str, int, LogEntry]] = []
+    count = itertools.count()
+
+    async def take(stream: Stream) -> None:
+        time = ""
+        async for entry in read(connection, owner.namespace, stream, tail):
+            time = entry.time if STAMP.match(entry.time) else time  # the rest of a line that is too long has none
+            heapq.heappush(newest, (entry.attempt, time, next(count), entry))
+            if most and len(newest) > most:
+                heapq.heappop(newest)
+
+    await asyncio.gather(*map(take, streams(await pods(connection, owner), which)))
+    return [entry for *_, entry in sorted(newest)]
 
 
 async def follow(

@@ -143,9 +143,10 @@ class Client:
         rank: int | None = None,
         follow: bool = False,
         tail: int | None = None,
+        most: int | None = None,
     ) -> Iterator[LogEntry]:
         """The lines of all ranks by time."""
-        return self.iterate(self.aio.logs(resource, attempt=attempt, rank=rank, follow=follow, tail=tail))
+        return self.iterate(self.aio.logs(resource, attempt=attempt, rank=rank, follow=follow, tail=tail, most=most))
 
     def stream_metrics(self, job: FineTuneJob, *, follow: bool = True) -> Iterator[LogLine]:
         """The lines of the training's log as they come."""

@@ -248,7 +248,8 @@ class Api:
         follow = query.get("follow") == "true"
         async with self._client(request) as client:
             resource = await self._head(client, request)
-            entries = client.logs(resource, attempt=attempt, rank=rank, follow=follow, tail=tail or MOST_LINES)
+            tail = min(tail or MOST_LINES, MOST_LINES)
+            entries = client.logs(resource, attempt=attempt, rank=rank, follow=follow, tail=tail, most=MOST_LINES)
             return await _streamed(request, entries, vars)
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:
