@@ -2,7 +2,8 @@
 import type { Problem } from './pure/problems';
 
 export type Kind = 'FineTuneJob' | 'MergeJob' | 'InferenceJob' | 'ModelDeployment';
-export type State = 'done' | 'failed' | 'paused' | 'running' | 'waiting';
+/** unknown: the server's version cannot read it, and `message` says why; it has no fields of its kind. */
+export type State = 'done' | 'failed' | 'paused' | 'running' | 'waiting' | 'unknown';
 
 export const PLURALS: Record<Kind, string> = {
   FineTuneJob: 'finetunejobs',
@@ -135,6 +136,8 @@ export interface Event {
 export interface Detail {
   resource: Resource;
   summary: Summary;
+  /** Fields that the server's version does not know. */
+  unknown: string[];
   explained: { meaning: string; todo: string; follows: string } | null;
   pods: Pod[] | null;
   events: Event[] | null;

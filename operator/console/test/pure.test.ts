@@ -3,10 +3,10 @@ import { aligned, extended, least, metrics, type Point, smoothed, summary } from
 import { leaves, sideBySide } from '../src/pure/differences';
 import { bytes, duration, short, tail } from '../src/pure/format';
 import { Lines, piece, plain } from '../src/pure/lines';
-import { addresses, deployable, deploymentOf, withData } from '../src/pure/make';
+import { addresses, deployable, deploymentOf, served, withData } from '../src/pure/make';
 import { below, byField, parts } from '../src/pure/problems';
 import { forForm, type Node, others, pruned, title, withoutOthers } from '../src/pure/schema';
-import type { Manifest } from '../src/types';
+import type { AdapterState, Manifest, Summary } from '../src/types';
 
 const point = (step: number, loss = 1 / step, more: Record<string, number> = {}): Point => ({
   step, totalSteps: 10, loss, learningRate: 1e-4, tokensPerSecond: 10, metrics: more,
@@ -209,6 +209,15 @@ describe('a deployment of what a job makes', () => {
     expect(deployable({ ...lora, method: 'Classification', tuner: 'Full' })).toBe(true);
     expect(deployable({ kind: 'MergeJob', state: 'done' })).toBe(true);
     expect(deployable({ kind: 'InferenceJob', state: 'done' })).toBe(false);
+    expect(deployable({ kind: 'FineTuneJob', state: 'unknown' })).toBe(false);
+  });
+
+  test('is asked for its own model and the adapters that are ready, unless it cannot be read', () => {
+    const head = { namespace: 'a', created: null, model: '', reason: '', message: '' };
+    const adapters: AdapterState[] = [{ name: 'polite', state: 'Ready' }, { name: 'late', state: 'Waiting' }];
+    const chat: Summary = { ...head, kind: 'ModelDeployment', name: 'chat', state: 'done', modelName: 'base', adapters };
+    const odd: Summary = { ...head, kind: 'ModelDeployment', name: 'odd', state: 'unknown' };
+    expect(served([chat, odd, { ...odd, kind: 'MergeJob', state: 'done' }])).toEqual(['chat/base', 'chat/polite']);
   });
 });
 

@@ -30,18 +30,21 @@ export default function Deployments({ namespace }: { namespace: string }) {
                 </Title>
                 <Reason of={one} />
                 <Text size="sm" className="quiet">
-                  {one.pods?.ready} of {one.pods?.wanted} pods · {age(one.created)}
+                  {one.pods ? `${one.pods.ready} of ${one.pods.wanted} pods · ` : ''}
+                  {age(one.created)}
                 </Text>
               </Group>
-              <Button size="xs" variant="light" component={Link} href={`/${namespace}/playground/${one.name}`}>
-                Playground
-              </Button>
+              {one.state !== 'unknown' && (
+                <Button size="xs" variant="light" component={Link} href={`/${namespace}/playground/${one.name}`}>
+                  Playground
+                </Button>
+              )}
             </Group>
             <Text size="sm" className="quiet" mt={4} mb="sm" style={{ overflowWrap: 'anywhere' }}>
-              {one.model} as {one.modelName}
-              {one.state === 'done' ? '' : ` · ${one.message}`}
+              {one.state === 'unknown' ? '' : `${one.model} as ${one.modelName ?? ''}${one.state === 'done' ? '' : ' · '}`}
+              {one.state === 'done' ? '' : one.message}
             </Text>
-            <Adapters namespace={namespace} of={one} />
+            {one.state !== 'unknown' && <Adapters namespace={namespace} of={one} />}
           </section>
         ))}
         {found.length === 0 && (

@@ -8,7 +8,7 @@ import { Adapters } from '../parts/Adapters';
 import { Curve } from '../parts/Curve';
 import { Logs } from '../parts/Logs';
 import { MemoryBar } from '../parts/Memory';
-import { Confirm, Fact, Failure, Head, marked, Reason, Sheet, Spoken, Steps, Waiting } from '../parts/Pieces';
+import { COLOURS, Confirm, Fact, Failure, Head, marked, Reason, Sheet, Spoken, Steps, Waiting } from '../parts/Pieces';
 import { useCurve } from '../parts/useCurve';
 import { yaml } from '../parts/yaml';
 import { age, bytes, short } from '../pure/format';
@@ -29,6 +29,7 @@ export default function Job({ namespace, plural, name }: Props) {
   const { summary } = data;
   // A job that runs once more is another one of its name, with other logs.
   const { uid } = data.resource.metadata;
+  const known = summary.state !== 'unknown';
   return (
     <>
       <Head
@@ -42,12 +43,19 @@ export default function Job({ namespace, plural, name }: Props) {
       </Head>
       <Failure error={error} />
       <Stack>
+        {data.unknown.length > 0 && (
+          <Alert color={COLOURS.unknown} title="It has fields that this version of tunesmith does not know, and goes without">
+            {data.unknown.map((one) => (
+              <div key={one}>{one}</div>
+            ))}
+          </Alert>
+        )}
         <Why detail={data} />
-        <SimpleGrid cols={{ base: 1, md: summary.kind === 'FineTuneJob' ? 2 : 1 }}>
-          {summary.kind === 'FineTuneJob' && <Training key={uid} namespace={namespace} detail={data} />}
+        <SimpleGrid cols={{ base: 1, md: known && summary.kind === 'FineTuneJob' ? 2 : 1 }}>
+          {known && summary.kind === 'FineTuneJob' && <Training key={uid} namespace={namespace} detail={data} />}
           <Facts detail={data} />
         </SimpleGrid>
-        {summary.kind === 'ModelDeployment' && (
+        {known && summary.kind === 'ModelDeployment' && (
           <Sheet title="Adapters">
             <Adapters namespace={namespace} of={summary} />
           </Sheet>
@@ -61,10 +69,9 @@ export default function Job({ namespace, plural, name }: Props) {
 function Why({ detail: { summary, explained } }: { detail: Detail }) {
   // The curve says more than that its pods run.
   if (summary.reason === 'Running' || (summary.state === 'done' && summary.kind !== 'ModelDeployment')) return null;
-  const colour = { failed: 'red', waiting: 'yellow', paused: 'gray', running: 'indigo', done: 'teal' }[summary.state];
   const todo = explained?.todo && explained.todo !== 'nothing' ? explained.todo : '';
   return (
-    <Alert color={colour} title={explained ? `${summary.reason}: ${explained.meaning}` : summary.reason}>
+    <Alert color={COLOURS[summary.state]} title={explained ? `${summary.reason}: ${explained.meaning}` : summary.reason}>
       <Text size="sm" style={{ whiteSpace: 'pre-wrap', overflowWrap: 'anywhere' }}>
         {summary.message}
       </Text>
@@ -98,7 +105,7 @@ function Facts({ detail: { resource, summary } }: { detail: Detail }) {
     <Sheet title="Facts">
       <Stack>
         <SimpleGrid cols={{ base: 2, sm: 3 }} spacing="sm">
-          <Fact label="Model">{summary.model}</Fact>
+          {summary.model && <Fact label="Model">{summary.model}</Fact>}
           {summary.method && <Fact label="Method">{`${summary.method}, ${summary.tuner ?? ''}`}</Fact>}
           {summary.nodes && <Fact label="Nodes">{summary.nodes}</Fact>}
           {summary.progress?.rowsPerSecond && <Fact label="Rows/s">{short(summary.progress.rowsPerSecond)}</Fact>}
@@ -149,12 +156,13 @@ function Actions({ detail: { summary }, namespace, plural }: { detail: Detail; n
     },
   });
   const over = summary.state === 'done' || summary.state === 'failed';
+  const known = summary.state !== 'unknown';
   const job = summary.kind !== 'ModelDeployment';
   const ask = (verb: 'delete' | 'retry') => setAsked(verb);
   return (
     <>
       {act.error && <Failure error={act.error} />}
-      {job && !over && (
+      {job && known && !over && (
         <Button variant="default" loading={act.isPending} onClick={() => act.mutate(summary.suspended ? 'resume' : 'suspend')}>
           {summary.suspended ? 'Resume' : 'Suspend'}
         </Button>
@@ -179,9 +187,11 @@ function Actions({ detail: { summary }, namespace, plural }: { detail: Detail; n
           <Button variant="default" component={Link} href={`/${namespace}/new/edit:${plural}:${summary.name}`}>
             Edit
           </Button>
-          <Button component={Link} href={`/${namespace}/playground/${summary.name}`}>
-            Playground
-          </Button>
+          {known && (
+            <Button component={Link} href={`/${namespace}/playground/${summary.name}`}>
+              Playground
+            </Button>
+          )}
         </>
       )}
       <Button variant="light" color="red" onClick={() => ask('delete')}>

@@ -74,7 +74,7 @@ export default function Jobs({ namespace }: { namespace: string }) {
             {listed.map((one) => (
               <Table.Tr key={`${one.kind}/${one.name}`}>
                 <Table.Td>
-                  {one.kind === 'FineTuneJob' && (
+                  {one.kind === 'FineTuneJob' && one.state !== 'unknown' && (
                     <Checkbox
                       size="xs"
                       aria-label={`Compare ${one.name}`}
@@ -95,6 +95,11 @@ export default function Jobs({ namespace }: { namespace: string }) {
                 </Table.Td>
                 <Table.Td title={one.message}>
                   <Reason of={one} />
+                  {one.state === 'unknown' && (
+                    <Text size="xs" maw={380} style={{ overflowWrap: 'anywhere' }}>
+                      {one.message}
+                    </Text>
+                  )}
                 </Table.Td>
                 <Table.Td>
                   <Steps of={one} />

@@ -5,7 +5,7 @@ import { useResources, useTitle } from '../hooks';
 import { Failure, Head, Spoken, Waiting } from '../parts/Pieces';
 import { piece } from '../pure/lines';
 import { short } from '../pure/format';
-import type { Summary } from '../types';
+import { served } from '../pure/make';
 
 interface Said {
   role: 'user' | 'assistant';
@@ -24,14 +24,6 @@ interface Side {
 const EMPTY: Side = { model: '', said: [], error: '', busy: false };
 const LABELS = ['Left model', 'Right model'];
 
-/** "deployment/model" of everything that is served. */
-function served(found: Summary[]): string[] {
-  return found.flatMap((one) => {
-    const adapters = Array.isArray(one.adapters) ? one.adapters.filter((adapter) => adapter.state === 'Ready') : [];
-    return [one.modelName ?? one.name, ...adapters.map((adapter) => adapter.name)].map((model) => `${one.name}/${model}`);
-  });
-}
-
 /** Two models answer the same question side by side, as the words come. */
 export default function Playground({ namespace, deployment }: { namespace: string; deployment: string }) {
   useTitle('Playground');
@@ -45,8 +37,7 @@ export default function Playground({ namespace, deployment }: { namespace: strin
   const stop = useRef<AbortController>(null);
   useEffect(() => () => stop.current?.abort(), []);
   if (!data) return error ? <Failure error={error} /> : <Waiting />;
-  const deployments = data.filter((one) => one.kind === 'ModelDeployment');
-  const models = served(deployments.sort((a, b) => Number(b.name === deployment) - Number(a.name === deployment)));
+  const models = served([...data].sort((a, b) => Number(b.name === deployment) - Number(a.name === deployment)));
   const defaults = [models[0] ?? '', models[1] ?? models[0] ?? ''];
   const chosen = sides.map((side, at) => (models.includes(side.model) ? side.model : (defaults[at] ?? '')));
   const busy = sides.some((side) => side.busy);

@@ -3,7 +3,7 @@ import { type ReactNode, useEffect, useRef, useState } from 'react';
 import { Refusal } from '../api';
 import type { State, Summary } from '../types';
 
-const COLOURS: Record<State, string> = { done: 'teal', failed: 'red', paused: 'gray', running: 'indigo', waiting: 'yellow' };
+export const COLOURS: Record<State, string> = { done: 'teal', failed: 'red', paused: 'gray', running: 'indigo', waiting: 'yellow', unknown: 'grape' };
 
 /** The word that `kubectl get` shows; its colour says no more than the word does. */
 export function Reason({ of }: { of: Pick<Summary, 'reason' | 'state'> }) {

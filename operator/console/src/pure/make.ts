@@ -19,8 +19,18 @@ const HEADS = new Set(['Classification', 'Embedding', 'Reranker', 'RewardModel']
 
 /** Whether an engine serves what a job makes, as it is. */
 export function deployable({ kind, state, method = '', tuner }: Pick<Summary, 'kind' | 'state' | 'method' | 'tuner'>): boolean {
-  if (state === 'failed') return false;
+  if (state === 'failed' || state === 'unknown') return false;
   return kind === 'MergeJob' || (kind === 'FineTuneJob' && (tuner === 'Full' || !HEADS.has(method)));
+}
+
+/** "deployment/model" of everything that is served. */
+export function served(found: Summary[]): string[] {
+  return found
+    .filter((one) => one.kind === 'ModelDeployment' && one.state !== 'unknown')
+    .flatMap((one) => {
+      const adapters = Array.isArray(one.adapters) ? one.adapters.filter((adapter) => adapter.state === 'Ready') : [];
+      return [one.modelName ?? one.name, ...adapters.map((adapter) => adapter.name)].map((model) => `${one.name}/${model}`);
+    });
 }
 
 /**
