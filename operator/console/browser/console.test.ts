@@ -212,7 +212,23 @@ test('an adapter is added to a deployment and taken away, and its state is shown
   await chat.getByLabel('as', { exact: true }).fill('second');
   await chat.getByRole('button', { name: 'Add' }).click();
   await expect(chat.getByRole('row', { name: 'second' })).toContainText('Waiting');
-  await chat.getByLabel('Remove adapter second').click();
+  // It is not taken away by one wrong key, and all of it can be done by keys.
+  const remove = chat.getByLabel('Remove adapter second');
+  const asked = page.getByRole('dialog', { name: 'Remove adapter second of chat?' });
+  await remove.press('Enter');
+  await expect(asked.getByRole('button', { name: 'Cancel' })).toBeFocused();
+  expect(await barriers(page)).toEqual([]);
+  await page.keyboard.press('Enter');
+  await expect(asked).toBeHidden();
+  await expect(remove).toBeFocused();
+  await remove.press('Enter');
+  await page.keyboard.press('Escape');
+  await expect(asked).toBeHidden();
+  await expect(chat.getByRole('row', { name: 'second' })).toBeVisible();
+  await remove.press('Enter');
+  await page.keyboard.press('Tab');
+  await expect(asked.getByRole('button', { name: 'Remove' })).toBeFocused();
+  await page.keyboard.press('Enter');
   await expect(chat.getByRole('row', { name: 'second' })).toBeHidden();
 });
 

@@ -201,22 +201,8 @@ function Actions({ detail: { summary }, namespace, plural }: { detail: Detail; n
         open={asked !== null}
         close={() => setAsked(null)}
         title={asked === 'retry' ? `Run ${summary.name} once more?` : `Delete ${summary.name}?`}
-        act={
-          <>
-            <Button variant="default" onClick={() => setAsked(null)}>
-              Cancel
-            </Button>
-            <Button
-              color={asked === 'retry' ? 'indigo' : 'red'}
-              onClick={() => {
-                if (asked) act.mutate(asked);
-                setAsked(null);
-              }}
-            >
-              {asked === 'retry' ? 'Retry' : 'Delete'}
-            </Button>
-          </>
-        }
+        verb={asked === 'retry' ? 'Retry' : 'Delete'}
+        act={() => asked && act.mutate(asked)}
       >
         {asked === 'retry'
           ? 'It begins anew, and the record of this run goes. “New like this” keeps both.'

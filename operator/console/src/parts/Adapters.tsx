@@ -5,7 +5,7 @@ import { get, send, space } from '../api';
 import { useResources } from '../hooks';
 import { tail } from '../pure/format';
 import type { AdapterState, Detail, Summary } from '../types';
-import { Failure } from './Pieces';
+import { Confirm, Failure } from './Pieces';
 
 const COLOURS = { Ready: 'teal', Failed: 'red', Loading: 'indigo', Waiting: 'yellow' } as const;
 
@@ -21,6 +21,7 @@ export function Adapters({ namespace, of }: { namespace: string; of: Summary }) 
   const jobs = (data ?? []).filter((one) => one.kind === 'FineTuneJob');
   const [name, setName] = useState('');
   const [job, setJob] = useState('');
+  const [leaving, setLeaving] = useState<string | null>(null);
   const path = `${space(namespace)}/modeldeployments/${of.name}`;
   const change = useMutation({
     mutationFn: async (edit: (adapters: Wanted[]) => Wanted[]) => {
@@ -52,12 +53,22 @@ export function Adapters({ namespace, of }: { namespace: string; of: Summary }) 
             </Table.Thead>
             <Table.Tbody>
               {adapters.map((one) => (
-                <Line key={one.name} of={one} remove={() => change.mutate((all) => all.filter((other) => other.name !== one.name))} />
+                <Line key={one.name} of={one} remove={() => setLeaving(one.name)} />
               ))}
             </Table.Tbody>
           </Table>
         </div>
       )}
+      {/* Beside the table: a row may go while it asks. */}
+      <Confirm
+        open={leaving !== null}
+        close={() => setLeaving(null)}
+        title={`Remove adapter ${leaving ?? ''} of ${of.name}?`}
+        verb="Remove"
+        act={() => change.mutate((all) => all.filter((other) => other.name !== leaving))}
+      >
+        Requests for it are refused from then on. What it was made from stays in the store.
+      </Confirm>
       <form
         onSubmit={(event) => {
           event.preventDefault();

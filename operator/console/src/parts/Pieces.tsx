@@ -1,4 +1,4 @@
-import { Alert, Badge, Group, Loader, Progress, Stack, Text, Title } from '@mantine/core';
+import { Alert, Badge, Button, Group, Loader, Progress, Stack, Text, Title } from '@mantine/core';
 import { type ReactNode, useEffect, useRef, useState } from 'react';
 import { Refusal } from '../api';
 import type { State, Summary } from '../types';
@@ -114,8 +114,18 @@ export function Spoken({ text }: { text: string }) {
   );
 }
 
+interface ConfirmProps {
+  open: boolean;
+  title: string;
+  children: ReactNode;
+  /** What is done, for the button that does it. */
+  verb: string;
+  act: () => void;
+  close: () => void;
+}
+
 /** A question before what cannot be undone: the browser's own dialog, which keeps the focus and closes by Escape. */
-export function Confirm({ open, title, children, act, close }: { open: boolean; title: string; children: ReactNode; act: ReactNode; close: () => void }) {
+export function Confirm({ open, title, children, verb, act, close }: ConfirmProps) {
   const ref = useRef<HTMLDialogElement>(null);
   useEffect(() => {
     if (open) ref.current?.showModal();
@@ -128,7 +138,21 @@ export function Confirm({ open, title, children, act, close }: { open: boolean; 
           {title}
         </Title>
         <div>{children}</div>
-        <Group justify="flex-end">{act}</Group>
+        <Group justify="flex-end">
+          <Button variant="default" onClick={close}>
+            Cancel
+          </Button>
+          {/* White on Mantine's own red is hard to read. */}
+          <Button
+            color="red.9"
+            onClick={() => {
+              act();
+              close();
+            }}
+          >
+            {verb}
+          </Button>
+        </Group>
       </Stack>
     </dialog>
   );
