@@ -277,6 +277,45 @@ async def test_a_check_makes_nothing_and_names_fields(
     assert all("dryRun=All" in path for path in writes)
 
 
+async def test_who_may_not_make_a_job_is_told_what_its_method_lacks(
+    console: TestClient[web.Request, web.Application],
+) -> None:
+    """The API server, whose rules would have found it, has only said no."""
+    spec = {**JOB["spec"], "method": {"type": "GRPO"}}  # type: ignore[dict-item]
+    answer = await console.post(f"{SPACE}/check", json={"resource": {**JOB, "spec": spec}}, headers=bearer("reader"))
+    assert answer.status == 200
+    assert [one["path"] for one in (await answer.json())["problems"]] == ["rewards"]
+
+
+CONFIG = {
+    "model_type": "qwen2_moe", "architectures": ["Qwen2MoeForCausalLM"], "hidden_size": 64, "intermediate_size": 128,
+    "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1000, "num_experts": 8,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"num_hidden_layers": 10**12},
+        {"num_hidden_layers": 9000, "mlp_only_layers": [-1] * 200_000},
+        {"hidden_size": 10**300},
+        {"vocab_size": float("inf")},
+        {"vocab_size": -5},
+        {"intermediate_size": float("nan")},
+    ],
+    ids=lambda odd: min(odd),
+)
+async def test_no_configuration_of_a_model_holds_the_console_up(
+    console: TestClient[web.Request, web.Application], odd: dict[str, Any]
+) -> None:
+    """It is whatever somebody pasted, or what a hub has."""
+    spec = {**JOB["spec"], "memory": {"perDevice": "24Gi"}}  # type: ignore[dict-item]
+    body = {"resource": {**JOB, "spec": spec}, "config": {**CONFIG, **odd}}
+    async with asyncio.timeout(10):
+        answer = await console.post(f"{SPACE}/check", json=body, headers=bearer("user"))
+        assert answer.status == 200, await answer.text()
+
+
 async def test_no_address_is_followed_into_the_clusters_network(
     console: TestClient[web.Request, web.Application], kubernetes: Kubernetes, server: str
 ) -> None:

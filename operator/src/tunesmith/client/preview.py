@@ -8,10 +8,13 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+from pydantic import ValidationError
+
 from tunesmith.children.inspect import inspect_job
 from tunesmith.children.job import headless_service, train_job
 from tunesmith.children.meta import Object, Owner
 from tunesmith.children.plan import plan_config_map
+from tunesmith.client.checking import told
 from tunesmith.client.errors import Invalid
 from tunesmith.client.resources import AnyResource, FineTuneJob, InferenceJob, MergeJob, ModelDeployment
 from tunesmith.decide import modeldeployment, preflight
@@ -74,6 +77,8 @@ def preview(
                 return _serve(resource, owner, settings, notes)
     except PlanError as error:
         raise Invalid.fields(f"{resource.kind} {resource.name}", [str(error)]) from error
+    except ValidationError as error:  # what only the API server's rules would have found
+        raise Invalid.fields(f"{resource.kind} {resource.name}", told(error)) from error
 
 
 def _resolved(resource: AnyResource, settings: Settings) -> tuple[dict[tuple[str, str], str], list[str]]:

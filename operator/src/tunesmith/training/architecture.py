@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field, ValidationError
 
 from tunesmith.api.base import Model
 from tunesmith.training.families import UnknownArchitectureError, adapts_experts, completed, is_tied, tensors_of
@@ -25,6 +27,8 @@ EXPERTS = re.compile(r"\.experts\.")
 ROUTER = re.compile(r"\.(gate|router)(\.\w+)?\.(weight|bias)$")
 LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.")
 LINEAR = re.compile(r"(?:^|\.)(\w+)\.weight$")
+Count = Annotated[int, Field(ge=0, le=10**16)]
+"""More than any model has, and few enough to reckon with: a config.json holds whatever its author wrote."""
 
 
 class Tensor(NamedTuple):
@@ -56,35 +60,35 @@ class ModelFacts(Model):
     """Whether the weights are so in the files. Then each process loads them whole."""
     packed: Literal["NF4", "Int8"] | None = None
     """How linear modules are held that stay quantised; others are turned back when they are loaded."""
-    parameters: int
-    embeddings: int
-    head: int
+    parameters: Count
+    embeddings: Count
+    head: Count
     """0 where it is the embeddings."""
     tied: bool
-    layer: int
+    layer: Count
     """The largest layer."""
-    largest: int
+    largest: Count
     """The largest tensor."""
-    linears: dict[str, tuple[int, int]]
+    linears: dict[str, tuple[Count, Count]]
     """Last part of the linear modules' names -> parameters of their weights, and the sum of their two sides: what a
     LoRA adapter of rank 1 has. Without the head, and without experts, which are no modules of their own."""
-    experts: int = 0
-    experts_sides: int = 0
+    experts: Count = 0
+    experts_sides: Count = 0
     """What an adapter of rank 1 has for the experts and their routers, where PEFT gives them some."""
-    vision: int = 0
+    vision: Count = 0
     """Encoder of images, and what connects it to the language model."""
-    layers: int
-    hidden: int
-    intermediate: int
+    layers: Count
+    hidden: Count
+    intermediate: Count
     """Width of the feed-forward part that one token passes: of all experts that it is sent to."""
     gated: bool = True
     """Whether the feed-forward part has a gate beside its way up."""
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocabulary: int
-    expert_count: int = 0
-    experts_per_token: int = 0
+    heads: Count
+    kv_heads: Count
+    head_dim: Count
+    vocabulary: Count
+    expert_count: Count = 0
+    experts_per_token: Count = 0
 
     @property
     def linear(self) -> int:
@@ -110,7 +114,10 @@ def facts(config: Mapping[str, Any], headers: Iterable[tuple[str, tuple[int, ...
         return Found(_facts(config, text, tensors, exact=headers is not None))
     except UnknownArchitectureError as error:
         return Found(None, str(error))
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except ValidationError as error:
+        field = error.errors()[0]["loc"][0]
+        return Found(None, f"config.json leads to a size that no model has ({field}): look at its numbers")
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         return Found(None, f"config.json lacks what the sizes of a model follow from: {type(error).__name__}: {error}")
 
 

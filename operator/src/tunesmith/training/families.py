@@ -6,7 +6,7 @@ A family is what differs from Llama: the classes in transformers' `models/<model
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 Shape = tuple[str, tuple[int, ...], int]
@@ -73,6 +73,7 @@ FAMILIES = {
         qkv_bias="attention_bias", out_bias="attention_bias", qk_norm="head", adapted_experts=True
     ),
 }  # fmt: skip
+MOST_LAYERS = 10_000
 # Multimodal model_type -> of its language model.
 NESTED = {"gemma3": "gemma3_text", "llava": "llama"}
 
@@ -126,7 +127,10 @@ def _language(values: Mapping[str, Any], family: Family, has_head: bool) -> Iter
         if family.head_bias:
             yield "lm_head.bias", (vocabulary,), 1
     yield from _norm("model.norm", hidden, family, 1)
-    sparse = sum(_is_sparse(values, index) for index in range(layers))
+    if layers > MOST_LAYERS:
+        raise ValueError(f"num_hidden_layers is {layers}")
+    dense = frozenset(values.get("mlp_only_layers") or ())
+    sparse = sum(_is_sparse(values, dense, index) for index in range(layers))
     for first, count in ((0, layers - sparse), (1, sparse)):
         if count:
             here = f"model.layers.{first}"
@@ -136,12 +140,11 @@ def _language(values: Mapping[str, Any], family: Family, has_head: bool) -> Iter
             yield from (_experts if first else _mlp)(f"{here}.mlp", values, family, count)
 
 
-def _is_sparse(values: Mapping[str, Any], index: int) -> bool:
+def _is_sparse(values: Mapping[str, Any], dense: Collection[Any], index: int) -> bool:
     """Whether a layer has experts, as Qwen's two families of them count."""
     if values.get("model_type") == "mixtral":
         return True
     experts = values.get("num_experts") if str(values.get("model_type")).endswith("_moe") else 0
-    dense = values.get("mlp_only_layers") or []
     return bool(experts) and index not in dense and (index + 1) % values.get("decoder_sparse_step", 1) == 0
 
 
