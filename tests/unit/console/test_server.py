@@ -58,6 +58,8 @@ class Kubernetes:
         self.job: dict[str, Any] = {**JOB, "metadata": {**JOB["metadata"], **live, **managed}}  # type: ignore[dict-item]
         self.others: dict[str, dict[str, Any]] = {}
         """Jobs by name."""
+        self.longest = 0
+        """Resources in one answer."""
         self.leads = ""
         """Where a deployment's answer leads to. An API server passes that on."""
 
@@ -110,7 +112,12 @@ class Kubernetes:
             return web.json_response({**self.bodies[-1], "metadata": self.job["metadata"]})
         if not name:
             found = [self.job, *self.others.values()] if kind == "finetunejobs" else []
-            return web.json_response({"items": found, "metadata": {"resourceVersion": "1"}})
+            begin, size = int(request.query.get("continue", 0)), int(request.query.get("limit", len(found)))
+            self.longest = max(self.longest, len(found[begin : begin + size]))
+            more = {"continue": str(begin + size)} if begin + size < len(found) else {}
+            return web.json_response(
+                {"items": found[begin : begin + size], "metadata": {"resourceVersion": "1", **more}}
+            )
         if (kind, name) == ("finetunejobs", "x"):
             return web.json_response(self.job)
         if kind == "finetunejobs" and name in self.others:
@@ -235,6 +242,18 @@ async def test_a_stored_resource_that_cannot_be_read_is_shown_with_why_and_harms
         answer = await console.request(method, f"{SPACE}/finetunejobs/odd/{part}", headers=bearer("user"))
         assert answer.status == 409, part
         assert why in (await error(answer))["message"]
+
+
+async def test_many_resources_are_read_page_by_page(
+    console: TestClient[web.Request, web.Application], kubernetes: Kubernetes
+) -> None:
+    """Each browser asks for them every two seconds, and a resource may have a megabyte."""
+    for number in range(700):
+        kubernetes.add(f"job-{number}", JOB["spec"])
+    found = await (await console.get(f"{SPACE}/resources", headers=bearer("user"))).json()
+    assert {one["name"] for one in found} == {"x", *kubernetes.others}
+    assert len(found) == 701
+    assert kubernetes.longest <= 250
 
 
 async def test_a_field_of_a_newer_version_is_named_and_not_lost_by_a_retry(

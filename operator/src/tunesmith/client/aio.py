@@ -32,6 +32,7 @@ from tunesmith.kube.connection import Connection, Object
 from tunesmith.training.logline import LogLine, parse
 
 MANAGER = "tunesmith-client"
+PAGE = 250
 POLL_SECONDS = 1.0
 GONE_SECONDS = 180.0
 R = TypeVar("R", FineTuneJob, MergeJob, InferenceJob, ModelDeployment)
@@ -121,9 +122,17 @@ class AsyncClient:
         items = await self._items(kind.kind_name(), None if everywhere else namespace or self.namespace)
         return [kind.stored(one) for one in items]
 
-    async def listed(self, kind: str) -> builtins.list[Object]:
-        """All resources of a kind in the namespace as the API server has them, by age."""
-        return await self._items(kind, self.namespace)
+    async def listed(self, kind: str) -> AsyncIterator[Object]:
+        """All resources of a kind in the namespace, by name, as the API server has them. It is asked page by page."""
+        query = {"limit": str(PAGE)}
+        while True:
+            with answers.understood(kind, "", self.namespace):
+                found = await self.connection.call("GET", path_of(kind, self.namespace), query=query)
+            for one in found["items"]:
+                yield one
+            if not (more := found["metadata"].get("continue")):
+                return
+            query["continue"] = more
 
     async def find(self, name: str, namespace: str | None = None) -> AnyResource:
         """The resource of this name, of whichever kind: `x`, or `ftj/x`. Raises NotFound; Conflict where several

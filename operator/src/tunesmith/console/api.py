@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager, aclosing
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -123,9 +123,8 @@ class Api:
     async def resources(self, request: web.Request) -> web.Response:
         """All kinds of a namespace, as lines, the newest first."""
         async with self._client(request) as client:
-            lists = await asyncio.gather(*map(client.listed, RESOURCES))
-        found = [views.line(kind, body) for kind, listed in zip(RESOURCES, lists, strict=True) for body in listed]
-        found.sort(key=lambda one: str(one["created"]), reverse=True)
+            lists = await asyncio.gather(*(_lines(client, kind) for kind in RESOURCES))
+        found = sorted(chain(*lists), key=lambda one: str(one["created"]), reverse=True)
         return web.json_response(found)
 
     async def one(self, request: web.Request) -> web.Response:
@@ -333,6 +332,10 @@ def _problems(error: Conflict | Invalid) -> list[dict[str, str]]:
     """What is wrong, each with its field."""
     found = found_in(error) if isinstance(error, Invalid) else []
     return found or [{"path": "metadata.name" if isinstance(error, Conflict) else "", "message": error.message}]
+
+
+async def _lines(client: AsyncClient, kind: str) -> list[Object]:
+    return [views.line(kind, body) async for body in client.listed(kind)]
 
 
 async def _pods(client: AsyncClient, owner: Owner) -> list[Object] | None:
