@@ -16,10 +16,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from tunesmith.api.base import URI_PATTERN
-from tunesmith.client import AsyncClient
+from tunesmith.client import AsyncClient, WaitTimeout
 from tunesmith.console import data
 from tunesmith.console import settings as console_settings
 from tunesmith.console.access import OwnKubeconfig, OwnToken, Unknown
+from tunesmith.console.answers import of
 from tunesmith.console.server import application
 from tunesmith.kube.connection import Connection
 from tunesmith.settings import Settings
@@ -104,6 +105,9 @@ class Kubernetes:
                     {"message": "configmaps already exists", "reason": "AlreadyExists"}, status=409
                 )
             return web.json_response(self.config_maps.get(wanted, self.bodies[-1]))
+        if request.method == "PUT" and self.bodies[-1]["metadata"]["resourceVersion"] == "0":
+            message = "the object has been modified; please apply your changes to the latest version and try again"
+            return web.json_response({"message": message, "reason": "Conflict", "details": {"name": name}}, status=409)
         if request.method in {"POST", "PUT"}:
             if (nodes := self.bodies[-1]["spec"].get("nodes")) in CAUSES:
                 cause = dict(zip(("field", "message"), CAUSES[nodes], strict=True))
@@ -367,6 +371,21 @@ async def test_a_change_keeps_what_others_wrote_and_names_its_version(
     assert sent["metadata"]["resourceVersion"] == "5"
     assert sent["metadata"]["uid"] == "u"
     assert sent["spec"]["suspend"] is True
+
+
+async def test_a_change_of_what_has_changed_meanwhile_is_a_conflict_that_nothing_forces(
+    console: TestClient[web.Request, web.Application],
+) -> None:
+    body = {**JOB, "metadata": {"name": "x", "resourceVersion": "0"}}
+    answer = await console.put(f"{SPACE}/finetunejobs/x", json=body, headers=bearer("user"))
+    assert answer.status == 409
+    found = await error(answer)
+    assert "the object has been modified" in found["message"]
+    assert "--force" not in found["hint"]
+
+
+def test_a_retry_that_waits_too_long_for_a_deletion_is_a_timeout() -> None:
+    assert of(WaitTimeout("FineTuneJob x is still being deleted: its pods do not end")).status == 504
 
 
 async def upload(

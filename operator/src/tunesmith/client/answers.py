@@ -73,7 +73,8 @@ def _refused(error: ApiError, kind: str, name: str, namespace: str) -> Exception
         case 404:
             return NotFound(message)
         case 409:
-            return Conflict(f"{what}: {message}", "--force takes the fields over")
+            # Only server-side apply has causes: the fields that others own.
+            return Conflict(f"{what}: {message}", "--force takes the fields over" if details.get("causes") else "")
         case 400 | 422:
             return Invalid.fields(what, list(map(_cause, details.get("causes", ()))) or [message])
         case _:

@@ -10,7 +10,17 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from tunesmith.client import Conflict, Forbidden, Invalid, NoCluster, NotFound, NotInstalled, TunesmithError, Unreadable
+from tunesmith.client import (
+    Conflict,
+    Forbidden,
+    Invalid,
+    NoCluster,
+    NotFound,
+    NotInstalled,
+    TunesmithError,
+    Unreadable,
+    WaitTimeout,
+)
 from tunesmith.console.access import Unknown
 from tunesmith.kube.connection import ApiError
 
@@ -25,6 +35,7 @@ STATUSES: dict[type[TunesmithError], int] = {
     Unreadable: 409,
     NotInstalled: 503,
     NoCluster: 503,
+    WaitTimeout: 504,
 }
 # Nothing from elsewhere, no inline scripts; style elements only with the answer's own nonce.
 POLICY = (
