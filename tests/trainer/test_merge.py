@@ -12,13 +12,17 @@ from typing import Any
 
 import pytest
 from trainer import support
-from trainer.support import artifact_path
-from tunesmith.training.plan import MergePlan, Place, TrainPlan
+from trainer.support import CHATML, artifact_path
+from tunesmith.training.plan import InferencePlan, MergePlan, Place, QuantizationPlan, TrainPlan
 from tunesmith_trainer import merge as merging
 from tunesmith_trainer import streaming
 from tunesmith_trainer.chat import DEFAULT
 from tunesmith_trainer.errors import CheckFailed, ConfigError, ModelError
-from tunesmith_trainer.merge import keep_template, merge
+from tunesmith_trainer.infer import data
+from tunesmith_trainer.infer.answering import prompt_of
+from tunesmith_trainer.infer.subject import find, load, planned
+from tunesmith_trainer.local.addresses import Here
+from tunesmith_trainer.merge import merge
 from tunesmith_trainer.model import load_tokenizer
 from tunesmith_trainer.train import train
 
@@ -318,11 +322,90 @@ def test_the_chat_template_that_adapters_were_trained_with_comes_along(
     place = {"uri": "pvc://store/own", "path": str(own)}
     folder = artifact_path(plan := merge_plan(tiny, tmp_path / "store", [place]), merge(plan))
     assert load_tokenizer(Place(uri="merged", path=str(folder))).chat_template == DEFAULT
-    first, second = merge_plan(tiny, tmp_path, [{**adapters[1], "step": 1}, {**place, "step": 2}]).adapters
-    keep_template([first, second], tmp_path)
-    assert (tmp_path / "chat_template.jinja").read_text() == DEFAULT
-    keep_template([first, second.model_copy(update={"step": 1})], tiny)
-    assert "the base's stays" in capsys.readouterr().out
+
+
+def test_adapters_of_one_step_that_were_trained_with_different_templates_are_refused_and_a_step_chooses(
+    tiny: Path, tmp_path: Path, adapters: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before any weight is read. The same template under another name is none of these."""
+    own = shutil.copytree(adapters[0]["path"], tmp_path / "own")
+    (own / "chat_template.jinja").write_text(DEFAULT)
+    place = {"uri": "pvc://store/own", "path": str(own)}
+    with monkeypatch.context() as patch:
+        patch.setattr(merging, "merge_files", None)
+        message = (
+            r"adapters\[0\] \S+ was trained with the base's own chat template, and adapters\[1\] pvc://store/own with "
+            r"chatTemplate.type Default, .*: give the adapter whose template is to stay a higher step"
+        )
+        with pytest.raises(ConfigError, match=message):
+            merge(merge_plan(tiny, tmp_path / "store", [adapters[1], place]))
+    for first, second, kept in ((adapters[1], place, DEFAULT), (place, adapters[1], CHATML)):
+        steps: list[dict[str, Any]] = [first, {**second, "step": 2}]
+        folder = artifact_path(plan := merge_plan(tiny, tmp_path / "store", steps), merge(plan))
+        assert load_tokenizer(Place(uri="merged", path=str(folder))).chat_template == kept
+    (own / "chat_template.jinja").write_text(CHATML)
+    assert merge(merge_plan(tiny, tmp_path / "store", [adapters[1], place])).artifact
+
+
+def asked_with(
+    place: dict[str, str], folder: Path, method: dict[str, Any] | None = None, **chat: Any
+) -> dict[str, str]:
+    """A copy of an adapter, of a training with such a chatTemplate."""
+    shutil.copytree(place["path"], folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["plan"] |= {"chatTemplate": chat, **({"method": method} if method else {})}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return {"uri": f"pvc://store/{folder.name}", "path": str(folder)}
+
+
+def test_a_merged_model_is_asked_as_its_adapter_was_trained(
+    tiny: Path, tmp_path: Path, adapters: list[dict[str, str]]
+) -> None:
+    """By InferenceJobs and by hand, and the same when it is quantised."""
+    chat = {"system": "hello world", "arguments": {"enable_thinking": False}}
+    method = {"type": "ORPO", "orpo": {}}
+    place = asked_with(adapters[0], tmp_path / "own", method, **chat)
+    smaller = QuantizationPlan(method="FP8", tolerance=1)
+    for quantization in (None, smaller):
+        folder = artifact_path(
+            plan := merge_plan(tiny, tmp_path / "store", [place], quantization=quantization), merge(plan)
+        )
+        asked = InferencePlan.model_validate(
+            {
+                **plan.model_dump(include={"job", "output"}),
+                "model": {"uri": "pvc://store/merged", "path": str(folder)},
+                "datasets": [], "batch_size": 1, "generation": {},
+            }
+        )  # fmt: skip
+        for subject in (planned(asked), find(str(folder), Here(tmp_path))):
+            found = subject.trained
+            assert found.chat_template.model_dump(include=set(chat)) == chat
+            assert (found.method.type, found.max_length) == ("ORPO", 128)
+    loaded = load(subject)
+    prompt = prompt_of(data.one("Generate", {"query": "who are you?"}), loaded)
+    assert loaded.tokenizer.decode(prompt.ids).startswith("<|im_start|>system\nhello world<|im_end|>")
+
+
+def test_what_adapters_of_the_last_step_differ_in_is_left_open_and_said(
+    tiny: Path, tmp_path: Path, adapters: list[dict[str, str]]
+) -> None:
+    one = asked_with(adapters[0], tmp_path / "one", system="hello world", arguments={"enable_thinking": False})
+    other = asked_with(adapters[1], tmp_path / "other", system="who?", arguments={"enable_thinking": False})
+    unknown = asked_with(adapters[1], tmp_path / "unknown")
+    (tmp_path / "unknown" / "manifest.json").unlink()
+
+    def merged(store: str, *given: dict[str, Any]) -> tuple[str, Any]:
+        plan = merge_plan(tiny, tmp_path / store, list(given))  # one store would keep the first manifest of a content
+        ending = merge(plan)
+        return ending.message, find(str(artifact_path(plan, ending)), Here(tmp_path)).trained.chat_template
+
+    message, chat = merged("differing", one, other)
+    assert "trained with different chatTemplate.system: an InferenceJob asks the model without" in message
+    assert (chat.system, chat.arguments) == (None, {"enable_thinking": False})
+    for given, system in (((one, unknown), "hello world"), ((one, {**other, "step": 2}), "who?")):
+        message, chat = merged(system, *given)
+        assert message == "merged 2 adapter(s)"
+        assert chat.system == system
 
 
 def test_rounding_to_bfloat16_is_part_of_the_error_and_the_dtype_is_as_asked(

@@ -19,6 +19,7 @@ from tunesmith.training.plan import AnyPlan, InferencePlan, MergePlan, Place, Tr
 from tunesmith_trainer.card import Metrics, card, results_card
 from tunesmith_trainer.model import manifest_of
 from tunesmith_trainer.reading import SourceFile
+from tunesmith_trainer.trained import FIELD, merged_as
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +65,8 @@ def publish(
     }
     if adapters := adapters_of(plan):
         manifest["adapters"] = [{"uri": one.uri, "digest": manifest_of(one).get("digest")} for one in adapters]
+    if isinstance(plan, MergePlan) and (asked := merged_as(plan.adapters)[0]):
+        manifest[FIELD] = asked.body()
     if isinstance(plan, MergePlan) and plan.quantization:
         manifest["quantization"] = plan.quantization.body()
     (folder / artifacts.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")

@@ -40,13 +40,13 @@ from tunesmith_trainer.model import (
     save_companions,
     save_model,
 )
+from tunesmith_trainer.trained import TEMPLATE, merged_as, merged_template
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-TEMPLATE = "chat_template.jinja"
 UNMERGEABLE = frozenset({"PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"})
 DTYPES = {"BFloat16": "bfloat16", "Float16": "float16", "Float32": "float32"}
 
@@ -74,6 +74,9 @@ def merge(plan: MergePlan) -> Ending:
         base_ = plan.model if adapter.step == 1 else None
         as_it_is = steps[adapter.step] == 1 and adapter.weight == 1
         check_adapter(adapter, base_, f"adapters[{index}]", as_it_is, as_it_is and len(steps) == 1)
+    tokenizer = load_tokenizer(plan.model)
+    template = merged_template(plan.adapters, tokenizer.chat_template)
+    _, open_ = merged_as(plan.adapters)
 
     import torch
 
@@ -81,12 +84,12 @@ def merge(plan: MergePlan) -> Ending:
 
     torch.manual_seed(0)
     dtype = own_dtype(plan.model) if plan.dtype == "Auto" else getattr(torch, DTYPES[plan.dtype])
-    tokenizer = load_tokenizer(plan.model)
     with artifact.draft(plan, "models") as folder:
         expected = merge_files(plan, dtype, tokenizer, folder)
         if expected is None:  # the library converts this architecture's weights when it loads them
             expected = merge_whole(plan, dtype, tokenizer, folder)
-        keep_template(plan.adapters, folder)
+        if template != tokenizer.chat_template:
+            (folder / TEMPLATE).write_text(template)
         gc.collect()
         merged = Place(uri=f"{plan.model.uri}, merged", path=str(folder))
         keep_ends(merged)
@@ -108,9 +111,15 @@ def merge(plan: MergePlan) -> Ending:
                 metrics = {"error of the merged logits": error, "error of the quantised logits": smaller}
                 made = artifact.publish(quantized, plan, "models", metrics)
     print(f"artefact {made.uri}")
+    message = f"merged {len(plan.adapters)} adapter(s)"
+    if open_:
+        message += (
+            f"; they were trained with different {' and '.join(f'chatTemplate.{name}' for name in open_)}: an "
+            "InferenceJob asks the model without, so rows have to say it"
+        )
     return Ending(
         reason="Completed",
-        message=f"merged {len(plan.adapters)} adapter(s)",
+        message=message,
         artifact=made,
         logit_error=error,
         quantization_error=smaller,
@@ -140,17 +149,6 @@ def merge_files(
     streaming.write(weights, changed, dtype, Path(plan.model.path), folder)
     save_companions(plan.model, dtype, folder)
     return expected
-
-
-def keep_template(adapters: Sequence[MergeAdapterPlan], folder: Path) -> None:
-    """Write the chat template that the last step's adapters bring, as they were not trained with the base's."""
-    last = max(adapter.step for adapter in adapters)
-    paths = [Path(adapter.path) / TEMPLATE for adapter in adapters if adapter.step == last]
-    found = {path.read_text() if path.is_file() else None for path in paths}
-    if len(found) > 1:
-        print("the adapters were trained with different chat templates: the base's stays")
-    elif template := found.pop():
-        (folder / TEMPLATE).write_text(template)
 
 
 def updates(model: PeftModel, stored: Mapping[int, str | None]) -> dict[str, streaming.Update] | None:

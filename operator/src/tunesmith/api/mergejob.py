@@ -28,7 +28,8 @@ class MergeAdapter(AdapterSource):
     """How much of its update is taken. 1: all of it; negative: it is taken away."""
     step: Annotated[int, Field(ge=1, le=8)] = 1
     """Steps are applied in order, for example an SFT adapter in step 1 and, in step 2, the DPO adapter that was trained
-    from what step 1 makes. Adapters of one step are combined as `combine` says."""
+    from what step 1 makes. Adapters of one step are combined as `combine` says. The chat template is that of the last
+    step's adapters, and so is the system prompt that an InferenceJob asks with."""
 
 
 class Combine(Model):

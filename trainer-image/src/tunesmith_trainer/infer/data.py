@@ -20,6 +20,7 @@ from tunesmith_trainer.forms import LABEL, NEGATIVE, POSITIVE
 from tunesmith_trainer.infer.subject import Subject, Task
 from tunesmith_trainer.local.addresses import Here
 from tunesmith_trainer.reading import read_plan
+from tunesmith_trainer.trained import plan_of
 
 VALIDATION = "validation"
 SPLIT: Split = "validation"
@@ -78,7 +79,7 @@ def read(dataset: DatasetPlan, task: Task, label: str = "data") -> Iterator[Row]
 
 def kept_aside(subject: Subject, here: Here) -> list[Row]:
     """The very rows that the training kept aside."""
-    plan = subject.plan
+    plan = plan_of(subject.made)
     if plan is None or not (plan.validation.split or plan.validation.datasets):
         raise ConfigError(
             "--data validation: the job that made this kept no rows aside (spec.validation): give a dataset"

@@ -35,9 +35,8 @@ def judged(rows: Sequence[Row], loaded: Loaded, batch_size: int) -> list[dict[st
 
 def limit_of(loaded: Loaded) -> Limit:
     """As in training; but what training leaves out or refuses is judged by what is kept of it."""
-    plan = loaded.subject.plan
-    left = plan is not None and plan.training.truncation == "Left"
-    return Limit(loaded.subject.max_length, "Left" if left else "Right")
+    trained = loaded.subject.trained
+    return Limit(trained.max_length, "Left" if trained.truncation == "Left" else "Right")
 
 
 def read(content: Content, row: Row, loaded: Loaded) -> Text:
@@ -68,8 +67,8 @@ def passes(texts: Sequence[Text], loaded: Loaded, batch_size: int) -> Iterator[t
 def finite(numbers: torch.Tensor, loaded: Loaded) -> torch.Tensor:
     """What a model says, if it says something. Raises ModelError."""
     if not numbers.isfinite().all():
-        place = loaded.subject.adapter or loaded.subject.model
-        raise ModelError(f"{place.uri}: what it says of a text is no number (NaN or infinite): its weights are damaged")
+        uri = loaded.subject.made.uri
+        raise ModelError(f"{uri}: what it says of a text is no number (NaN or infinite): its weights are damaged")
     return numbers
 
 
@@ -123,7 +122,7 @@ def orders(rows: Sequence[Row], loaded: Loaded, batch_size: int) -> Iterator[dic
         for document in (*row.positives, *row.negatives):
             ids = paired(query, document, loaded.tokenizer, row, limit_of(loaded))
             if not ids:
-                raise DataError(f"{row.where}: with its media it is longer than {loaded.subject.max_length} tokens")
+                raise DataError(f"{row.where}: with its media it is longer than {limit_of(loaded).tokens} tokens")
             texts.append((ids, [*media_of(query), *media_of(document)]))
     found = iter(float(scores[0]) for scores in logits(texts, loaded, batch_size))
     for row in rows:

@@ -1,6 +1,5 @@
 """What is inferred with: the artefact of a job, or a model's folder. All that matters is read from its files: the
-method, the base, the template and its arguments from the plan in manifest.json; of a model without one, the task from
-config.json.
+method, the base, the template and its arguments from manifest.json; of a model without one, the task from config.json.
 """
 
 from __future__ import annotations
@@ -12,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from pydantic import ValidationError
 from tunesmith.api.methods import SFT, Classification, Embedding, MethodType
-from tunesmith.training.plan import ChatPlan, InferencePlan, MethodPlan, Place, TrainPlan
+from tunesmith.training.plan import InferencePlan, MethodPlan, Place, TrainPlan
 
 from tunesmith_trainer.errors import ModelError
 from tunesmith_trainer.local.addresses import Here
@@ -28,6 +26,7 @@ from tunesmith_trainer.model import (
     load_tokenizer,
     manifest_of,
 )
+from tunesmith_trainer.trained import Trained, plan_of, trained_as
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -52,11 +51,18 @@ class Subject:
     model: Place
     """Of an adapter its base."""
     adapter: Place | None
-    method: MethodPlan
-    chat: ChatPlan
-    max_length: int
-    plan: TrainPlan | None
-    """Of the job that made it; None where that is not known, or was a MergeJob."""
+    trained: Trained
+    """By its manifest, else by the model's files."""
+
+    @property
+    def made(self) -> Place:
+        """What a training made of it."""
+        return self.adapter or self.model
+
+    @property
+    def method(self) -> MethodPlan:
+        """The method that made it."""
+        return self.trained.method
 
     @property
     def task(self) -> Task:
@@ -96,33 +102,22 @@ def find(artifact: str, here: Here, base: Path | None = None) -> Subject:
     adapted = folder / "adapter_config.json"
     if not adapted.is_file():
         check_files(place, quantized=True)
-        return described(place, None, plan)
+        return described(place, None)
     if plan is None:
         named = json.loads(adapted.read_text()).get("base_model_name_or_path")
         if base is None:
             raise ModelError(f"{artifact}: it is an adapter of {named}, without a job's plan: give the base by --base")
-        return described(Place(uri=str(named), path=str(base)), place, None)
-    return described(base_of(plan, here, base, place), place, plan)
+        return described(Place(uri=str(named), path=str(base)), place)
+    return described(base_of(plan, here, base, place), place)
 
 
 def planned(plan: InferencePlan) -> Subject:
     """The subject of an InferenceJob, by its files. Raises ModelError."""
     if plan.adapter is None:
         check_files(plan.model, quantized=True)
-        return described(plan.model, None, plan_of(plan.model))
+        return described(plan.model, None)
     check_adapter_files(plan.adapter, "spec.adapter")
-    return described(fitting(plan.model, plan.adapter), plan.adapter, plan_of(plan.adapter))
-
-
-def plan_of(place: Place) -> TrainPlan | None:
-    """The plan of the FineTuneJob that made an artefact."""
-    content = manifest_of(place).get("plan")
-    if not content or content.get("kind") != "FineTuneJob":
-        return None
-    try:
-        return TrainPlan.model_validate(content)
-    except ValidationError as error:
-        raise ModelError(f"{place.uri}: the plan in its manifest.json cannot be read: {error}") from None
+    return described(fitting(plan.model, plan.adapter), plan.adapter)
 
 
 def base_of(plan: TrainPlan, here: Here, given: Path | None, adapter: Place) -> Place:
@@ -147,11 +142,10 @@ def fitting(base: Place, adapter: Place) -> Place:
     return base
 
 
-def described(model: Place, adapter: Place | None, plan: TrainPlan | None) -> Subject:
-    """The subject, by its plan, else by the model's files."""
-    if plan:
-        return Subject(model, adapter, plan.method, plan.chat_template, plan.training.max_length, plan)
-    return Subject(model, adapter, method_of(model), ChatPlan(), MAX_LENGTH, None)
+def described(model: Place, adapter: Place | None) -> Subject:
+    """The subject, by its manifest, else by the model's files."""
+    trained = trained_as(adapter or model) or Trained(method=method_of(model), max_length=MAX_LENGTH)
+    return Subject(model, adapter, trained)
 
 
 def method_of(model: Place) -> MethodPlan:
@@ -176,7 +170,7 @@ def load(subject: Subject) -> Loaded:
     from tunesmith_trainer.methods import classifiers, embedding
 
     dtype = compute_dtype("Auto")
-    tokenizer = load_tokenizer(subject.model, subject.chat)
+    tokenizer = load_tokenizer(subject.model, subject.trained.chat_template)
     asked = cast("TrainPlan", subject)  # of which these look at the model and the method
     model: Any
     if subject.task == "Generate":
