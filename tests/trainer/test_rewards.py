@@ -6,17 +6,22 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import pytest
-from tunesmith.training.plan import MethodPlan
+from trainer.support import artifact_path
+from tunesmith.training.plan import ChatPlan, MethodPlan, TrainPlan
 from tunesmith_trainer import rewards
 from tunesmith_trainer.data import Row
 from tunesmith_trainer.errors import ConfigError, DataError, InternalError, ModelError
+from tunesmith_trainer.methods.classifiers import written
+from tunesmith_trainer.model import load_tokenizer
 from tunesmith_trainer.rewards.called import numbers
+from tunesmith_trainer.train import train
 
 pytestmark = pytest.mark.trainer
 
@@ -287,3 +292,24 @@ def test_a_model_with_another_tokenizer_scores_the_text(tmp_path: Path) -> None:
     (tmp_path / "rm" / "adapter_config.json").write_text("{}")
     with pytest.raises(ModelError, match="is an adapter: give a whole model"):
         one(options, models=place)
+
+
+def test_a_reward_model_reads_the_system_prompt_of_its_own_training(make_plan: Callable[..., TrainPlan]) -> None:
+    """What is judged is the text that it was trained on, whatever the policy is told."""
+    pair = {"query": "how much?", "response": "good", "rejected_response": "bad"}
+    method = {"type": "RewardModel", "reward_model": {}}
+    plan = make_plan(rows=[pair] * 4, method=method, tuner={"type": "Full"})
+    chat = ChatPlan(system="hello world", arguments={"enable_thinking": False})
+    plan = plan.model_copy(update={"chat_template": chat})
+    judge = artifact_path(plan, train(plan))
+    options = {"type": "Model", "model": {"uri": "pvc://store/judge"}}
+    place = {"uri": "pvc://store/judge", "path": str(judge)}
+    reward = one(options, models={"spec.method.grpo.rewards[0].model": place})
+    asked = Row("rows.jsonl row 1", messages=({"role": "user", "content": "how much?"},))
+    seen, _ = reward.score.text(asked, "", "good")  # type: ignore[attr-defined]
+    learned = replace(asked, messages=(*asked.messages, {"role": "assistant", "content": "good"}))
+    assert seen == written(learned.messages, load_tokenizer(plan.model, chat), learned)[0]
+    assert seen.startswith("<|im_start|>system\nhello world<|im_end|>")
+    assert reward.score.tokenizer.chat.arguments == chat.arguments  # type: ignore[attr-defined]
+    said = replace(asked, messages=({"role": "system", "content": "its own"}, *asked.messages))
+    assert "hello world" not in reward.score.text(said, "", "good")[0]  # type: ignore[attr-defined]

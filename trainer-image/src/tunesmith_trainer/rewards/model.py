@@ -17,14 +17,16 @@ if TYPE_CHECKING:
 
 
 class Model:
-    """A reward model: a sequence classifier with one label, with its own tokenizer and chat template. It reads the
-    decoded text, so that it need not be of the policy's family.
+    """A reward model: a sequence classifier with one label, with its own tokenizer and chat template, and the system
+    prompt and arguments that its own training told that. It reads the decoded text, so that it need not be of the
+    policy's family.
     """
 
     BATCH = 8
 
     def __init__(self, place: Place, field: str) -> None:
         from tunesmith_trainer.model import check_files, load_tokenizer
+        from tunesmith_trainer.trained import trained_as
 
         if (Path(place.path) / "adapter_config.json").is_file():
             raise ModelError(
@@ -39,7 +41,8 @@ class Model:
                 f"{config.get('architectures')} with {labels or 2} label(s)"
             )
         self.place = place
-        self.tokenizer = load_tokenizer(place)
+        trained = trained_as(place)
+        self.tokenizer = load_tokenizer(place, trained and trained.chat_template)
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.model: Any = None
