@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,16 +21,16 @@ from tunesmith.training.plan import DatasetPlan, Place, QuantizationPlan, TrainP
 from tunesmith_trainer import chat
 from tunesmith_trainer.__main__ import main
 from tunesmith_trainer.data import Row
-from tunesmith_trainer.errors import ConfigError, ModelError
+from tunesmith_trainer.errors import ConfigError, DataError, ModelError
 from tunesmith_trainer.export import export, ollama
 from tunesmith_trainer.infer import data
 from tunesmith_trainer.infer.answering import answers, prompt_of
 from tunesmith_trainer.infer.answers import line_of
 from tunesmith_trainer.infer.batching import result
-from tunesmith_trainer.infer.judging import judged
-from tunesmith_trainer.infer.running import converse
+from tunesmith_trainer.infer.judging import judged, limit_of
+from tunesmith_trainer.infer.running import ask, converse, over
 from tunesmith_trainer.infer.scores import compared, summary
-from tunesmith_trainer.infer.subject import Loaded, Sampling, Task, find, load, method_of
+from tunesmith_trainer.infer.subject import Loaded, Sampling, Task, context_of, find, load, method_of
 from tunesmith_trainer.local.addresses import Here
 from tunesmith_trainer.model import ends_of, keep_ends, load_tokenizer
 from tunesmith_trainer.train import train
@@ -335,6 +336,46 @@ def test_an_answer_ends_where_the_template_ends_a_turn(base: Path) -> None:
     assert 'PARAMETER stop "<|im_end|>"' in ollama.modelfile("model.gguf", tokenizer)
     keep_ends(place)
     assert [tokenizer.decode([end]) for end in ends_of(place)] == ["<|endoftext|>", "<|im_end|>"]
+
+
+def test_a_prompt_that_fills_the_context_is_refused_before_anything_is_answered(tiny: Path, tmp_path: Path) -> None:
+    """Of 512 tokens here. A text that is judged is cut there."""
+    path, out = tmp_path / "asked.jsonl", tmp_path / "out.jsonl"
+    long = "hello world " * 600
+    path.write_text("".join(json.dumps({"query": text}) + "\n" for text in ("hello", long)))
+    loaded = opened(tiny)
+    rows = data.rows(loaded.subject, str(path), Here(tmp_path), None)
+    count = len(loaded.tokenizer(spoken(long))["input_ids"])
+    with pytest.raises(DataError, match=rf"asked.jsonl row 2: its prompt has {count} tokens, but .* context is 512,"):
+        over(loaded, rows, out, 1, SHORT)
+    assert not out.exists()
+    with pytest.raises(DataError, match="asked: its prompt has"):
+        ask(loaded, {"query": long}, SHORT)
+    assert limit_of(loaded).tokens == 512
+
+
+@pytest.mark.parametrize(
+    ("config", "context"),
+    [
+        ({}, math.inf),
+        ({"max_position_embeddings": 512}, 512),
+        ({"max_position_embeddings": 512, "rope_parameters": {"rope_type": "default"}}, 512),
+        ({"max_position_embeddings": 512, "rope_parameters": {"rope_type": "linear", "factor": 2.0}}, 1024),
+        (
+            {
+                "max_position_embeddings": 1024,
+                "rope_parameters": {"rope_type": "llama3", "factor": 2.0, "original_max_position_embeddings": 256},
+            },
+            1024,
+        ),
+    ],
+)
+def test_the_context_is_what_the_model_says_of_itself(config: dict[str, Any], context: float) -> None:
+    class Text(SimpleNamespace):
+        def get_text_config(self) -> Any:
+            return self
+
+    assert context_of(Text(**config)) == context
 
 
 def asked_in(folder: Path, row: dict[str, Any], task: Task, **columns: str) -> Row:

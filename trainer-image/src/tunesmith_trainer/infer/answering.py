@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tunesmith_trainer import chat
+from tunesmith_trainer.errors import DataError
 from tunesmith_trainer.infer.subject import Loaded, Sampling
 from tunesmith_trainer.media import Medium, media_of
 from tunesmith_trainer.methods.preferences import padded
@@ -30,9 +31,14 @@ class Prompt:
 
 
 def prompt_of(row: Row, loaded: Loaded) -> Prompt:
-    """A row's prompt: all before the assistant's last turn."""
+    """A row's prompt: all before the assistant's last turn. Raises DataError where no room for an answer is left."""
     turns = replace(row, messages=tuple(asked(row)))
     _, ids = coded(row, loaded.tokenizer)
+    if len(ids) >= loaded.context:
+        raise DataError(
+            f"{row.where}: its prompt has {len(ids)} tokens, but the model's context is {loaded.context}, of which an "
+            "answer needs a part: shorten the row or leave it out, or take a model with a longer context"
+        )
     return Prompt(ids, media_of(turns.messages, turns.parts))
 
 

@@ -36,7 +36,8 @@ def judged(rows: Sequence[Row], loaded: Loaded, batch_size: int) -> list[dict[st
 def limit_of(loaded: Loaded) -> Limit:
     """As in training; but what training leaves out or refuses is judged by what is kept of it."""
     trained = loaded.subject.trained
-    return Limit(trained.max_length, "Left" if trained.truncation == "Left" else "Right")
+    most = int(min(trained.max_length, loaded.context))
+    return Limit(most, "Left" if trained.truncation == "Left" else "Right")
 
 
 def read(content: Content, row: Row, loaded: Loaded) -> Text:

@@ -5,6 +5,7 @@ method, the base, the template and its arguments from manifest.json; of a model 
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -89,6 +90,11 @@ class Loaded:
     model: Any
     tokenizer: PreTrainedTokenizerFast
 
+    @property
+    def context(self) -> float:
+        """Tokens that it reads and writes together at most."""
+        return context_of(self.model.config)
+
 
 def find(artifact: str, here: Here, base: Path | None = None) -> Subject:
     """The subject at an address or a path; `base` is where its base lies, if not where the plan says. Raises
@@ -161,6 +167,18 @@ def method_of(model: Place) -> MethodPlan:
     problem = "Regression" if len(names) == 1 else PROBLEMS.get(str(config.get("problem_type")), "SingleLabel")
     labels = None if problem == "Regression" else [names[key] for key in sorted(names)]
     return MethodPlan(type="Classification", classification=Classification(problem=problem, labels=labels))
+
+
+def context_of(config: Any) -> float:
+    """The context that a model's configuration speaks of, as it is stretched by RoPE scaling; infinite where it is
+    silent.
+    """
+    text = config.get_text_config()
+    known = getattr(text, "max_position_embeddings", None)
+    rope = getattr(text, "rope_parameters", None) or {}
+    if known and rope.get("factor"):
+        return max(known, int(rope["factor"] * rope.get("original_max_position_embeddings", known)))
+    return known or math.inf
 
 
 def load(subject: Subject) -> Loaded:
