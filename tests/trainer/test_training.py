@@ -75,6 +75,7 @@ def test_the_head_scores_only_tokens_that_are_learned_with_the_same_gradients(
     import trl.trainer.utils as trl
 
     trainer = make_trainer(make_plan(maxSteps=1, tuner=FULL))
+    trainer.model.train()
     inputs = next(iter(trainer.get_train_dataloader()))
     head, scored = trl._ChunkedLogProbFunction.apply, []
     monkeypatch.setattr(

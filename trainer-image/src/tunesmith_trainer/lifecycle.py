@@ -17,6 +17,7 @@ from tunesmith_trainer import adapters, group, optimizers, strategy, tensor
 from tunesmith_trainer.checkpoint import PREFIX, Checkpoints, sync
 from tunesmith_trainer.errors import ConfigError
 from tunesmith_trainer.fencing import Fence
+from tunesmith_trainer.means import Means, Metrics
 from tunesmith_trainer.order import Order, Rounds
 from tunesmith_trainer.rowstream import MARK, Mark, Marked, RowStream
 from tunesmith_trainer.sequence import Part
@@ -46,10 +47,13 @@ class Lifecycle(Base):
         self.order: Order
         self.rounds: Rounds
         self.evaluated: list[torch.Tensor] = []
-        """Of each batch of an evaluation so far, the loss times the rows of all processes."""
+        """Of each batch of an evaluation so far, this process's part of (sum of the losses, of how many)."""
+        self.means = {"train": Means(), "eval": Means()}
         self.lengths: Sequence[int] | None = None
         """Of the rows, where these may be put together by it."""
         super().__init__(**options)
+        # At the end of an epoch it takes the numbers of processes for rows that fill up the last batch, and drops them.
+        self.accelerator.gather_for_metrics = self.accelerator.gather
 
     def completed(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """What the artefact has beside the weights: (changes of the model's config.json, other files by name)."""
@@ -137,10 +141,11 @@ class Lifecycle(Base):
         )
 
     def evaluation_loop(self, *arguments: Any, **options: Any) -> Any:
-        """The mean of the loss over rows."""
+        """The mean of the loss over rows, or what it is the mean of."""
         self.evaluated = []
         found = super().evaluation_loop(*arguments, **options)
-        found.metrics["eval_loss"] = float(torch.stack(self.evaluated).sum() / sum(self.rounds.rows))
+        total, count = self.accelerator.reduce(torch.stack(self.evaluated).sum(0), "sum")
+        found.metrics["eval_loss"] = float(total / count)
         return found
 
     @property
@@ -149,24 +154,48 @@ class Lifecycle(Base):
         return self.rounds.rows[len(self.evaluated)]
 
     def prediction_step(self, model: Any, inputs: Any, *_: Any, **__: Any) -> tuple[Any, None, None]:
-        """The loss of rows to evaluate on, as in training. TRL's metrics are means over micro-batches: each is made to
-        count as often as the batch of all processes has rows.
-        """
-        metrics: dict[str, list[float]] = getattr(self, "_metrics", {}).get("eval", {})
-        before = {name: len(values) for name, values in metrics.items()}
+        """The loss of rows to evaluate on, as in training."""
         inputs = self._prepare_inputs(inputs)
-        counts = self.counts(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs).detach()
-        rows = self.rows_at_hand
-        self.evaluated.append(self.accelerator.gather(loss).mean() * rows)
-        for name, values in metrics.items():
-            values += values[before.get(name, 0) :] * (counts.get(name, rows) - 1)
+        rows = loss.new_tensor(self.rows_at_hand / self.args.world_size, dtype=torch.float64)
+        count = self.counts(inputs).get("loss", rows)
+        self.evaluated.append(torch.stack([loss * count, count]))
         return loss, None, None
 
-    def counts(self, inputs: Any) -> dict[str, int]:
-        """Of what a metric of a batch of all processes is the mean, by its name, where that is not its rows."""
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:
+        """The loss; of how many TRL's metrics are means is kept for the next log line."""
+        loss = super().compute_loss(model, inputs, *arguments, **options)
+        rows = 1.0 if self.model.training else float(self.rows_at_hand)  # a step's micro-batches have as many
+        self.means[self.mode].note(self._metrics[self.mode], self.counts(inputs), rows)
+        return loss
+
+    @property
+    def mode(self) -> str:
+        """Of a pass, as TRL's metrics name it."""
+        return "train" if self.model.training else "eval"
+
+    def counts(self, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Of how many tokens or answers of this process a metric, or `loss` in an evaluation, is the mean; by name,
+        where that is not its rows.
+        """
+        found = self.counted(inputs)
+        copies = 1 if self.model.training else self.rounds.copies[len(self.evaluated)]
+        return {name: count.double() / copies for name, count in found.items()}
+
+    def counted(self, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """The same where no other process has the same rows. `inputs` are those of the micro-batch at hand."""
         return {}
+
+    def settle(self, metrics: Metrics) -> None:
+        """Leave of each of TRL's metrics the mean that is logged."""
+        self.means[self.mode].settle(metrics, lambda counts: self.accelerator.reduce(counts, "sum"))
+
+    def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
+        """Means that do not depend on micro-batches."""
+        if hasattr(self, "_metrics"):
+            self.settle(self._metrics[self.mode])
+        super().log(logs, *arguments, **options)
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self.checkpoints.staging)

@@ -64,6 +64,8 @@ class Rounds(Sampler[list[int]]):
         shared = [list(left[begin : begin + size]) for begin in range(0, len(left), size)]
         self.rows = [len(batch) * processes for batch in self.batches] + [len(batch) for batch in shared]
         """Of all processes together, by batch."""
+        self.copies = [1] * len(self.batches) + [processes] * len(shared)
+        """Processes that have the same rows, by batch."""
         self.batches += shared
 
     def __len__(self) -> int:

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
+CLIPPED = ("clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean")
+"""Metrics of ratios that are clipped."""
+
+
 def asked(row: Row) -> list[Message]:
     """The messages that are to be answered: without the last turn, where that is an answer."""
     turns = list(row.messages)
@@ -166,6 +170,8 @@ class Rolling(Lifecycle):
     """Answers to each prompt."""
     PASSES = 1
     """Optimizer steps on one set of answers."""
+    BY_TOKEN: tuple[str, ...] = ("entropy",)
+    """Metrics of a micro-batch that are means over its answers' tokens."""
 
     def __init__(self, *arguments: Any, prompts: Prompts, **options: Any) -> None:
         self.prompts = prompts
@@ -204,6 +210,10 @@ class Rolling(Lifecycle):
     def _compute_loss(self, model: Any, inputs: dict[str, Any], *arguments: Any) -> Any:
         self.at_hand = inputs["rows"].tolist()
         return super()._compute_loss(model, inputs, *arguments)
+
+    def counted(self, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Tokens of the answers."""
+        return dict.fromkeys(self.BY_TOKEN, inputs["completion_mask"].sum())
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         training = self.plan.training

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
@@ -41,6 +42,12 @@ def losses(options: DPO) -> dict[str, Any]:
 
 class TRAINER(Held, DPOTrainer):
     """TRL's DPOTrainer."""
+
+    def counted(self, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Tokens of the answers."""
+        better, worse = (side.sum() for side in inputs["completion_mask"][:, 1:].chunk(2))
+        of_better = dict.fromkeys(("logits/chosen", "mean_token_accuracy"), better)
+        return {**of_better, "logits/rejected": worse, "entropy": better + worse}
 
 
 def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> Prepared:

@@ -27,6 +27,8 @@ class TRAINER(rollouts.Rewarded, GRPOTrainer):
     def __init__(self, plan: TrainPlan, *arguments: Any, **options: Any) -> None:
         assert plan.method.grpo
         self.ANSWERS, self.PASSES = plan.method.grpo.num_generations, plan.method.grpo.iterations
+        by_token = plan.method.grpo.importance_sampling == "Token"
+        self.BY_TOKEN = ("entropy", "kl", *(rollouts.CLIPPED if by_token else ()))
         super().__init__(plan, *arguments, **options)
         drop_copy(self.model)
 

@@ -20,6 +20,7 @@ from tunesmith_trainer.collate import COLUMN, adding
 from tunesmith_trainer.data import Row
 from tunesmith_trainer.drawn import Example, Lazy, lazy_answers, seen_with
 from tunesmith_trainer.errors import DataError
+from tunesmith_trainer.means import Metrics
 from tunesmith_trainer.methods import Prepared
 from tunesmith_trainer.methods.causal import TASK, load
 from tunesmith_trainer.methods.preferences import Held, padded
@@ -33,25 +34,21 @@ CONFIG = KTOConfig
 class TRAINER(Held, KTOTrainer):
     """TRL's KTOTrainer."""
 
-    def counts(self, inputs: Any) -> dict[str, int]:
-        """Good and bad answers have means of their own."""
-        labels = inputs["label"]
-        found = self.accelerator.reduce(torch.stack([labels.sum(), (~labels.bool()).sum()]), "sum")
-        found = found * self.rows_at_hand // found.sum()  # several processes may have the same rows
-        return {
-            f"{name}/{side}": count
-            for side, count in zip(("chosen", "rejected"), found.tolist(), strict=True)
-            for name in ("rewards", "logps", "logits")
-        }
+    def counted(self, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Good and bad answers have means of their own, over answers or over their tokens."""
+        tokens, good = inputs["completion_mask"][:, 1:].sum(1), inputs["label"].bool()
+        found = {"entropy": tokens.sum()}
+        for side, own in (("chosen", good), ("rejected", ~good)):
+            found |= {f"rewards/{side}": own.sum(), f"logps/{side}": own.sum(), f"logits/{side}": tokens[own].sum()}
+        return found
 
-    def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
-        """The margin of an evaluation is that of its means: there are batches with good or bad answers only."""
-        metrics: dict[str, list[float]] = self._metrics["eval"]
-        sides = [metrics.get(f"rewards/{side}") for side in ("chosen", "rejected")]
-        if not self.model.training and all(sides):
-            good, bad = (fmean(side or []) for side in sides)
-            metrics["rewards/margins"] = [good - bad]
-        super().log(logs, *arguments, **options)
+    def settle(self, metrics: Metrics) -> None:
+        """The margin is that of the means: there are micro-batches with good or bad answers only."""
+        super().settle(metrics)
+        if sides := [metrics[f"rewards/{side}"] for side in ("chosen", "rejected") if f"rewards/{side}" in metrics]:
+            metrics.pop("rewards/margins", None)
+            if len(sides) == 2:
+                metrics["rewards/margins"] = [fmean(sides[0]) - fmean(sides[1])]
 
 
 def prepare(plan: TrainPlan, rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> Prepared:

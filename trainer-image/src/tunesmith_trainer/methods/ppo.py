@@ -56,6 +56,8 @@ def advantages(
 class TRAINER(rollouts.Rewarded, GRPOTrainer):
     """GRPOTrainer with advantages per token, and a value that is learned beside."""
 
+    BY_TOKEN = ("entropy", *rollouts.CLIPPED)
+
     def __init__(self, plan: TrainPlan, *arguments: Any, **options: Any) -> None:
         assert plan.method.ppo
         self.policy = plan.method.ppo
@@ -118,7 +120,9 @@ class TRAINER(rollouts.Rewarded, GRPOTrainer):
         if "ref_per_token_logps" in made:
             away = (old - made.pop("ref_per_token_logps")) * mask
             token_rewards -= self.policy.kl_weight * away
-            self._metrics["train"]["kl"].append(self.mean(away.sum() / mask.sum().clamp(min=1)))
+            sums = self.accelerator.reduce(torch.stack([away.sum(), mask.sum().to(away.dtype)]), "sum")
+            self._metrics["train"]["kl"].append(float(sums[0] / sums[1].clamp(min=1)))
+            self.means["train"].note({"kl": self._metrics["train"]["kl"]}, {"kl": mask.sum()}, 1.0)
         last = mask.sum(dim=1).long() - 1
         token_rewards[torch.arange(len(last), device=last.device), last] += self.terminal
         found = advantages(token_rewards, values, mask, self.policy.discount, self.policy.gae_lambda)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from datasets import Dataset, disable_progress_bars
 from transformers import PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer, pack_dataset
@@ -39,6 +40,8 @@ class TRAINER(Lifecycle, SFTTrainer):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.data_collator = WithWeights(self.data_collator)
+        self.learned = torch.tensor(0)
+        """Tokens of the micro-batch at hand."""
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -47,8 +50,18 @@ class TRAINER(Lifecycle, SFTTrainer):
     def compute_loss(self, model: Any, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:
         """The sum of the tokens' losses, each times its weight, divided by the number of the tokens."""
         weights = inputs.pop(WEIGHTS, None)
-        model = model if weights is None else weighing(model, weights)
-        return super().compute_loss(model, inputs, *arguments, **options)
+        whole = model if weights is None else weighing(model, weights)
+
+        def counting(**batch: Any) -> Any:
+            outputs = whole(**batch)
+            self.learned = outputs.label_mask.sum()
+            return outputs
+
+        return super().compute_loss(counting, inputs, *arguments, **options)
+
+    def counted(self, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Tokens that are learned."""
+        return dict.fromkeys(("loss", "entropy", "mean_token_accuracy"), self.learned)
 
 
 def packed(length: int, examples: list[Example]) -> list[Example]:
