@@ -9,6 +9,7 @@ from integration.conftest import running  # noqa: F401  a fixture
 from integration.harness import Kubectl, own_namespace, prepare
 from queueing.resources import cluster_queue, local_queue, priority_class, resource_flavor
 from tunesmith_cluster import Cluster
+from tunesmith_cluster.kueue import KUEUE
 
 MakeQueue = Callable[..., str]
 MakePriority = Callable[[int], str]
@@ -17,7 +18,7 @@ MakePriority = Callable[[int], str]
 @pytest.fixture(scope="session")
 def cluster() -> Cluster:
     cluster = Cluster()
-    cluster.up(nodes=2, with_kueue=True)
+    cluster.up(nodes=2, managers=[KUEUE])
     prepare(cluster)
     return cluster
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from integration.harness import Kubectl, eventually
 from tunesmith_cluster import Cluster
+from tunesmith_cluster.kueue import KUEUE
 from tunesmith_cluster.node import PAUSE_IMAGE
 
 POD = {
@@ -108,7 +109,7 @@ def test_down_leaves_the_machine_as_up_found_it() -> None:
     before = machine(cluster)
     assert before["processes"] == []
     assert before["state"] == []
-    cluster.up(nodes=2, with_kueue=True)
+    cluster.up(nodes=2, managers=[KUEUE])
     kubectl = Kubectl(cluster.binary("kubectl"), "default", cluster.kubeconfig)
     kubectl.apply(CLAIM, POD, SERVICE)
     eventually(lambda: is_serving(kubectl), lambda: kubectl("get", "pods"))

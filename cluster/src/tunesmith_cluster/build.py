@@ -19,6 +19,8 @@ KUBERNETES_VERSION = "1.36.3"
 HELM_VERSION = "4.2.4"
 KUEUE_VERSION = "0.19.2"
 KUEUE_CHART = Path("charts/kueue")
+LWS_VERSION = "0.9.0"
+LWS_CHART = Path("charts/lws")
 ARGOCD_VERSION = "3.2.11"
 ARGOCD_MANIFESTS = Path("manifests")
 _VERSION_PACKAGE = "k8s.io/component-base/version"
@@ -95,6 +97,13 @@ KUEUE = Module(
     ldflags=f"-s -w -X sigs.k8s.io/kueue/pkg/version.GitVersion=v{KUEUE_VERSION}",
     kept=("sigs.k8s.io/kueue", KUEUE_CHART),
 )
+LWS = Module(
+    name="lws",
+    commands={"lws": "sigs.k8s.io/lws/cmd"},
+    usual_seconds=120,
+    ldflags=f"-s -w -X sigs.k8s.io/lws/pkg/version.GitVersion=v{LWS_VERSION}",
+    kept=("sigs.k8s.io/lws", LWS_CHART),
+)
 PODGROUP = Module("podgroup", {"podgroup": "."}, usual_seconds=20)
 """Reads PodGroups with their makers' own Go types."""
 SCALEDOBJECT = Module("scaledobject", {"scaledobject": "."}, usual_seconds=100)
@@ -113,7 +122,7 @@ ARGOCD = Module(
     kept=(_ARGOCD, ARGOCD_MANIFESTS),
 )
 """All of Argo CD's components are one program, which its variable ARGOCD_BINARY_NAME makes one of them."""
-EXTRAS = (KUEUE, PODGROUP, SCALEDOBJECT, FLUX, PROMETHEUS_ADAPTER, ARGOCD)
+EXTRAS = (KUEUE, LWS, PODGROUP, SCALEDOBJECT, FLUX, PROMETHEUS_ADAPTER, ARGOCD)
 """Only built when they are asked for."""
 
 _ALL = (*MODULES, *EXTRAS)

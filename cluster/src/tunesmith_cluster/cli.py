@@ -12,6 +12,8 @@ from rich.table import Table
 from tunesmith_cluster import messages
 from tunesmith_cluster.cluster import Cluster, Status, require_root
 from tunesmith_cluster.errors import ClusterError
+from tunesmith_cluster.kueue import KUEUE
+from tunesmith_cluster.lws import LWS
 from tunesmith_cluster.progress import Reporter
 
 app = typer.Typer(help="A real Kubernetes without Docker.", no_args_is_help=True, pretty_exceptions_enable=False)
@@ -21,10 +23,11 @@ app = typer.Typer(help="A real Kubernetes without Docker.", no_args_is_help=True
 def up(
     nodes: Annotated[int, typer.Option(help="At least so many nodes; more than that are left alone.")] = 1,
     kueue: Annotated[bool, typer.Option("--kueue", help="With Kueue, which stays until `down`.")] = False,
+    lws: Annotated[bool, typer.Option("--lws", help="With LeaderWorkerSet, which stays until `down`.")] = False,
 ) -> None:
     """Build what is missing, start what does not run; the first time takes 12 minutes, later seconds."""
     cluster = Cluster(reporter=Reporter())
-    cluster.up(nodes, with_kueue=kueue)
+    cluster.up(nodes, managers=[*([KUEUE] if kueue else []), *([LWS] if lws else [])])
     typer.echo(f"export KUBECONFIG={cluster.kubeconfig} PATH={cluster.paths.bin}:$PATH")
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,6 @@ from tunesmith_cluster import (
     credentials,
     files,
     images,
-    kueue,
     network,
     node,
     packages,
@@ -30,6 +29,7 @@ from tunesmith_cluster import (
     teardown,
 )
 from tunesmith_cluster.errors import ClusterError
+from tunesmith_cluster.managers import Manager
 from tunesmith_cluster.nodes import Node, at_least, existing, named
 from tunesmith_cluster.paths import Paths
 from tunesmith_cluster.processes import Service, Supervisor
@@ -77,8 +77,9 @@ class Cluster:
         """The path of a binary, such as kubectl or helm, that `up` has built."""
         return build.binary(self.paths.cache, name)
 
-    def up(self, nodes: int = 1, *, with_kueue: bool = False) -> None:
-        """Build, install and start what is missing; what is there already, a further node included, is not touched.
+    def up(self, nodes: int = 1, *, managers: Collection[Manager] = ()) -> None:
+        """Build, install and start what is missing; what is there already, further nodes and managers included, is not
+        touched.
 
         So it also brings a cluster back that the machine's restart ended, with all that its API server had stored.
         """
@@ -87,17 +88,17 @@ class Cluster:
             for folder in self.paths.made:
                 partials.sweep(folder)
             wanted = at_least(self.paths, nodes)
-            with_kueue = with_kueue or kueue.is_added(self.paths)
-            services = components.services(self.paths, wanted, with_kueue=with_kueue)
+            added = components.managers(self.paths, managers)
+            services = components.services(self.paths, wanted, added)
             to_start = [service for service in services if not self._supervisor.is_alive(service.name)]
             self._require_startable(to_start)  # before minutes are spent
-            self._build(with_kueue)
+            self._build(added)
             if not to_start and self._are_ready(wanted):
                 self._reporter.say("the cluster is up already")
                 return
             self._require_startable(to_start)
             self._clear_lost_nodes()
-            self._configure(wanted, with_kueue)
+            self._configure(wanted, added)
             self._start(services, to_start, wanted)
 
     def is_started(self) -> bool:
@@ -106,12 +107,8 @@ class Cluster:
 
     def require_ports(self) -> None:
         """Raise ClusterError if something else holds a port that `up` would need."""
-        services = components.services(self.paths, at_least(self.paths, 1), with_kueue=kueue.is_added(self.paths))
+        services = components.services(self.paths, at_least(self.paths, 1), components.managers(self.paths))
         self._require_startable([service for service in services if not self._supervisor.is_alive(service.name)])
-
-    def add_kueue(self) -> None:
-        """Start Kueue, and whatever else of the cluster does not run; does nothing if all of it does."""
-        self.up(with_kueue=True)
 
     def down(self) -> None:
         """End and remove everything but the cache."""
@@ -133,7 +130,7 @@ class Cluster:
         """Look at every process and at the nodes; starts nothing."""
         require_root()
         wanted = at_least(self.paths, 1)
-        services = components.services(self.paths, wanted, with_kueue=kueue.is_added(self.paths))
+        services = components.services(self.paths, wanted, components.managers(self.paths))
         ready = self._ready_nodes()
         return Status(
             [self._process_status(service.name) for service in services],
@@ -195,14 +192,14 @@ class Cluster:
             user=user,
         )
 
-    def _build(self, with_kueue: bool) -> None:
+    def _build(self, managers: Sequence[Manager]) -> None:
         missing = packages.missing()
         if missing:
             with self._reporter.step(f"install Debian packages: {' '.join(missing)}", usual_seconds=30):
                 packages.install(missing)
-        build.ensure(self.paths, [*build.MODULES, *([build.KUEUE] if with_kueue else [])], self._reporter)
+        build.ensure(self.paths, [*build.MODULES, *(each.module for each in managers)], self._reporter)
 
-    def _configure(self, wanted: Sequence[Node], with_kueue: bool) -> None:
+    def _configure(self, wanted: Sequence[Node], managers: Sequence[Manager]) -> None:
         with self._reporter.step("write certificates and configuration"):
             self.paths.state.mkdir(parents=True, exist_ok=True)
             self.paths.state.chmod(0o755)
@@ -223,8 +220,8 @@ class Cluster:
                 if each.cgroup is not None:
                     cgroups.create(each.cgroup)
             network.create(self.paths.state / "sysctls.json", len(wanted))
-            if with_kueue:
-                kueue.configure(self.paths)
+            for manager in managers:
+                manager.configure(self.paths)
 
     def _clear_lost_nodes(self) -> None:
         """End the containers of nodes whose containerd has died: a new one would not know those that outlived it."""

@@ -2,36 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from tunesmith_cluster import addons, controlplane, images, kueue, node
+from tunesmith_cluster import addons, controlplane, images, node
+from tunesmith_cluster.kueue import KUEUE
+from tunesmith_cluster.lws import LWS
+from tunesmith_cluster.managers import Manager
 from tunesmith_cluster.nodes import Node
 from tunesmith_cluster.paths import Paths
 from tunesmith_cluster.processes import Service
 
+MANAGERS = (KUEUE, LWS)
+"""What a cluster may have besides."""
 
-def services(paths: Paths, nodes: Sequence[Node], *, with_kueue: bool) -> list[Service]:
+
+def managers(paths: Paths, asked: Collection[Manager] = ()) -> list[Manager]:
+    """The managers that the cluster has, and those that are asked for."""
+    return [manager for manager in MANAGERS if manager in asked or manager.is_added(paths)]
+
+
+def services(paths: Paths, nodes: Sequence[Node], added: Sequence[Manager]) -> list[Service]:
     """All processes, each of which may rely on those before it being ready."""
     return [
         *controlplane.services_before_nodes(paths),
         *(service for each in nodes for service in node.services(each)),
         *controlplane.services_after_nodes(paths),
-        *([kueue.service(paths)] if with_kueue else []),
+        *(manager.service(paths) for manager in added),
     ]
 
 
 def before_start(paths: Paths, name: str) -> None:
     """What a process needs to find when it starts."""
-    if name == kueue.NAME:
-        kueue.install(paths)
+    for manager in MANAGERS:
+        if name == manager.name:
+            manager.install(paths)
 
 
 def when_ready(paths: Paths, nodes: Sequence[Node], name: str) -> None:
     """What has to be done once a process is ready; doing it again changes nothing."""
     if name == controlplane.APISERVER:
         addons.apply(paths, addons.manifests(paths.volumes))
-    elif name == kueue.NAME:
-        kueue.connect(paths)
+    for manager in MANAGERS:
+        if name == manager.name:
+            manager.connect(paths)
     for each in nodes:
         if name == each.containerd_service:
             images.load_base(paths)

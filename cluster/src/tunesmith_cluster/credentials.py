@@ -29,6 +29,7 @@ CLIENTS = {
     "local-path-provisioner": Subject("system:local-path-provisioner"),
     "apiserver-kubelet-client": Subject("kube-apiserver-kubelet-client"),
     "kueue": Subject("system:kueue"),
+    "lws": Subject("system:lws"),
     "prometheus-adapter": Subject("system:prometheus-adapter"),
 }
 

@@ -98,11 +98,6 @@ class Paths:
         return self.state / "nodes"
 
     @property
-    def kueue(self) -> Path:
-        """What belongs to Kueue; it is there only if Kueue was added."""
-        return self.state / "kueue"
-
-    @property
     def base_spec(self) -> Path:
         """The OCI runtime spec that every container starts from."""
         return self.config / "base-spec.json"

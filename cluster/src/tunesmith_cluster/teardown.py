@@ -35,6 +35,7 @@ _DAEMONS = {
     "local-path-provisioner",
     "containerd",
     "kueue",
+    "lws",
 }
 
 

@@ -108,7 +108,7 @@ def test_there_are_never_fewer_nodes_than_before(tmp_path: Path) -> None:
 
 
 def services() -> list[Service]:
-    return components.services(PATHS, [FIRST, SECOND], with_kueue=True)
+    return components.services(PATHS, [FIRST, SECOND], components.MANAGERS)
 
 
 def test_services_listen_only_where_this_machine_can_reach_them() -> None:
@@ -127,7 +127,8 @@ def test_kubelets_are_stopped_first_and_containerds_last() -> None:
     order = sorted((service.name for service in services()), key=components.stop_order)
     assert {order[0], order[1]} == {"kubelet-node-0", "kubelet-node-1"}
     assert {order[-1], order[-2]} == {"containerd-node-0", "containerd-node-1"}
-    assert order.index("kueue") < order.index("kube-apiserver") < order.index("etcd")
+    for manager in ("kueue", "lws"):
+        assert order.index(manager) < order.index("kube-apiserver") < order.index("etcd")
 
 
 def test_the_audit_log_leaves_out_the_cluster_itself_only() -> None:
@@ -184,3 +185,5 @@ def test_what_is_built_is_what_go_mod_pins(module: build.Module) -> None:
         assert f"helm.sh/helm/v4 v{build.HELM_VERSION}" in pins
     if module is build.KUEUE:
         assert f"sigs.k8s.io/kueue v{build.KUEUE_VERSION}" in pins
+    if module is build.LWS:
+        assert f"sigs.k8s.io/lws v{build.LWS_VERSION}" in pins

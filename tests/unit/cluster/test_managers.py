@@ -1,10 +1,13 @@
-"""Kueue's objects, as a controller manager outside the cluster needs them."""
+"""The objects of other projects' controller managers, as these need them outside the cluster."""
 
 from pathlib import Path
 
 import pytest
 import yaml
-from tunesmith_cluster import ClusterError, Paths, addons, credentials, kueue
+from tunesmith_cluster import ClusterError, Paths, addons, components, credentials
+from tunesmith_cluster.kueue import KUEUE
+from tunesmith_cluster.lws import LWS
+from tunesmith_cluster.managers import Manager
 
 PATHS = Paths(cache=Path("/cache"), state=Path("/state"))
 URL, CA = "https://127.0.0.1:9443", "Q0E="
@@ -36,38 +39,47 @@ RENDERED = [
 
 
 def test_what_runs_in_the_cluster_is_left_out_and_the_namespace_is_added() -> None:
-    kinds = [item["kind"] for item in kueue.adapted(RENDERED, URL, CA)]
+    kinds = [item["kind"] for item in KUEUE.adapted(RENDERED, CA)]
     assert kinds == ["Namespace", "CustomResourceDefinition", "MutatingWebhookConfiguration", "ClusterRoleBinding"]
 
 
 def test_the_api_server_asks_a_url_with_our_authority() -> None:
-    _, kind, webhooks, _ = kueue.adapted(RENDERED, URL, CA)
+    _, kind, webhooks, _ = KUEUE.adapted(RENDERED, CA)
     assert kind["spec"]["conversion"]["webhook"]["clientConfig"] == {"url": f"{URL}/convert", "caBundle": CA}
     [webhook] = webhooks["webhooks"]
     assert webhook == {"name": "mjob.kb.io", "clientConfig": {"url": f"{URL}/mutate-batch-v1-job", "caBundle": CA}}
 
 
 def test_the_rights_go_to_the_user_of_its_kubeconfig() -> None:
-    *_, binding = kueue.adapted(RENDERED, URL, CA)
+    *_, binding = KUEUE.adapted(RENDERED, CA)
     assert [subject["name"] for subject in binding["subjects"]] == [credentials.CLIENTS["kueue"].common_name]
 
 
-def test_it_listens_where_its_configuration_says() -> None:
-    config = yaml.safe_load(kueue.configuration(PATHS))
+@pytest.mark.parametrize("manager", components.MANAGERS, ids=lambda manager: manager.name)
+def test_it_listens_where_its_configuration_says(manager: Manager) -> None:
+    config = yaml.safe_load(manager.configuration(PATHS))
     said = {
         config["health"]["healthProbeBindAddress"],
         config["metrics"]["bindAddress"],
         f"{config['webhook']['host']}:{config['webhook']['port']}",
     }
-    assert said == {f"{address}:{port}" for address, port in kueue.service(PATHS).listens}
+    assert said == {f"{address}:{port}" for address, port in manager.service(PATHS).listens}
+
+
+def test_kueue_manages_jobs_only_and_finds_its_certificate_in_an_etc_of_its_own() -> None:
+    config = yaml.safe_load(KUEUE.configuration(PATHS))
     assert config["integrations"]["frameworks"] == ["batch/job"]
+    assert config["webhook"]["certDir"] == "/state/kueue/etc/kueue/metrics/certs"
+    assert "/state/kueue/etc" in KUEUE.service(PATHS).command
+    assert LWS.service(PATHS).command[0].endswith("/lws")
 
 
-def test_a_cluster_has_kueue_once_it_was_added(tmp_path: Path) -> None:
+def test_a_cluster_has_a_manager_once_it_was_added(tmp_path: Path) -> None:
     paths = Paths(cache=tmp_path, state=tmp_path)
-    assert not kueue.is_added(paths)
-    paths.kueue.mkdir()
-    assert kueue.is_added(paths)
+    assert components.managers(paths) == []
+    LWS.folder(paths).mkdir()
+    assert components.managers(paths) == [LWS]
+    assert components.managers(paths, [KUEUE]) == [KUEUE, LWS]
 
 
 def test_a_kind_that_is_too_new_to_be_waited_for_is_waited_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
