@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -172,6 +177,53 @@ def test_a_group_is_one_server_and_workers_that_find_it_and_the_same_files() -> 
         assert mount["readOnly"]
     secrets = [v["secret"]["secretName"] for v in worker["spec"]["volumes"] if "secret" in v]
     assert secrets == ["hub"], "the admin token is none of a worker's business"
+
+
+def stay() -> list[str]:
+    """What a worker runs before it is told to end."""
+    engine = {"nodes": 2, "drainSeconds": 1, "shutdownTimeoutSeconds": 59}
+    group = applied(decided({**GROUP, "engine": engine}), "LeaderWorkerSet")["spec"]["leaderWorkerTemplate"]
+    command: list[str] = containers(group["workerTemplate"]["spec"])["engine"]["lifecycle"]["preStop"]["exec"][
+        "command"
+    ]
+    assert command[3:] == ["1", "60", "29500"]
+    return command[:3]
+
+
+@contextmanager
+def first_process(*, hears: bool) -> Iterator[str]:
+    """Like that of a container. The id of one that has a handler for SIGTERM, or has none."""
+    script = (
+        f"import signal, sys\nif {hears}: signal.signal(signal.SIGTERM, print)\nprint(flush=True)\nsys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        yield str(process.pid)
+
+
+def ends(command: list[str], seconds: float = 30) -> bool:
+    try:
+        return subprocess.run([sys.executable, *command[1:]], timeout=seconds, check=True).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
+
+
+def test_a_worker_stays_while_it_has_its_leader_and_no_longer() -> None:
+    with first_process(hears=True) as pid, socket.create_server(("127.0.0.1", 0)) as leader:
+        mine = str(leader.getsockname()[1])
+        assert ends([*stay(), pid, "60", mine]), "it never joined"
+        with socket.create_connection(leader.getsockname()):
+            joined = leader.accept()[0]
+            assert not ends([*stay(), pid, "60", mine], 3)
+            assert ends([*stay(), pid, "0.5", mine]), "the leader may not end"
+            joined.close()
+            assert ends([*stay(), pid, "60", mine]), "the leader has ended"
+
+
+def test_a_worker_that_has_just_begun_is_told_to_end_when_it_can_hear_it() -> None:
+    with first_process(hears=False) as pid:
+        assert not ends([*stay(), pid, "60", "29500"], 3)
 
 
 def test_others_reach_the_two_public_ports_of_a_group_only() -> None:

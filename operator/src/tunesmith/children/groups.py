@@ -28,6 +28,23 @@ MASTER_PORT = 29500
 GROUP_INDEX = "leaderworkerset.sigs.k8s.io/group-index"
 # The controller of LeaderWorkerSets gives them to every container.
 LEADER, RANK = "$(LWS_LEADER_ADDRESS)", "$(LWS_WORKER_INDEX)"
+# What a worker does before it is told to end. The answers that the leader still gives need it: it stays as long as the
+# connection is there (ESTABLISHED) by which it joined. No longer, since a group is made again when all of it has ended;
+# and that it does not sit out its grace period, it is not told before it hears: a container's first process ignores
+# SIGTERM until it has a handler.
+STAY = """\
+import pathlib, sys, time
+first, seconds, port = sys.argv[1:]
+end, leader = time.monotonic() + float(seconds), f":{int(port):04X} 01 "
+tables = [one for one in map(pathlib.Path, ("/proc/net/tcp", "/proc/net/tcp6")) if one.exists()]
+while time.monotonic() < end and any(leader in one.read_text() for one in tables):
+    time.sleep(0.5)
+status = pathlib.Path(f"/proc/{first}/status")
+while not int(status.read_text().split("SigCgt:")[1].split()[0], 16) >> 14 & 1:
+    time.sleep(0.5)
+"""
+FIRST = 1
+"""Of a container's processes, the one that is told to end."""
 
 
 def leader_worker_set(
@@ -91,8 +108,8 @@ def _leader(
 
 def _worker(owner: Owner, spec: ModelDeploymentSpec, state: State, model: Input, settings: Settings) -> Object:
     reads = mounts([model, _folder(spec)], settings)
-    # The answers that the leader still gives need its workers.
     seconds = spec.engine.drain_seconds + spec.engine.shutdown_timeout_seconds
+    stay = ["python3", "-c", STAY, *map(str, (FIRST, seconds, MASTER_PORT))]
     engine = container(
         ENGINE,
         settings.engine_image,
@@ -101,7 +118,7 @@ def _worker(owner: Owner, spec: ModelDeploymentSpec, state: State, model: Input,
         args=[*model_arguments(spec, state), *_group_arguments(spec, RANK)],
         env=[*engine_environment(), _address()],
         resources=spec.resources.body(),
-        lifecycle={"preStop": {"sleep": {"seconds": seconds}}} if seconds else {},
+        lifecycle={"preStop": {"exec": {"command": stay}}},
         volumeMounts=[*SCRATCH, *reads.mounts],
         terminationMessagePolicy="FallbackToLogsOnError",
     )
