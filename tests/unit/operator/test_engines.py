@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 from tunesmith.api.modeldeployment import ModelDeployment, ModelDeploymentSpec
-from tunesmith.children.meta import Object
+from tunesmith.children.groups import name_problem
+from tunesmith.children.meta import Object, Owner
 from tunesmith.decide.modeldeployment import decide
 from tunesmith.decide.world import Decision
 from tunesmith.serving.contract import AgentStatus
@@ -224,6 +225,27 @@ def test_a_worker_stays_while_it_has_its_leader_and_no_longer() -> None:
 def test_a_worker_that_has_just_begun_is_told_to_end_when_it_can_hear_it() -> None:
     with first_process(hears=False) as pid:
         assert not ends([*stay(), pid, "60", "29500"], 3)
+
+
+@pytest.mark.parametrize(
+    ("length", "spec", "most"),
+    [
+        (43, {"replicas": 9}, None),
+        (43, {"replicas": 10}, 42),
+        (43, {"replicas": 1, "autoscaling": {"minReplicas": 1, "maxReplicas": 100}}, 41),
+        (43, {"replicas": 10, "engine": {"nodes": 1}}, None),
+        (42, {"replicas": 99}, None),
+    ],
+)
+def test_a_name_under_which_not_all_groups_can_be_made_is_refused(
+    length: int, spec: dict[str, Any], most: int | None
+) -> None:
+    """Seen: Pod "…-engine-10-1" is invalid: metadata.labels: must be no more than 63 bytes."""
+    owner = Owner("ModelDeployment", "ns", "x" * length, UID)
+    message = name_problem(owner, ModelDeploymentSpec.model_validate({"model": HUB, **GROUP, **spec}))
+    assert (message is None) == (most is None)
+    assert not message or f"{length} characters" in message
+    assert not message or f"at most {most}:" in message
 
 
 def test_others_reach_the_two_public_ports_of_a_group_only() -> None:

@@ -45,6 +45,21 @@ while not int(status.read_text().split("SigCgt:")[1].split()[0], 16) >> 14 & 1:
 """
 FIRST = 1
 """Of a container's processes, the one that is told to end."""
+MAX_SET = 52
+"""Of the name of a group's StatefulSet, which is in a label of its pods, with a hash of up to ten characters."""
+
+
+def name_problem(owner: Owner, spec: ModelDeploymentSpec) -> str | None:
+    """Why the pods of some group could not be made, and what to do. None: they can."""
+    most = max(spec.replicas, spec.autoscaling.max_replicas if spec.autoscaling else 0)
+    # One more than there are, while they are replaced.
+    excess = len(f"{deployment_name(owner)}-{most}") - MAX_SET
+    if spec.engine.nodes == 1 or excess <= 0:
+        return None
+    return (
+        f"metadata.name: {len(owner.name)} characters, but where engine.nodes is above 1, {most} replicas can be made "
+        f"under a name of at most {len(owner.name) - excess}: choose a shorter one, or fewer replicas"
+    )
 
 
 def leader_worker_set(

@@ -11,7 +11,7 @@ from tunesmith.api.tuner import Tuner
 from tunesmith.children.autoscaling import KINDS as SCALERS
 from tunesmith.children.autoscaling import autoscaler
 from tunesmith.children.gateway import with_routes
-from tunesmith.children.groups import group_policy, leader_worker_set
+from tunesmith.children.groups import group_policy, leader_worker_set, name_problem
 from tunesmith.children.meta import Object
 from tunesmith.children.modelcache import model_input
 from tunesmith.children.serving import (
@@ -69,7 +69,7 @@ def decide(world: World, settings: Settings) -> Decision | None:
         return stop("WaitingForReference", found.waiting[spec.model.reference])
     if message := wrong_kind(found, spec.model, "spec.model", "models", owner.kind):
         return stop("ConfigError", message)
-    if message := problem(spec):
+    if message := problem(spec) or name_problem(owner, spec):
         return stop("ConfigError", message)
     if world.missing:
         return stop("WaitingForInput", "; ".join(world.missing))
