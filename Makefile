@@ -8,10 +8,10 @@ TRAINER_PYTEST := $(PYTHON) -m tunesmith_cluster.environments run trainer -m pyt
 
 TYPED := operator/src cluster/src
 DOCKERFILES := operator/Dockerfile trainer-image/Dockerfile cluster/kind/engine.Dockerfile
-SCRIPTS := hack/run hack/security hack/fuzz .ci/run
+SCRIPTS := hack/run hack/security hack/fuzz hack/packed .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help console console-check console-test quickstart test check docs security fuzz generate verify unit chart install integration trainer long memory matrix \
+.PHONY: help console console-check console-test quickstart test check docs security fuzz generate verify unit chart install integration trainer packed long memory matrix \
 	serving fleet queueing engines chaos argocd benchmark-serving benchmark-trainer soak autoscaling e2e teardown up cluster down clean quiet
 
 help: ## show this list
@@ -50,6 +50,7 @@ long: ## what `make test` leaves out: the browser's tests, and cases of trainer,
 	@for suite in trainer serving integration e2e; do \
 		$(MAKE) --no-print-directory $$suite ONLY='-m long' || exit 1; \
 	done
+	@$(MAKE) --no-print-directory packed
 
 # Never on the cluster that a shell happens to point at.
 test long quiet install console-test fleet autoscaling argocd integration queueing engines chaos e2e teardown: export KUBECONFIG =
@@ -111,6 +112,9 @@ integration: quiet ## the operator against a real API server and kubelet
 
 trainer: ## the trainer with real torch, transformers and peft
 	$(TRAINER_PYTEST) -n $(WORKERS) --dist loadfile tests/trainer $(ONLY)
+
+packed: ## LoRA over checkpoints of GPTQ and AWQ, by a gptqmodel that is built once
+	hack/packed
 
 serving: ## agent and guard with a real vLLM
 	$(TRAINER_PYTEST) --durations=15 tests/serving $(ONLY)

@@ -119,7 +119,6 @@ def test_what_does_not_go_with_a_quantised_base_is_refused(
             {"quant_method": "gptq", "bits": 4},
             "quantised by GPTQ, whose layers need gptqmodel and optimum.*podTemplate",
         ),
-        ({"quant_method": "aqlm"}, "quantised by AQLM, whose layers need aqlm"),
         ({"quant_method": "vptq"}, r"it is quantised \(vptq\); use its full-precision release"),
     ],
 )
@@ -133,12 +132,16 @@ def test_a_base_whose_layers_are_not_in_the_image_is_refused_with_the_packages_t
         check_files(place(tmp_path), quantized=True)
 
 
-def test_hqq_and_eetq_are_refused_with_what_to_use_instead(
+def test_aqlm_hqq_and_eetq_are_refused_with_what_to_use_instead(
     tiny: Path, tmp_path: Path, make_plan: Callable[..., TrainPlan]
 ) -> None:
     config = json.loads((tiny / "config.json").read_text())
     (tmp_path / "model.safetensors").touch()
-    for method, why in (("hqq", "does not load layers of HQQ"), ("eetq", "fetches EETQ's kernel from a hub")):
+    for method, why in (
+        ("aqlm", "fills it at random"),
+        ("hqq", "does not load layers of HQQ"),
+        ("eetq", "fetches EETQ's kernel from a hub"),
+    ):
         (tmp_path / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": method}}))
         with pytest.raises(ConfigError, match=f"{why}.*: use the model's full-precision release"):
             train(over(make_plan(tuner=LORA), tmp_path))

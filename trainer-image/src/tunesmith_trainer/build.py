@@ -108,6 +108,8 @@ def build(
         device=device,
     )
     model.config.use_cache = False
+    if is_packed(plan.model):
+        tuner.check_gradients(model, plan.model.uri)
     if plan.distribution.strategy == "DeviceMap":
         layers.check(model, plan)
     if towers.has_towers(model):

@@ -209,22 +209,35 @@ def load_model(
         from transformers import CompressedTensorsConfig
 
         config["quantization_config"] = CompressedTensorsConfig(dequantize=True)
+    elif stored in ("GPTQ", "AWQ"):
+        from transformers import AwqConfig, GPTQConfig
+
+        # By itself gptqmodel takes the fastest kernels, through which no gradient passes. The rest is the file's.
+        kind: Any = AwqConfig if stored == "AWQ" else GPTQConfig
+        config["quantization_config"] = kind(bits=4, backend="auto_trainable")
     try:
         with warnings.catch_warnings():
             # That the file's own configuration counts, too, is meant.
             warnings.filterwarnings("ignore", "You passed `quantization_config`")
-            model: PreTrainedModel = model_class(place, head).from_pretrained(
+            model: PreTrainedModel
+            model, loaded = model_class(place, head).from_pretrained(
                 place.path,
                 dtype=dtype,
                 attn_implementation="sdpa",
                 use_safetensors=True,
                 trust_remote_code=False,
                 distributed_config=distributed,
+                output_loading_info=True,
                 **(device if isinstance(device, dict) else {"device_map": None if device is None else {"": device}}),
                 **config,
             )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"model {place.uri}: it cannot be loaded: {error}") from error
+    if stored in PACKAGES and (lacking := sorted(loaded["missing_keys"])):
+        raise ModelError(
+            f"model {place.uri}: it is quantised by {stored}, but has no {lacking[0]} ({len(lacking)} such tensors are "
+            "missing): use a checkpoint whose layers are all quantised, or the full-precision release"
+        )
     return turned_back(model, place, str(stored)) if stored in whole else model
 
 

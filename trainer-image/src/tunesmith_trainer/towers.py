@@ -60,12 +60,21 @@ def freeze_parts(model: torch.nn.Module, freeze: FreezePlan) -> None:
         raise ConfigError("spec.tuner.freeze: it leaves nothing to be learned: set languageModel to false")
 
 
-def frozen_linears(model: torch.nn.Module, freeze: FreezePlan) -> list[str]:
-    """The linear modules of frozen parts, which get no adapter."""
+def linears(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """The linear modules by name: torch's, and gptqmodel's, which are none of these, but have a `qweight`."""
     import torch
 
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) or hasattr(module, "qweight")
+    }
+
+
+def frozen_linears(model: torch.nn.Module, freeze: FreezePlan) -> list[str]:
+    """The linear modules of frozen parts, which get no adapter."""
     parts = frozen_parts(freeze)
-    found = [(name, part_of(name)) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    found = [(name, part_of(name)) for name in linears(model)]
     if all(part in parts for _, part in found):
         raise ConfigError("spec.tuner.freeze: it leaves nothing to be learned: set languageModel to false")
     return [name for name, part in found if part in parts and name != "score"]

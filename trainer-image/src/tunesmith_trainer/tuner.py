@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.training.plan import TunerPlan
 
 from tunesmith_trainer import adapters
-from tunesmith_trainer.errors import ConfigError
-from tunesmith_trainer.towers import frozen_linears, frozen_parts, part_of
+from tunesmith_trainer.errors import ConfigError, ModelError
+from tunesmith_trainer.towers import frozen_linears, frozen_parts, linears, part_of
 
 if TYPE_CHECKING:
     import torch
@@ -43,12 +43,8 @@ def quantization_config(tuner: TunerPlan, compute: torch.dtype) -> BitsAndBytesC
 
 def linear_names(model: PreTrainedModel) -> list[str]:
     """Last parts of the names of the linear modules but the output head."""
-    import torch
-
     head = model.get_output_embeddings()
-    return sorted(
-        {n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
-    )
+    return sorted({name.rsplit(".", 1)[-1] for name, module in linears(model).items() if module is not head})
 
 
 def check_modules(model: PreTrainedModel, tuner: TunerPlan) -> None:
@@ -93,18 +89,23 @@ def add_adapter(model: PreTrainedModel, tuner: TunerPlan, float32: bool, task: s
 
 def lora_config(model: PreTrainedModel, tuner: TunerPlan, task: str) -> Any:
     """The LoRA of a plan, with its variants."""
+    import torch
     from peft import LoraConfig
 
     # Where the head is the embeddings, a trained copy of one must be the other, too.
     both = (model.get_input_embeddings(), model.get_output_embeddings())
     ends = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if module in both}
     tied = getattr(model.config, "tie_word_embeddings", False) and bool(ends & set(tuner.modules_to_save))
+    found: dict[str, Any] = linears(model)
+    every: Any = "all-linear"
+    if not all(isinstance(module, torch.nn.Linear) for module in found.values()):  # PEFT finds no others by itself
+        every = [name for name, module in found.items() if module is not both[1]]
     return LoraConfig(
         task_type=task,
         r=tuner.rank,
         lora_alpha=int(tuner.alpha) if tuner.alpha == int(tuner.alpha) else tuner.alpha,  # type: ignore[arg-type]
         lora_dropout=tuner.dropout,
-        target_modules=tuner.target_pattern or tuner.target_modules or "all-linear",
+        target_modules=tuner.target_pattern or tuner.target_modules or every,
         modules_to_save=tuner.modules_to_save or None,
         ensure_weight_tying=tied,
         bias=BIASES[tuner.bias],  # type: ignore[arg-type]
@@ -145,6 +146,26 @@ def freeze(model: PreTrainedModel, tuner: TunerPlan) -> None:
         chosen |= {id(parameter) for parameter in found}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in chosen)
+
+
+def check_gradients(model: PreTrainedModel, uri: str) -> None:
+    """See that gradients pass the layers that hold weights packed: some kernels drop them, and say nothing."""
+    import torch
+
+    model.train()
+    for name, layer in linears(model).items():
+        if isinstance(layer, torch.nn.Linear):
+            continue
+        held: Any = next(iter(layer.state_dict().values()))
+        given = torch.ones(1, layer.in_features, dtype=model.dtype, device=held.device, requires_grad=True)  # type: ignore[call-overload]
+        found = layer(given)
+        if found.requires_grad:
+            found.sum().backward()
+        if given.grad is None or not given.grad.any():
+            raise ModelError(
+                f"model {uri}: no gradient passes {name} ({type(layer).__name__}), so that layers before it would not "
+                "learn: use the full-precision release"
+            )
 
 
 def check_tuner(model: torch.nn.Module, tuner: TunerPlan) -> None:

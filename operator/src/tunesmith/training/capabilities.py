@@ -38,7 +38,6 @@ QUANTIZED = tuple(BASES.values())
 PACKAGES: Mapping[str, tuple[str, ...]] = {
     "GPTQ": ("gptqmodel", "optimum"),
     "AWQ": ("gptqmodel", "optimum"),
-    "AQLM": ("aqlm",),
 }
 """Packages that hold a base's layers, and are not in the trainer's image."""
 
@@ -167,6 +166,12 @@ REFUSED = (
         "leave out sequenceParallel and tensorParallel, or use the model's full-precision release",
     ),
     Refused(
+        {"base": ("AQLM",)},
+        "spec.model",
+        "transformers 5.19 takes the output head of an AQLM checkpoint for quantised, and fills it at random",
+        "use the model's full-precision release, or one of compressed-tensors or bitsandbytes",
+    ),
+    Refused(
         {"base": ("HQQ",)},
         "spec.model",
         "transformers 5.19 does not load layers of HQQ",
@@ -182,10 +187,7 @@ REFUSED = (
 UNVERIFIED = (
     Unverified({"strategy": ("DeviceMap",)}, "`strategy: DeviceMap`, one process over 2 GPUs, and two over 2 each"),
     Unverified({"rollout": ("VLLMColocate",)}, "GRPO with `rollout.backend: VLLMColocate`"),
-    Unverified(
-        {"base": ("GPTQ", "AWQ")}, "LoRA over GPTQ and AWQ checkpoints, with gptqmodel and optimum in the image"
-    ),
-    Unverified({"base": ("AQLM",)}, "LoRA over AQLM checkpoints, with aqlm in the image"),
+    Unverified({"base": ("GPTQ", "AWQ")}, "LoRA over GPTQ and AWQ checkpoints, by gptqmodel's kernels for GPUs"),
 )
 
 

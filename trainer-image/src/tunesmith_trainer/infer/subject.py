@@ -23,6 +23,7 @@ from tunesmith_trainer.model import (
     check_files,
     compute_dtype,
     config_of,
+    is_packed,
     load_model,
     load_tokenizer,
     manifest_of,
@@ -187,20 +188,22 @@ def load(subject: Subject) -> Loaded:
 
     from tunesmith_trainer.methods import classifiers, embedding
 
-    dtype = compute_dtype("Auto")
+    dtype, device = compute_dtype("Auto"), "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = load_tokenizer(subject.model, subject.trained.chat_template)
     asked = cast("TrainPlan", subject)  # of which these look at the model and the method
     model: Any
     if subject.task == "Generate":
-        # PEFT knows no layers of compressed-tensors; without an adapter they compute as an engine does.
-        model = load_model(subject.model, dtype, whole=WHOLE_TO_TRAIN if subject.adapter else ())
+        # PEFT knows no layers of compressed-tensors; without an adapter they compute as an engine does. Packed layers
+        # are those of the device that they are loaded to.
+        where = device if is_packed(subject.model) else None
+        model = load_model(subject.model, dtype, device=where, whole=WHOLE_TO_TRAIN if subject.adapter else ())
     elif subject.task == "Embed":
         model = embedding.load(asked, dtype, None, None)
     else:
         model = classifiers.load(asked, dtype, None, None)
     if subject.adapter:
         model = adapted(model, subject.adapter)
-    return Loaded(subject, model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer)
+    return Loaded(subject, model.to(device).eval(), tokenizer)
 
 
 def adapted(model: Any, adapter: Place) -> Any:
