@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from trainer.support import ROWS, artifact_path, losses, read_log
 from tunesmith import artifacts
-from tunesmith.training.plan import TrainPlan
+from tunesmith.training.plan import Place, TrainPlan
 from tunesmith_trainer.errors import ConfigError, DataError, LossDiverged, ModelError
 from tunesmith_trainer.train import train
 
@@ -365,6 +365,22 @@ def test_what_the_plan_asks_and_cannot_be_is_refused(
             train(missing)
     with pytest.raises(DataError, match="no answer"):
         train(make_plan(rows=[{"query": "x"}]))
+
+
+@pytest.mark.parametrize("head", ["CausalLM", "SequenceClassification", "None"])
+def test_a_checkpoint_without_some_of_its_weights_is_refused(tiny: Path, tmp_path: Path, head: Any) -> None:
+    """Transformers fills them at random."""
+    import torch
+    from safetensors.torch import load_file, save_file
+    from tunesmith_trainer.model import load_model
+
+    folder = shutil.copytree(tiny, tmp_path / "cut")
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if name.endswith("1.mlp.up_proj.weight"))
+    del weights[name]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"its files have no .*layers.1.mlp.up_proj.weight \(1 tensors are missing\)"):
+        load_model(Place(uri="pvc://models/cut", path=str(folder)), torch.float32, head=head)
 
 
 def test_named_target_modules_only_get_adapters(make_plan: Make) -> None:

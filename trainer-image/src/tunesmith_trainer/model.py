@@ -233,10 +233,12 @@ def load_model(
             )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"model {place.uri}: it cannot be loaded: {error}") from error
-    if stored in PACKAGES and (lacking := sorted(loaded["missing_keys"])):
+    own = f"{model.base_model_prefix}." if head == "SequenceClassification" else ""  # its head may be new
+    if lacking := sorted(key for key in loaded["missing_keys"] if key.startswith(own)):
+        rest = f", of a base quantised by {stored} one whose layers are all quantised" if stored in PACKAGES else ""
         raise ModelError(
-            f"model {place.uri}: it is quantised by {stored}, but has no {lacking[0]} ({len(lacking)} such tensors are "
-            "missing): use a checkpoint whose layers are all quantised, or the full-precision release"
+            f"model {place.uri}: its files have no {lacking[0]} ({len(lacking)} tensors are missing), which would be "
+            f"filled at random: use a whole checkpoint{rest}"
         )
     return turned_back(model, place, str(stored)) if stored in whole else model
 
