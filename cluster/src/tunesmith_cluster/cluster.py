@@ -90,7 +90,7 @@ class Cluster:
             wanted = at_least(self.paths, nodes)
             added = components.managers(self.paths, managers)
             services = components.services(self.paths, wanted, added)
-            to_start = [service for service in services if not self._supervisor.is_alive(service.name)]
+            to_start = self._not_running(services)
             self._require_startable(to_start)  # before minutes are spent
             self._build(added)
             if not to_start and self._are_ready(wanted):
@@ -108,7 +108,10 @@ class Cluster:
     def require_ports(self) -> None:
         """Raise ClusterError if something else holds a port that `up` would need."""
         services = components.services(self.paths, at_least(self.paths, 1), components.managers(self.paths))
-        self._require_startable([service for service in services if not self._supervisor.is_alive(service.name)])
+        self._require_startable(self._not_running(services))
+
+    def _not_running(self, services: Sequence[Service]) -> list[Service]:
+        return [service for service in services if not self._supervisor.is_alive(service.name)]
 
     def down(self) -> None:
         """End and remove everything but the cache."""

@@ -16,6 +16,14 @@ def folder(cache: Path, requirement: str) -> Path:
     return cache / requirement.replace("==", "-")
 
 
+def ensure(paths: Paths, requirement: str, instead: str) -> Path:
+    """The wheel's folder, in which it is installed if missing. Raises ClusterError as `install` does."""
+    target = folder(paths.cache, requirement)
+    if not target.exists():
+        install(paths, requirement, instead)
+    return target
+
+
 def install(paths: Paths, requirement: str, instead: str) -> None:
     """Install the wheel as a whole, or not at all. Raises ClusterError, which says what to do `instead`."""
     target = folder(paths.cache, requirement)

@@ -153,6 +153,7 @@ def finish(
     from tunesmith_trainer.card import final_metrics
     from tunesmith_trainer.chat import DEFAULT
     from tunesmith_trainer.model import keep_ends, load_tokenizer, own_dtype, save_model, write_ends
+    from tunesmith_trainer.trained import TEMPLATE
 
     step = trainer.state.global_step
     done = Ending(
@@ -177,7 +178,7 @@ def finish(
                 write_ends(folder, plan.model, load_tokenizer(plan.model, plan.chat_template))
             artifact.write_files(folder, others)
             if plan.chat_template.type == "Default":
-                (folder / "chat_template.jinja").write_text(DEFAULT)
+                (folder / TEMPLATE).write_text(DEFAULT)
             if full:
                 keep_ends(Place(uri=plan.output.uri, path=str(folder)))
             metrics = final_metrics(trainer.state.log_history, published, best)

@@ -61,6 +61,13 @@ def file_of(adapter: str, name: str) -> str:
         return ""
 
 
+@lru_cache(maxsize=4096)
+def generation(adapter: str) -> dict[str, Any]:
+    """An adapter's generation_config.json."""
+    found: dict[str, Any] = json.loads(file_of(adapter, "generation_config.json") or "{}")
+    return found
+
+
 def ending(process_inputs: Any) -> Any:
     """InputProcessor.process_inputs with the ends of the request's adapter beside those of the base."""
 
@@ -68,8 +75,8 @@ def ending(process_inputs: Any) -> Any:
     def wrapped(self: Any, *args: Any, **more: Any) -> Any:
         request = process_inputs(self, *args, **more)
         if request.lora_request and (params := request.sampling_params):
-            told = json.loads(file_of(request.lora_request.lora_path, "generation_config.json") or "{}")
-            params.update_from_generation_config({"eos_token_id": told.get("eos_token_id")}, params.eos_token_id)
+            ends = generation(request.lora_request.lora_path).get("eos_token_id")
+            params.update_from_generation_config({"eos_token_id": ends}, params.eos_token_id)
         return request
 
     return wrapped
